@@ -1,0 +1,44 @@
+// The narrow interface between a plan and a machine that runs it.
+import type { Plan, Target } from '../compiler/plan.ts';
+import type { TensorSource } from '../tensor/tensor-source.ts';
+import type { StepBatch, StepResult } from './step.ts';
+
+export interface LoadOptions {
+  /** Blocks of each cache group, from the ledger. */
+  readonly numBlocks: readonly number[];
+  /** Called with bytes done and bytes in all. */
+  readonly onProgress?: (loadedBytes: number, totalBytes: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Bytes that an executable really holds, line for line what the ledger predicted. */
+export interface DeviceMemory {
+  readonly weights: number;
+  readonly kvCache: number;
+  readonly activations: number;
+  readonly workspace: number;
+}
+
+export interface Device {
+  readonly target: Target;
+  /** For people: `2 threads, avx512-bf16`. */
+  readonly description: string;
+  /** Bytes that weights, cache and activations may take together. */
+  availableMemory(): number;
+  load(plan: Plan, source: TensorSource, options: LoadOptions): Promise<Executable>;
+  dispose(): Promise<void>;
+}
+
+/** A loaded plan. One step runs at a time; the event loop never waits for it. */
+export interface Executable {
+  readonly plan: Plan;
+  readonly memory: DeviceMemory;
+  /** Rejects with `DeviceError` if the device failed; the executable is then unusable. */
+  run(step: StepBatch): Promise<StepResult>;
+  /** Waits for a running step, then frees everything. */
+  dispose(): Promise<void>;
+}
+
+export class DeviceError extends Error {
+  override readonly name = 'DeviceError';
+}

@@ -1,0 +1,51 @@
+// What the compiler must know of a kernel, without a device: the launch descriptions beside each kernel's source.
+import type { FloatDType } from '../tensor/dtype.ts';
+
+/**
+ * How a device stores a weight `[rows, columns]`:
+ * - `rowMajor`: as written;
+ * - `panel16`: rows in groups of 16, padded with zeros. Inside a group columns run outermost, so that one column of
+ *   16 rows is contiguous: `[rows/16][columns][16]`;
+ * - `panel16x2`: the same with pairs of columns interleaved, as 16-bit dot-product instructions want them:
+ *   `[rows/16][columns/2][16][2]`, an odd last column padded with zero.
+ */
+export type WeightLayout = 'rowMajor' | 'panel16' | 'panel16x2';
+
+/** Bytes of a weight of `[rows, columns]` elements of `itemSize` bytes in a layout, padding included. */
+export function layoutBytes(layout: WeightLayout, rows: number, columns: number, itemSize: number): number {
+  if (layout === 'rowMajor') return rows * columns * itemSize;
+  const paddedColumns = layout === 'panel16x2' ? columns + (columns % 2) : columns;
+  return Math.ceil(rows / 16) * 16 * paddedColumns * itemSize;
+}
+
+/** A kernel fit for launches of up to `maxRows` rows (null: any number). */
+export interface KernelVariant {
+  readonly kernel: string;
+  readonly maxRows: number | null;
+}
+
+/** What a launch asks of the kernels of its op. */
+export interface KernelQuery {
+  /** `x86-64-v3`, `avx512`, `avx512-bf16`, `neon`; on CUDA the compute capability. */
+  readonly arch: string;
+  readonly weightDType: FloatDType;
+  readonly kvDType: FloatDType;
+  /** Whether products may round activations to the weights' 16-bit type, or must keep float32. */
+  readonly activationPrecision: 'auto' | 'float32';
+  /** Largest number of rows of the launch. */
+  readonly maxRows: number;
+  /** Columns of the matrix operand `[rows, columns]`, for ops that have one. */
+  readonly weightRows: number;
+  readonly weightColumns: number;
+}
+
+/** The launch description of one op on one kind of device. */
+export interface KernelDescription {
+  readonly op: string;
+  /** Layout wanted for the op's weight matrix; `rowMajor` for vectors and for ops without one. */
+  weightLayout(query: KernelQuery): WeightLayout;
+  /** Ordered by `maxRows`; the first that fits a step is launched. */
+  variants(query: KernelQuery): readonly KernelVariant[];
+  /** Bytes of scratch a launch may use; the plan's workspace is the largest of them. */
+  workspaceBytes(query: KernelQuery): number;
+}

@@ -1,0 +1,37 @@
+// What a file in models/ exports: the architectures it speaks for and how its config becomes a graph.
+import type { Graph } from '../ir/graph.ts';
+import type { FloatDType } from '../tensor/dtype.ts';
+
+/** `config.json` as parsed, any spelling; each model checks the fields it knows and refuses those it does not honour. */
+export type HFConfig = { readonly [key: string]: unknown };
+
+export interface BuildOptions {
+  /** Type of the KV cache; weights are typed by the recipe, activations by the target. */
+  readonly kvDType: FloatDType;
+}
+
+/** Facts that the engine and the ledger need beside the graph. */
+export interface ModelFacts {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly numLayers: number;
+  /** The context length that the config allows. */
+  readonly maxPositions: number;
+  readonly numParameters: number;
+}
+
+export interface ModelDefinition {
+  /** As in `config.json`; also the file's name. */
+  readonly modelType: string;
+  /** Values of `architectures` that this definition runs. */
+  readonly architectures: readonly string[];
+  facts(config: HFConfig): ModelFacts;
+  buildGraph(config: HFConfig, options: BuildOptions): Graph;
+  /**
+   * Names under which a parameter may stand in a published checkpoint, best first. The default is the parameter's
+   * own name; GPT-2 also accepts it without `transformer.`.
+   */
+  tensorNames?(parameter: string): readonly string[];
+  /** Tensors of published checkpoints that are no weights (causal masks, rotary frequencies) and may be ignored. */
+  isBuffer?(tensor: string): boolean;
+}

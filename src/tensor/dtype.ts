@@ -1,0 +1,78 @@
+// Number formats of tensors: names, sizes, and conversions with exact round-to-nearest-even.
+
+/** A tensor's element type, spelled as Hugging Face configs spell it. */
+export type DType = 'float32' | 'bfloat16' | 'float16' | 'int32' | 'int8' | 'uint8';
+
+/** The types that weights, activations and KV cache can take in a 16- or 32-bit recipe. */
+export type FloatDType = 'float32' | 'bfloat16' | 'float16';
+
+const ITEM_SIZE: Record<DType, number> = { float32: 4, bfloat16: 2, float16: 2, int32: 4, int8: 1, uint8: 1 };
+
+/** Bytes of one element. */
+export function itemSize(dtype: DType): number {
+  return ITEM_SIZE[dtype];
+}
+
+export function isFloatDType(name: string): name is FloatDType {
+  return name === 'float32' || name === 'bfloat16' || name === 'float16';
+}
+
+const scratchF32 = new Float32Array(1);
+const scratchU32 = new Uint32Array(scratchF32.buffer);
+
+/** The 16 bits of the bfloat16 nearest to `value` (ties to even; NaN stays NaN). */
+export function toBfloat16Bits(value: number): number {
+  scratchF32[0] = value;
+  const bits = scratchU32[0]!;
+  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40;
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+/** The value of a bfloat16 given as 16 bits. */
+export function fromBfloat16Bits(bits: number): number {
+  scratchU32[0] = bits << 16;
+  return scratchF32[0]!;
+}
+
+/** The 16 bits of the IEEE half nearest to `value` (ties to even, overflow to infinity). */
+export function toFloat16Bits(value: number): number {
+  scratchF32[0] = value;
+  const bits = scratchU32[0]!;
+  const sign = (bits >>> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00; // 65520 and above round to infinity
+  if (magnitude < 0x38800000) {
+    // Subnormal half: adding 0.5 in float32 leaves the wanted 10 bits, rounded, at the bottom of the mantissa.
+    scratchU32[0] = magnitude;
+    scratchF32[0] = scratchF32[0]! + 0.5;
+    return sign | (scratchU32[0]! - 0x3f000000);
+  }
+  return sign | ((magnitude - 0x38000000 + 0x0fff + ((magnitude >>> 13) & 1)) >>> 13);
+}
+
+/** The value of an IEEE half given as 16 bits. */
+export function fromFloat16Bits(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >>> 10) & 0x1f;
+  const mantissa = bits & 0x3ff;
+  if (exponent === 0) return sign * mantissa * 2 ** -24;
+  if (exponent === 31) return mantissa ? NaN : sign * Infinity;
+  return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
+}
+
+/** `value` as it survives storage in `dtype`. */
+export function roundTo(dtype: FloatDType, value: number): number {
+  if (dtype === 'float32') return Math.fround(value);
+  return dtype === 'bfloat16' ? fromBfloat16Bits(toBfloat16Bits(value)) : fromFloat16Bits(toFloat16Bits(value));
+}
+
+/** Decode little-endian `bytes` of a float type into float32. `bytes.length` must be a multiple of the item size. */
+export function decodeFloats(dtype: FloatDType, bytes: Uint8Array): Float32Array {
+  const count = bytes.byteLength / itemSize(dtype);
+  const aligned = bytes.byteOffset % itemSize(dtype) === 0 ? bytes : bytes.slice();
+  if (dtype === 'float32') return new Float32Array(aligned.buffer, aligned.byteOffset, count).slice();
+  const bits = new Uint16Array(aligned.buffer, aligned.byteOffset, count);
+  const decode = dtype === 'bfloat16' ? fromBfloat16Bits : fromFloat16Bits;
+  return Float32Array.from(bits, decode);
+}

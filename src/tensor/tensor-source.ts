@@ -1,0 +1,16 @@
+// Where the bytes of named tensors come from. `checkpoint/` implements it; devices only read.
+import type { FloatDType } from './dtype.ts';
+
+export interface TensorView {
+  readonly dtype: FloatDType;
+  readonly shape: readonly number[];
+  /** Row-major, little-endian. May be mapped memory: valid while the source is open. */
+  readonly bytes: Uint8Array;
+}
+
+export interface TensorSource {
+  /** Throws a `bad_checkpoint` error naming the tensor if there is none of that name. */
+  read(name: string): TensorView;
+  /** Release mappings and file handles. */
+  close(): void;
+}
