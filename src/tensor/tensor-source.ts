@@ -14,3 +14,6 @@ export interface TensorSource {
   /** Release mappings and file handles. */
   close(): void;
 }
+
+/** Names, types and shapes of a checkpoint's tensors, without their bytes. */
+export type TensorCatalog = ReadonlyMap<string, { readonly dtype: FloatDType; readonly shape: readonly number[] }>;
