@@ -1,6 +1,6 @@
 // The narrow interface between a plan and a machine that runs it.
 import type { Plan, Target } from '../compiler/plan.ts';
-import type { TensorSource } from '../tensor/tensor-source.ts';
+import type { PackedWeightSource, TensorSource } from '../tensor/tensor-source.ts';
 import type { StepBatch, StepResult } from './step.ts';
 
 export interface LoadOptions {
@@ -13,6 +13,7 @@ export interface LoadOptions {
 
 /** Bytes that an executable really holds, line for line what the ledger predicted. */
 export interface DeviceMemory {
+  /** Packed weights and rope tables. */
   readonly weights: number;
   readonly kvCache: number;
   readonly activations: number;
@@ -25,7 +26,8 @@ export interface Device {
   readonly description: string;
   /** Bytes that weights, cache and activations may take together. */
   availableMemory(): number;
-  load(plan: Plan, source: TensorSource, options: LoadOptions): Promise<Executable>;
+  /** Packs the plan's weights from a checkpoint's tensors, or takes them packed from a plan directory (`'readPacked' in source`). */
+  load(plan: Plan, source: TensorSource | PackedWeightSource, options: LoadOptions): Promise<Executable>;
   dispose(): Promise<void>;
 }
 

@@ -44,6 +44,8 @@ export interface KernelDescription {
   readonly op: string;
   /** Layout wanted for the op's weight matrix; `rowMajor` for vectors and for ops without one. */
   weightLayout(query: KernelQuery): WeightLayout;
+  /** The kernels read any layout (a row lookup does), so that one weight can serve this op and a pickier one. */
+  readonly acceptsAnyLayout?: boolean;
   /** Ordered by `maxRows`; the first that fits a step is launched. */
   variants(query: KernelQuery): readonly KernelVariant[];
   /** Bytes of scratch a launch may use; the plan's workspace is the largest of them. */

@@ -15,5 +15,19 @@ export interface TensorSource {
   close(): void;
 }
 
+/** Weights already packed in the layouts of one plan, as a plan directory holds them. */
+export interface PackedWeightSource {
+  /** The bytes of the plan's weight `weightId`, as long as its `WeightSpec.bytes`. */
+  readPacked(weightId: number): Uint8Array;
+  /** Where these bytes lie, 64-byte aligned, for a device that maps the file instead. */
+  readonly path: string;
+  offsetOf(weightId: number): number;
+  /** Release file handles. */
+  close(): void;
+}
+
 /** Names, types and shapes of a checkpoint's tensors, without their bytes. */
-export type TensorCatalog = ReadonlyMap<string, { readonly dtype: FloatDType; readonly shape: readonly number[] }>;
+export type TensorCatalog = ReadonlyMap<
+  string,
+  { readonly dtype: FloatDType; readonly shape: readonly number[] }
+>;
