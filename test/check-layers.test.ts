@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 const SCRIPT = path.resolve(import.meta.dirname, '../scripts/check-layers.mjs');
 const { checkLayers } = (await import(pathToFileURL(SCRIPT).href)) as {
-  checkLayers(root: string): { numFiles: number; problems: string[] };
+  checkLayers: (root: string) => { numFiles: number; problems: string[] };
 };
 
 let root: string;
