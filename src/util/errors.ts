@@ -2,6 +2,7 @@
 
 export type ErrorCode =
   | 'invalid_request' // a value from outside is wrong: the caller must change it
+  | 'unprocessable' // well formed, but not with this model or server: no chat template, no tokenizer
   | 'context_length_exceeded' // prompt (and wanted output) longer than the context
   | 'model_not_found'
   | 'unsupported_model' // architecture or config field that is not implemented
