@@ -1,0 +1,115 @@
+// The engine's settings as flags, under the names that vLLM gave them.
+import { Option, type Command } from 'commander';
+import { fileURLToPath } from 'node:url';
+import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from '../engine/config.ts';
+import { byteSize, decimalNumber, wholeNumber } from './parsers.ts';
+
+/** The model that comes with the package. */
+export const SHIPPED_MODEL = fileURLToPath(new URL('../../models/llama-tales-8m', import.meta.url));
+
+/** What commander makes of the flags below; those without a default are absent unless given. */
+export interface EngineFlags {
+  readonly device: EngineConfig['device'];
+  readonly dtype: EngineConfig['dtype'] | 'half' | 'float';
+  readonly activationDtype: EngineConfig['activationDType'];
+  readonly loadFormat: EngineConfig['loadFormat'];
+  readonly maxModelLen?: number;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly blockSize: number;
+  readonly kvCacheMemoryBytes?: number;
+  readonly memoryUtilization: number;
+  readonly enablePrefixCaching: boolean;
+  readonly schedulingPolicy: EngineConfig['schedulingPolicy'];
+  readonly batchingPolicy: EngineConfig['batchingPolicy'];
+  readonly maxNumQueuedReqs: number;
+  readonly threads?: number;
+  readonly seed: number;
+  readonly revision?: string;
+}
+
+/** Other spellings of flags, so that command lines made for vLLM work. */
+export const FLAG_ALIASES: Readonly<Record<string, string>> = {
+  '--gpu-memory-utilization': '--memory-utilization',
+  '--num-threads': '--threads',
+};
+
+const choice = (flag: string, text: string, choices: readonly string[], value: string) =>
+  new Option(flag, text).choices(choices).default(value);
+
+const count = (flag: string, text: string, min: number, max: number, value?: number) =>
+  new Option(flag, text).argParser(wholeNumber(min, max)).default(value);
+
+function engineOptions(): Option[] {
+  const defaults = DEFAULT_ENGINE_CONFIG;
+  return [
+    choice('--device <kind>', 'where to run', ['auto', 'cpu', 'reference'], defaults.device),
+    choice(
+      '--dtype <type>',
+      "weights' and KV cache's type; auto: the checkpoint's",
+      ['auto', 'float32', 'float', 'bfloat16', 'float16', 'half'],
+      defaults.dtype,
+    ),
+    choice(
+      '--activation-dtype <type>',
+      'float32 forbids kernels that round activations to 16 bits',
+      ['auto', 'float32'],
+      defaults.activationDType,
+    ),
+    choice('--load-format <format>', 'dummy: random weights', ['auto', 'dummy'], defaults.loadFormat),
+    new Option('--revision <name>', 'branch, tag or commit of a hub model'),
+    count('--max-model-len <tokens>', "context length (default: the checkpoint's, or what fits)", 1, 2 ** 24),
+    count('--max-num-seqs <n>', 'sequences in a step at most', 1, 4096, defaults.maxNumSeqs),
+    count('--max-num-batched-tokens <n>', 'token budget of a step', 1, 2 ** 20, defaults.maxNumBatchedTokens),
+    count('--block-size <tokens>', 'tokens in a KV block', 1, 1024, defaults.blockSize),
+    new Option('--kv-cache-memory-bytes <size>', 'KV cache, such as 512M or 2GiB').argParser(byteSize),
+    new Option('--memory-utilization <share>', "of the device's memory, if no KV cache size is given")
+      .argParser(decimalNumber(0, 1, 'above'))
+      .default(defaults.memoryUtilization),
+    new Option('--enable-prefix-caching', 'reuse KV blocks of equal prefixes').default(
+      defaults.enablePrefixCaching,
+    ),
+    new Option('--no-enable-prefix-caching', 'compute every prompt afresh'),
+    choice('--scheduling-policy <policy>', 'who goes first', ['fcfs', 'priority'], defaults.schedulingPolicy),
+    choice(
+      '--batching-policy <policy>',
+      'who joins a batch; the static ones are for comparison',
+      ['max-utilization', 'guaranteed-no-evict', 'static', 'static-drop-finished'],
+      defaults.batchingPolicy,
+    ),
+    count('--max-num-queued-reqs <n>', 'waiting requests at most', 1, 2 ** 24, defaults.maxNumQueuedReqs),
+    count('--threads <n>', 'threads of the cpu device (default: one per core)', 1, 1024),
+    count('--seed <n>', 'for requests that name none', 0, 2 ** 32 - 1, defaults.seed),
+  ];
+}
+
+/** Adds `[model]` and the engine's flags to a command. */
+export function addEngineFlags(command: Command): Command {
+  command.argument('[model]', 'folder, plan directory, hub id org/name or preset', SHIPPED_MODEL);
+  for (const option of engineOptions()) command.addOption(option);
+  return command;
+}
+
+const DTYPE_SYNONYMS: Readonly<Record<string, EngineConfig['dtype']>> = { half: 'float16', float: 'float32' };
+
+export function engineConfig(model: string, flags: EngineFlags): EngineConfig {
+  return {
+    model: flags.revision === undefined ? model : `${model}@${flags.revision}`,
+    device: flags.device,
+    dtype: DTYPE_SYNONYMS[flags.dtype] ?? (flags.dtype as EngineConfig['dtype']),
+    activationDType: flags.activationDtype,
+    loadFormat: flags.loadFormat,
+    maxModelLen: flags.maxModelLen ?? null,
+    maxNumSeqs: flags.maxNumSeqs,
+    maxNumBatchedTokens: flags.maxNumBatchedTokens,
+    blockSize: flags.blockSize,
+    kvCacheMemoryBytes: flags.kvCacheMemoryBytes ?? null,
+    memoryUtilization: flags.memoryUtilization,
+    enablePrefixCaching: flags.enablePrefixCaching,
+    schedulingPolicy: flags.schedulingPolicy,
+    batchingPolicy: flags.batchingPolicy,
+    maxNumQueuedReqs: flags.maxNumQueuedReqs,
+    numThreads: flags.threads ?? null,
+    seed: flags.seed,
+  };
+}
