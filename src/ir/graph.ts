@@ -18,7 +18,8 @@ export interface Value {
 }
 
 /** Attributes of a node: plain JSON, so that graphs and plans can be printed, compared and stored. */
-export type AttributeValue = string | number | boolean | null | readonly AttributeValue[] | { readonly [key: string]: AttributeValue };
+export type AttributeValue =
+  string | number | boolean | null | readonly AttributeValue[] | { readonly [key: string]: AttributeValue };
 export type Attributes = { readonly [key: string]: AttributeValue };
 
 export interface Node {
@@ -54,9 +55,9 @@ export interface GraphInput {
 export interface WeightPart {
   /** The base name that survives merging, such as `model.layers.0.self_attn.q_proj.weight`. */
   readonly name: string;
-  /** The tensor's name in the checkpoint at hand; set by the bind pass. */
+  /** The tensor's canonical name; the bind pass replaces it by the one that the checkpoint at hand uses. */
   readonly tensor: string;
-  /** The tensor's whole shape in the checkpoint. */
+  /** The tensor's whole shape in the checkpoint, as stored. */
   readonly tensorShape: readonly number[];
   readonly transpose: boolean;
   /** Rows of the (transposed) tensor that this part takes: all of them unless fused or sharded. */
@@ -67,7 +68,10 @@ export interface WeightPart {
   readonly columnCount: number;
 }
 
-/** A weight of the model. `parts` is empty until the bind pass has seen a checkpoint. */
+/**
+ * A weight of the model. The definition gives it one part, under the tensor's canonical name; the bind pass settles
+ * which published name it has, the merge pass stacks parts.
+ */
 export interface Parameter {
   readonly name: string;
   readonly value: Value;

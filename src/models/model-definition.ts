@@ -8,6 +8,8 @@ export type HFConfig = { readonly [key: string]: unknown };
 export interface BuildOptions {
   /** Type of the KV cache; weights are typed by the recipe, activations by the target. */
   readonly kvDType: FloatDType;
+  /** The longest context that will be served: RoPE scalings that depend on it (longrope, dynamic) are fixed for it. */
+  readonly maxModelLen: number;
 }
 
 /** Facts that the engine and the ledger need beside the graph. */
@@ -28,10 +30,10 @@ export interface ModelDefinition {
   facts(config: HFConfig): ModelFacts;
   buildGraph(config: HFConfig, options: BuildOptions): Graph;
   /**
-   * Names under which a parameter may stand in a published checkpoint, best first. The default is the parameter's
-   * own name; GPT-2 also accepts it without `transformer.`.
+   * Names under which a tensor may stand in a published checkpoint, best first. The default is its canonical name
+   * (`WeightPart.tensor` as the definition gives it); GPT-2 also accepts it without `transformer.`.
    */
-  tensorNames?(parameter: string): readonly string[];
+  tensorNames?(tensor: string): readonly string[];
   /** Tensors of published checkpoints that are no weights (causal masks, rotary frequencies) and may be ignored. */
   isBuffer?(tensor: string): boolean;
 }

@@ -1,0 +1,38 @@
+// Every op by name.
+import type { OpDefinition } from '../op.ts';
+import { attention } from './attention.ts';
+import { activation, add, multiply, scale, softcap } from './elementwise.ts';
+import { embedding } from './embedding.ts';
+import { gatedActivation } from './gated-activation.ts';
+import { gatherRows } from './gather-rows.ts';
+import { kvWrite, ropeKvWrite } from './kv-write.ts';
+import { addLayerNorm, layerNorm } from './layer-norm.ts';
+import { linear } from './linear.ts';
+import { addRmsNorm, rmsNorm } from './rms-norm.ts';
+import { rope } from './rope.ts';
+import { slice } from './slice.ts';
+
+/** What models state. */
+const PRIMITIVE_OPS = [
+  embedding,
+  linear,
+  rmsNorm,
+  layerNorm,
+  add,
+  multiply,
+  scale,
+  activation,
+  softcap,
+  slice,
+  rope,
+  kvWrite,
+  attention,
+  gatherRows,
+];
+
+/** What passes make of them. */
+const FUSED_OPS = [addRmsNorm, addLayerNorm, gatedActivation, ropeKvWrite];
+
+export const OPS: ReadonlyMap<string, OpDefinition> = new Map(
+  [...PRIMITIVE_OPS, ...FUSED_OPS].map((op) => [op.name, op]),
+);
