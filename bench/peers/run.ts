@@ -1,0 +1,150 @@
+// Measures needletail and llama.cpp on the same shapes, in turns, and prints the ratios.
+//   npm run bench:peers -- [--models tinyllama-1.1b,models/llama-tales-8m] [--types bfloat16,float16] [--measures pp512,tg128]
+//                          [--rounds 3] [--max-tries 3] [--threads 2] [--scratch DIR] [--output-json FILE]
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync } from 'node:fs';
+import { homedir } from 'node:os';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
+import { median } from '../../src/bench/metrics.ts';
+import { formatNumber, formatStamp, formatTable, stampRun, writeRecord } from '../../src/bench/report.ts';
+import { findPreset } from '../../src/models/presets.ts';
+import type { FloatDType } from '../../src/tensor/dtype.ts';
+import type { ContenderOptions, MeasureResult } from './contender.ts';
+import { convertLlama, writeRandomLlama } from './llama-gguf.ts';
+import { MEASURES } from './measures.ts';
+import { installPeer, PEER_VERSION } from './install-peer.ts';
+
+const { values: flags } = parseArgs({
+  options: {
+    models: { type: 'string', default: 'tinyllama-1.1b,models/llama-tales-8m' },
+    types: { type: 'string', default: 'bfloat16,float16' },
+    measures: { type: 'string', default: MEASURES.map((measure) => measure.name).join(',') },
+    rounds: { type: 'string', default: '3' },
+    'max-tries': { type: 'string', default: '3' },
+    threads: { type: 'string', default: '2' },
+    scratch: { type: 'string', default: path.join(homedir(), '.cache/needletail/peers') },
+    'output-json': { type: 'string', default: '' },
+  },
+});
+const scratch = path.resolve(flags.scratch);
+const models = flags.models.split(',');
+const types = flags.types.split(',') as FloatDType[];
+const measures = flags.measures.split(',');
+
+const GGUF_TYPES = { float32: 'f32', bfloat16: 'bf16', float16: 'f16' } as const;
+
+/** The GGUF file of a model in a type, made on first use. */
+async function ggufFile(model: string, dtype: FloatDType): Promise<string> {
+  const type = GGUF_TYPES[dtype];
+  const name = path.basename(model);
+  const file = path.join(scratch, 'models', `${name}-${type}.gguf`);
+  if (existsSync(file)) return file;
+  mkdirSync(path.dirname(file), { recursive: true });
+  console.error(`writing ${file}`);
+  const preset = findPreset(model);
+  if (preset) writeRandomLlama(file, name, preset.config, type);
+  else await convertLlama(file, name, model, type);
+  return file;
+}
+
+interface Result extends MeasureResult {
+  readonly model: string;
+  readonly contender: string;
+  readonly round: number;
+}
+
+/** Runs one process to its end; `UV_THREADPOOL_SIZE=1` because llama.cpp is slow where its calls change threads. */
+async function runContender(options: ContenderOptions, round: number): Promise<Result[]> {
+  const script = path.join(import.meta.dirname, 'contender.ts');
+  const child = spawn(process.execPath, ['--import', 'tsx', script, JSON.stringify(options)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, ...(options.engine === 'llama.cpp' ? { UV_THREADPOOL_SIZE: '1' } : {}) },
+  });
+  const exited = new Promise<number | null>((resolve) => child.on('close', resolve));
+  const contender = `${options.engine} ${options.dtype}`;
+  const results: Result[] = [];
+  for await (const line of createInterface({ input: child.stdout })) {
+    const result = { ...(JSON.parse(line) as MeasureResult), model: options.model, contender, round };
+    console.error(
+      `${result.model} ${contender} round ${round}: ${result.measure} ${formatNumber(result.tokensPerSecond)} tokens/s` +
+        ` (others ${formatNumber(100 * (result.othersCpu ?? NaN))} % of the CPU)`,
+    );
+    results.push(result);
+  }
+  if ((await exited) !== 0) throw new Error(`${contender} failed on ${options.model}`);
+  return results;
+}
+
+async function measureInTurns(): Promise<Result[]> {
+  const results: Result[] = [];
+  for (const model of models)
+    for (let round = 1; round <= Number(flags.rounds); round++)
+      for (const dtype of types)
+        for (const engine of ['needletail', 'llama.cpp'] as const) {
+          const gguf = await ggufFile(model, dtype);
+          const numThreads = Number(flags.threads);
+          const maxTries = Number(flags['max-tries']);
+          const options = { engine, model, dtype, numThreads, measures, maxTries, scratch, gguf };
+          results.push(...(await runContender(options, round)));
+        }
+  return results;
+}
+
+interface Cell {
+  readonly median: number;
+  readonly min: number;
+  readonly max: number;
+}
+
+function cellOf(results: readonly Result[], model: string, contender: string, measure: string): Cell {
+  const values = results
+    .filter(
+      (result) => result.model === model && result.contender === contender && result.measure === measure,
+    )
+    .map((result) => result.tokensPerSecond);
+  return { median: median(values), min: Math.min(...values), max: Math.max(...values) };
+}
+
+/** Ours against the peer's faster type. */
+function ratioOf(results: readonly Result[], model: string, dtype: FloatDType, measure: string): number {
+  const peers = types.map((type) => cellOf(results, model, `llama.cpp ${type}`, measure).median);
+  return cellOf(results, model, `needletail ${dtype}`, measure).median / Math.max(...peers);
+}
+
+function modelTable(results: readonly Result[], model: string): string {
+  const show = ({ median, min, max }: Cell) =>
+    `${formatNumber(median)} (${formatNumber(min)}..${formatNumber(max)})`;
+  const contenders = ['needletail', 'llama.cpp'].flatMap((engine) =>
+    types.map((type) => `${engine} ${type}`),
+  );
+  return formatTable([
+    [`${model}, tokens/s`, ...measures],
+    ...contenders.map((contender) => [
+      contender,
+      ...measures.map((measure) => show(cellOf(results, model, contender, measure))),
+    ]),
+    ...types.map((type) => [
+      `needletail ${type} / llama.cpp's faster`,
+      ...measures.map((measure) => formatNumber(ratioOf(results, model, type, measure))),
+    ]),
+  ]);
+}
+
+installPeer(scratch);
+const stamp = stampRun();
+const results = await measureInTurns();
+const ratios = models.flatMap((model) =>
+  types.map((type) => ({
+    ...{ model, type },
+    ratios: Object.fromEntries(measures.map((measure) => [measure, ratioOf(results, model, type, measure)])),
+  })),
+);
+console.log(formatStamp(stamp));
+console.log(
+  `peer     node-llama-cpp ${PEER_VERSION}; ${flags.threads} threads; median (least..greatest) of ${flags.rounds} rounds`,
+);
+for (const model of models) console.log(`\n${modelTable(results, model)}`);
+if (flags['output-json'])
+  writeRecord(flags['output-json'], { ...stamp, peer: `node-llama-cpp ${PEER_VERSION}`, ratios, results });
