@@ -1,0 +1,303 @@
+// Decides what each step computes: running sequences first, then chunks of waiting prompts. Numbers only.
+import type { BatchingPolicy } from './config.ts';
+import type { BlockManager, CachedPrefix } from './block-manager.ts';
+import { NeedletailError } from '../util/errors.ts';
+import { compareSequences, type Sequence } from './sequence.ts';
+
+export interface SchedulerConfig {
+  readonly batchingPolicy: BatchingPolicy;
+  /** Whether a more urgent arrival may take a running sequence's place. */
+  readonly preemptByPriority: boolean;
+  readonly maxNumSeqs: number;
+  /** Token budget of a step; at least `maxNumSeqs`, so that decodes never starve a prefill. */
+  readonly maxNumBatchedTokens: number;
+  /** Prompt tokens of a step whose logits may be wanted, beside one row per running choice. */
+  readonly maxNumPromptRows: number;
+  readonly maxNumQueuedReqs: number;
+}
+
+/** One sequence's part of a step: its tokens `[start, end)`. */
+export interface ScheduledSequence {
+  readonly sequence: Sequence;
+  readonly start: number;
+  readonly end: number;
+  /** Prompt tokens `[firstPromptRow, endPromptRow)` whose successors are scored. */
+  readonly firstPromptRow: number;
+  readonly endPromptRow: number;
+  /** Choices that draw a token from the logits of the last one. */
+  readonly choices: readonly number[];
+}
+
+export interface Schedule {
+  readonly sequences: readonly ScheduledSequence[];
+  readonly numTokens: number;
+  /** (group, source, destination) triples: copy on write. */
+  readonly blockCopies: Int32Array;
+}
+
+/** What is left of a step while it is put together. */
+interface Budget {
+  tokens: number;
+  promptRows: number;
+  numPreempted: number;
+  readonly planned: Map<Sequence, ScheduledSequence>;
+}
+
+const NO_CHOICES: readonly number[] = [];
+
+/**
+ * Sequences run in the order of priority, then arrival; when blocks run out the last in that order is preempted: its
+ * blocks are freed, and it waits, at the head of its peers, to be computed again from its tokens. The first in the
+ * order is never preempted and fits alone, so that every sequence comes to its end.
+ */
+export class Scheduler {
+  numPreemptions = 0;
+  readonly #config: SchedulerConfig;
+  readonly #blocks: BlockManager;
+  /** Both in the order of `compareSequences`. */
+  readonly #waiting: Sequence[] = [];
+  readonly #running: Sequence[] = [];
+  readonly #isStatic: boolean;
+  /** Whether a running sequence is sure of the blocks to its end. */
+  readonly #reservesToEnd: boolean;
+
+  constructor(config: SchedulerConfig, blocks: BlockManager) {
+    if (config.maxNumBatchedTokens < config.maxNumSeqs)
+      throw new NeedletailError(
+        'invalid_request',
+        `max-num-batched-tokens (${config.maxNumBatchedTokens}) must be at least max-num-seqs (${config.maxNumSeqs})`,
+        { param: 'max-num-batched-tokens' },
+      );
+    this.#config = config;
+    this.#blocks = blocks;
+    this.#isStatic = config.batchingPolicy.startsWith('static');
+    this.#reservesToEnd = config.batchingPolicy !== 'max-utilization';
+  }
+
+  get numWaiting(): number {
+    return this.#waiting.length;
+  }
+
+  get numRunning(): number {
+    return this.#running.length;
+  }
+
+  get hasWork(): boolean {
+    return this.#waiting.length + this.#running.length > 0;
+  }
+
+  /** Throws `queue_full`, or `invalid_request` if the request's choices could never run together. */
+  add(sequence: Sequence): void {
+    this.#checkFits(sequence);
+    if (this.#waiting.length >= this.#config.maxNumQueuedReqs)
+      throw new NeedletailError(
+        'queue_full',
+        `${this.#waiting.length} requests are waiting already; try again later`,
+      );
+    insert(this.#waiting, sequence);
+  }
+
+  /** Puts together the next step and reserves its blocks. Zero tokens: there is nothing to run. */
+  schedule(): Schedule {
+    const budget: Budget = {
+      tokens: this.#config.maxNumBatchedTokens,
+      promptRows: this.#config.maxNumPromptRows,
+      numPreempted: 0,
+      planned: new Map(),
+    };
+    this.#endStaticBatch();
+    this.#makeRoomForUrgent();
+    this.#planRunning(budget);
+    this.#reserveBlocks(budget);
+    this.#admit(budget);
+    let numTokens = 0;
+    for (const { start, end } of budget.planned.values()) numTokens += end - start;
+    const sequences = [...budget.planned.values()];
+    return { sequences, numTokens, blockCopies: this.#blocks.takeCopies() };
+  }
+
+  /** The step has been run: its tokens have their KV now. */
+  advance({ sequence, end }: ScheduledSequence): void {
+    sequence.numComputed = end;
+    this.#blocks.commit(sequence.blocks, sequence.tokens, end);
+  }
+
+  /** Another choice goes on from the same computed prompt, sharing its blocks. */
+  fork(parent: Sequence, choice: number): Sequence {
+    const child = parent.fork(choice, this.#blocks.fork(parent.blocks));
+    insert(this.#running, child);
+    return child;
+  }
+
+  /** A sequence came to its end. In a static batch its row stays until the batch ends. */
+  finish(sequence: Sequence): void {
+    if (this.#config.batchingPolicy === 'static') sequence.state = 'finished';
+    else this.remove(sequence);
+  }
+
+  /** Takes a sequence out at once and frees its blocks. */
+  remove(sequence: Sequence): void {
+    const list = sequence.state === 'waiting' ? this.#waiting : this.#running;
+    const index = list.indexOf(sequence);
+    if (index >= 0) list.splice(index, 1);
+    this.#blocks.free(sequence.blocks);
+    sequence.state = 'finished';
+  }
+
+  /** Throws unless every KV block is accounted for. */
+  checkIntegrity(): void {
+    this.#blocks.checkIntegrity([...this.#running, ...this.#waiting].map((sequence) => sequence.blocks));
+  }
+
+  #checkFits(sequence: Sequence): void {
+    const needed = this.#countNeeded(sequence);
+    const { capacity, blockSize } = this.#blocks;
+    if (sequence.choices.length > this.#config.maxNumSeqs)
+      throw new NeedletailError(
+        'invalid_request',
+        `n is ${sequence.choices.length}, but at most ${this.#config.maxNumSeqs} sequences run at once`,
+        { param: 'n' },
+      );
+    if (needed > capacity)
+      throw new NeedletailError(
+        'invalid_request',
+        `the request needs ${needed} KV blocks of ${blockSize} tokens, the cache has ${capacity}; ` +
+          'lower n or max_tokens, or shorten the prompt',
+        { param: sequence.choices.length > 1 ? 'n' : 'max_tokens' },
+      );
+  }
+
+  /** A static batch leaves as a whole, once its last member has finished. */
+  #endStaticBatch(): void {
+    if (!this.#running.every((sequence) => sequence.state === 'finished')) return;
+    for (const sequence of [...this.#running]) this.#blocks.free(sequence.blocks);
+    this.#running.length = 0;
+  }
+
+  #makeRoomForUrgent(): void {
+    if (!this.#config.preemptByPriority) return;
+    for (let victim = this.#running.at(-1); victim; victim = this.#running.at(-1)) {
+      const urgent = this.#waiting[0];
+      if (!urgent || urgent.request.priority >= victim.request.priority) return;
+      if (this.#hasSeats(urgent) && this.#hasBlocks(urgent, this.#findPrefix(urgent))) return;
+      this.#preempt(victim);
+    }
+  }
+
+  /** Decodes first, so that a long prefill never holds up a token; what is left goes to the oldest prefill. */
+  #planRunning(budget: Budget): void {
+    for (const sequence of this.#running) if (sequence.numUncomputed === 1) this.#plan(sequence, budget);
+    for (const sequence of this.#running) if (sequence.numUncomputed > 1) this.#plan(sequence, budget);
+  }
+
+  #plan(sequence: Sequence, budget: Budget): void {
+    const part = this.#nextPart(sequence, budget);
+    if (part.end === part.start) return;
+    budget.tokens -= part.end - part.start;
+    budget.promptRows -= part.endPromptRow - part.firstPromptRow;
+    budget.planned.set(sequence, part);
+  }
+
+  #nextPart(sequence: Sequence, budget: Budget): ScheduledSequence {
+    const { numTokens, numPromptTokens, numComputed: start } = sequence;
+    const firstPromptRow = Math.max(start, sequence.request.firstUnscored);
+    const lastScored = numPromptTokens - 1; // the last prompt token's successor is drawn, not scored
+    const rowLimit = firstPromptRow + budget.promptRows;
+    let end = Math.min(numTokens, start + budget.tokens);
+    if (rowLimit < lastScored) end = Math.min(end, rowLimit);
+    const endPromptRow = Math.max(firstPromptRow, Math.min(end, lastScored));
+    const choices = end === numTokens && sequence.wantsToken ? sequence.choices : NO_CHOICES;
+    return { sequence, start, end, firstPromptRow, endPromptRow, choices };
+  }
+
+  /** In order; whoever lacks a block takes those of the last. */
+  #reserveBlocks(budget: Budget): void {
+    for (let i = 0; i < this.#running.length; i++) {
+      const sequence = this.#running[i]!;
+      const part = budget.planned.get(sequence);
+      if (!part) continue;
+      while (!this.#blocks.allocate(sequence.blocks, part.start, part.end)) {
+        const victim = this.#running.at(-1)!;
+        this.#preempt(victim);
+        budget.planned.delete(victim);
+        budget.numPreempted++;
+        if (victim === sequence) return;
+      }
+    }
+  }
+
+  #admit(budget: Budget): void {
+    if (budget.numPreempted > 0 || (this.#isStatic && this.#running.length > 0)) return;
+    for (let next = this.#waiting[0]; next; next = this.#waiting[0]) {
+      // A static batch is filled at once, even if the budget makes some of it wait for their first token.
+      if (budget.tokens === 0 && !this.#isStatic) return;
+      const prefix = this.#findPrefix(next);
+      if (!this.#hasSeats(next) || !this.#hasBlocks(next, prefix)) return;
+      this.#waiting.shift();
+      this.#start(next, prefix, budget);
+    }
+  }
+
+  #start(sequence: Sequence, prefix: CachedPrefix, budget: Budget): void {
+    sequence.numComputed = this.#blocks.reusePrefix(sequence.blocks, sequence.tokens, prefix);
+    sequence.state = 'running';
+    insert(this.#running, sequence);
+    this.#plan(sequence, budget);
+    const part = budget.planned.get(sequence);
+    if (part && !this.#blocks.allocate(sequence.blocks, part.start, part.end))
+      throw new Error('an admitted sequence found too few KV blocks');
+  }
+
+  #preempt(sequence: Sequence): void {
+    this.#running.splice(this.#running.indexOf(sequence), 1);
+    this.#blocks.free(sequence.blocks);
+    sequence.numComputed = 0;
+    sequence.state = 'waiting';
+    sequence.request.numPreemptions++;
+    this.numPreemptions++;
+    insert(this.#waiting, sequence);
+  }
+
+  /** The last token is always computed, and every token whose logits are still wanted. */
+  #findPrefix(sequence: Sequence): CachedPrefix {
+    const maxTokens = Math.min(sequence.numTokens - 1, sequence.request.firstUnscored);
+    return this.#blocks.findPrefix(sequence.blocks, sequence.tokens, maxTokens);
+  }
+
+  #hasSeats(sequence: Sequence): boolean {
+    let numTaken = 0;
+    for (const { choices } of this.#running) numTaken += choices.length;
+    return numTaken + sequence.choices.length <= this.#config.maxNumSeqs;
+  }
+
+  /** Whether the blocks suffice for it beside what the running sequences are promised. */
+  #hasBlocks(sequence: Sequence, prefix: CachedPrefix): boolean {
+    let needed = this.#countNeeded(sequence) - prefix.numHeld;
+    for (const running of this.#running) needed += this.#countOwed(running);
+    return needed <= this.#blocks.numFree;
+  }
+
+  /** Blocks that a running sequence was promised and does not hold yet. */
+  #countOwed(sequence: Sequence): number {
+    const copies = this.#blocks.hasSharedTail(sequence.blocks, sequence.numComputed) ? 1 : 0;
+    return this.#countNeeded(sequence) - sequence.blocks.numBlocks + copies;
+  }
+
+  /**
+   * Blocks that a sequence (with all its choices) is promised: to its end where nothing may be evicted; otherwise for
+   * the tokens it has and one block more, so that what is admitted now is not preempted a moment later.
+   */
+  #countNeeded(sequence: Sequence): number {
+    const { numTokens, maxNumTokens, numPromptTokens, choices } = sequence;
+    const { blockSize } = this.#blocks;
+    const end = this.#reservesToEnd ? maxNumTokens : Math.min(maxNumTokens, numTokens + blockSize);
+    const numShared = choices.length > 1 ? Math.floor(numPromptTokens / blockSize) : 0;
+    return numShared + choices.length * (this.#blocks.blocksFor(end) - numShared);
+  }
+}
+
+function insert(list: Sequence[], sequence: Sequence): void {
+  let index = list.length;
+  while (index > 0 && compareSequences(list[index - 1]!, sequence) > 0) index--;
+  list.splice(index, 0, sequence);
+}
