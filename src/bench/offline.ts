@@ -1,0 +1,125 @@
+// Offline benchmarks: an engine in this process, every request known from the start, no server and no text.
+import type { EngineRequest } from '../engine/protocol.ts';
+import type { EngineOutput, EngineStats } from '../engine/protocol.ts';
+import { GREEDY } from '../engine/sampling-params.ts';
+import { NeedletailError } from '../util/errors.ts';
+import { percentiles, steadyTokensPerSecond, type Percentiles, type StepSample } from './metrics.ts';
+import type { BenchRequest } from './workload.ts';
+
+/** What the benchmarks use of an `LLMEngine`. */
+export interface SteppableEngine {
+  add(request: EngineRequest): void;
+  step(): Promise<readonly EngineOutput[]>;
+  readonly hasWork: boolean;
+  stats(): EngineStats;
+}
+
+export interface ThroughputResult {
+  readonly numRequests: number;
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+  readonly seconds: number;
+  readonly requestsPerSecond: number;
+  readonly outputTokensPerSecond: number;
+  /** Input and output tokens. */
+  readonly totalTokensPerSecond: number;
+  /** Without the batch's filling and emptying; null if there was no time between them. */
+  readonly steadyOutputTokensPerSecond: number | null;
+  readonly numSteps: number;
+  readonly numPreemptions: number;
+  readonly maxRunning: number;
+}
+
+/** Greedy, exactly `outputTokens` long, whatever tokens come. */
+function engineRequest({ promptTokenIds, outputTokens }: BenchRequest, requestId: string): EngineRequest {
+  const sampling = { ...GREEDY, maxTokens: outputTokens };
+  return { requestId, promptTokenIds, sampling, priority: 0, timeoutMs: null, cacheSalt: '' };
+}
+
+/** Runs the requests to their end, all queued at the start, and calls `onStep` after each step. */
+async function runToEnd(
+  engine: SteppableEngine,
+  requests: readonly BenchRequest[],
+  onStep: (outputs: readonly EngineOutput[]) => void = () => undefined,
+): Promise<void> {
+  requests.forEach((request, i) => engine.add(engineRequest(request, `bench-${i}`)));
+  while (engine.hasWork) {
+    const outputs = await engine.step();
+    for (const { error } of outputs) if (error) throw new NeedletailError(error.code, error.message);
+    onStep(outputs);
+  }
+}
+
+/** A short run of the same kind first: it touches every page and fills every cache that is not the KV cache's. */
+export async function warmUp(engine: SteppableEngine, requests: readonly BenchRequest[]): Promise<void> {
+  const short = requests
+    .slice(0, 4)
+    .map((request) => ({ ...request, outputTokens: Math.min(request.outputTokens, 8) }));
+  await runToEnd(engine, short);
+}
+
+export async function runThroughput(
+  engine: SteppableEngine,
+  requests: readonly BenchRequest[],
+): Promise<ThroughputResult> {
+  const before = engine.stats();
+  const samples: StepSample[] = [];
+  const startMs = performance.now();
+  let outputTokens = 0;
+  await runToEnd(engine, requests, (outputs) => {
+    for (const { tokenIds } of outputs) outputTokens += tokenIds.length;
+    samples.push({ atMs: performance.now(), numRunning: engine.stats().numRunning, outputTokens });
+  });
+  const seconds = (performance.now() - startMs) / 1000;
+  const after = engine.stats();
+  const inputTokens = requests.reduce((sum, request) => sum + request.promptTokenIds.length, 0);
+  return {
+    numRequests: requests.length,
+    inputTokens,
+    outputTokens,
+    seconds,
+    requestsPerSecond: requests.length / seconds,
+    outputTokensPerSecond: outputTokens / seconds,
+    totalTokensPerSecond: (inputTokens + outputTokens) / seconds,
+    steadyOutputTokensPerSecond: steadyTokensPerSecond(samples),
+    numSteps: after.numSteps - before.numSteps,
+    numPreemptions: after.numPreemptions - before.numPreemptions,
+    maxRunning: samples.reduce((max, sample) => Math.max(max, sample.numRunning), 0),
+  };
+}
+
+export interface LatencyResult {
+  /** From queueing the batch to its last token. */
+  readonly batchMs: Percentiles;
+  /** From queueing the batch until every sequence has its first token. */
+  readonly firstTokensMs: Percentiles;
+  /** Output tokens of the batch by the median of `batchMs`. */
+  readonly outputTokensPerSecond: number;
+}
+
+/** The whole batch again and again, with other prompts each time so that no prefix is found in the cache. */
+export async function runLatency(
+  engine: SteppableEngine,
+  batches: readonly (readonly BenchRequest[])[],
+): Promise<LatencyResult> {
+  const batchMs: number[] = [];
+  const firstTokensMs: number[] = [];
+  for (const batch of batches) {
+    const startMs = performance.now();
+    const started = new Set<string>();
+    let firstMs = NaN;
+    await runToEnd(engine, batch, (outputs) => {
+      for (const output of outputs) if (output.tokenIds.length > 0) started.add(output.requestId);
+      if (started.size === batch.length && Number.isNaN(firstMs)) firstMs = performance.now() - startMs;
+    });
+    batchMs.push(performance.now() - startMs);
+    firstTokensMs.push(firstMs);
+  }
+  const outputTokens = batches[0].reduce((sum, request) => sum + request.outputTokens, 0);
+  const total = percentiles(batchMs);
+  return {
+    batchMs: total,
+    firstTokensMs: percentiles(firstTokensMs),
+    outputTokensPerSecond: (1000 * outputTokens) / total.p50,
+  };
+}
