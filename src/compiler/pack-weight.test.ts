@@ -32,12 +32,12 @@ function tensor(dtype: FloatDType, shape: readonly number[], seed: number): Tens
 }
 
 function sourceOf(tensors: Readonly<Record<string, TensorView>>): TensorSource {
-  return { read: (name) => tensors[name]!, close: () => undefined };
+  return { read: (name) => tensors[name], close: () => undefined };
 }
 
 function weightOf(parts: readonly WeightPart[], dtype: FloatDType, layout: WeightLayout): WeightSpec {
   const rows = parts.reduce((sum, part) => sum + part.rowCount, 0);
-  const columns = parts[0]!.columnCount;
+  const columns = parts[0].columnCount;
   const bytes = layoutBytes(layout, rows, columns, itemSize(dtype));
   return { id: 0, name: 'weight', dtype, shape: [rows, columns], layout, parts, bytes };
 }
@@ -101,11 +101,11 @@ describe('packWeight', () => {
         let firstRow = 0;
         for (const choice of choices) {
           const values = decodeFloats(choice.dtype, choice.view.bytes);
-          const stride = choice.tensorShape[1]!;
+          const stride = choice.tensorShape[1];
           for (let r = 0; r < choice.rows; r++) {
             for (let c = 0; c < choice.columns; c++) {
               const [i, j] = [choice.rowsBefore + r, choice.columnsBefore + c];
-              const value = values[choice.transpose ? j * stride + i : i * stride + j]!;
+              const value = values[choice.transpose ? j * stride + i : i * stride + j];
               expected[address(layout, choice.columns, firstRow + r, c)] = roundTo(dtype, value);
             }
           }

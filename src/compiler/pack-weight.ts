@@ -58,9 +58,10 @@ function readChecked(part: WeightPart, source: TensorSource): TensorView {
 
 function asBits(dtype: FloatDType, bytes: Uint8Array): Bits {
   const size = itemSize(dtype);
-  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
-  const ElementArray = size === 4 ? Uint32Array : Uint16Array;
-  return new ElementArray(aligned.buffer, aligned.byteOffset, aligned.byteLength / size);
+  const { buffer, byteOffset, byteLength } = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
+  return size === 4
+    ? new Uint32Array(buffer, byteOffset, byteLength / size)
+    : new Uint16Array(buffer, byteOffset, byteLength / size);
 }
 
 function sameBits(like: Bits, length: number): Bits {
@@ -103,14 +104,14 @@ function convertBits(bits: Bits, from: FloatDType, to: FloatDType): Bits {
   if (from === 'float32') return narrow(bits, to === 'bfloat16' ? toBfloat16Bits : toFloat16Bits);
   const table = conversionTable(from, to);
   const converted = sameBits(table, bits.length);
-  for (let i = 0; i < bits.length; i++) converted[i] = table[bits[i]!]!;
+  for (let i = 0; i < bits.length; i++) converted[i] = table[bits[i]]!;
   return converted;
 }
 
 function narrow(bits: Bits, round: (value: number) => number): Uint16Array {
   const values = new Float32Array(bits.buffer, bits.byteOffset, bits.length);
   const converted = new Uint16Array(bits.length);
-  for (let i = 0; i < bits.length; i++) converted[i] = round(values[i]!);
+  for (let i = 0; i < bits.length; i++) converted[i] = round(values[i]);
   return converted;
 }
 

@@ -13,6 +13,13 @@ export interface CompileRecipe {
   readonly activationPrecision: 'auto' | 'float32';
 }
 
+/** How plans and errors name a recipe: `bfloat16`, with what differs from it. */
+export function recipeName({ weightDType, kvDType, activationPrecision }: CompileRecipe): string {
+  const cache = kvDType === weightDType ? [] : [`${kvDType} KV cache`];
+  const isExact = activationPrecision === 'float32' && weightDType !== 'float32';
+  return [weightDType, ...cache, ...(isExact ? ['float32 activations'] : [])].join(', ');
+}
+
 export interface CompileRequest {
   readonly definition: ModelDefinition;
   readonly config: HFConfig;

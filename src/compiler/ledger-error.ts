@@ -1,0 +1,122 @@
+// What the ledger says when memory is short: every line, and the cheapest flags to change with the numbers they give.
+import { layoutBytes } from '../kernels/kernel.ts';
+import { formatBytes, formatCount } from '../util/format-bytes.ts';
+import { blocksPerSeq, bytesPerBlock, sumBytes, type Ledger, type MemoryBudget } from './memory-budget.ts';
+import type { Plan, WeightSpec } from './plan.ts';
+
+type Unjudged = Omit<Ledger, 'error'>;
+
+/** Null if one sequence of `maxModelLen` fits and the cache asked for is there to be had. */
+export function explainShortage(plan: Plan, budget: MemoryBudget, ledger: Unjudged): string | null {
+  const seqBytes = blocksPerSeq(plan, budget.maxModelLen) * bytesPerBlock(plan);
+  if (ledger.totalBytes > budget.availableBytes && budget.kvCacheMemoryBytes !== null) {
+    return text(
+      `--kv-cache-memory-bytes ${budget.kvCacheMemoryBytes} does not fit into the device's memory`,
+      [...fixedLines(ledger), line('KV cache', ledger.kvCacheBytes), ...totals(ledger.totalBytes, budget)],
+      fixes(plan, budget, ledger, seqBytes),
+    );
+  }
+  if (ledger.kvCacheBytes >= seqBytes) return null;
+  return text(
+    `not even one sequence of ${budget.maxModelLen} tokens (--max-model-len) fits into memory`,
+    [
+      ...fixedLines(ledger),
+      line(`KV cache of one sequence of ${budget.maxModelLen} tokens`, seqBytes),
+      ...totals(ledger.fixedBytes + seqBytes, budget),
+    ],
+    fixes(plan, budget, ledger, seqBytes),
+  );
+}
+
+function text(problem: string, lines: readonly string[], remedies: readonly string[]): string {
+  return [`${problem}:`, ...lines, 'What helps:', ...remedies.map((remedy) => `  ${remedy}`)].join('\n');
+}
+
+function line(name: string, bytes: number): string {
+  return `  ${name.padEnd(44)} ${formatCount(bytes).padStart(19)}  ${formatBytes(bytes).padStart(11)}`;
+}
+
+function fixedLines(ledger: Unjudged): readonly string[] {
+  return [
+    line('weights', ledger.weightBytes),
+    line('rope tables', ledger.ropeTableBytes),
+    line('activations', ledger.activationBytes),
+    line('workspace', ledger.workspaceBytes),
+  ];
+}
+
+function totals(neededBytes: number, budget: MemoryBudget): readonly string[] {
+  const limit =
+    budget.kvCacheMemoryBytes === null
+      ? line(
+          `allowed (--memory-utilization ${budget.memoryUtilization})`,
+          Math.floor(budget.availableBytes * budget.memoryUtilization),
+        )
+      : line('allowed for the cache (--kv-cache-memory-bytes)', budget.kvCacheMemoryBytes);
+  return [line('needed', neededBytes), limit, line('available on the device', budget.availableBytes)];
+}
+
+function fixes(plan: Plan, budget: MemoryBudget, ledger: Unjudged, seqBytes: number): readonly string[] {
+  const neededBytes = ledger.fixedBytes + seqBytes;
+  const remedies = [
+    ...shorterContext(plan, budget, ledger),
+    ...largerShare(budget, ledger, neededBytes, seqBytes),
+    ...smallerNumbers(plan, budget, ledger, seqBytes),
+  ];
+  if (remedies.length > 0) return remedies;
+  return [`a device with ${formatBytes(neededBytes)} to spare, or a smaller model: no flag alone is enough`];
+}
+
+function shorterContext(plan: Plan, budget: MemoryBudget, ledger: Unjudged): readonly string[] {
+  const length = ledger.longestModelLen;
+  if (length === 0 || length >= budget.maxModelLen) return [];
+  const cacheBytes = blocksPerSeq(plan, length) * bytesPerBlock(plan);
+  return [
+    `--max-model-len ${length}   the longest that fits (one sequence: ${formatBytes(cacheBytes)} of KV cache)`,
+  ];
+}
+
+/** More of the memory that is there. */
+function largerShare(
+  budget: MemoryBudget,
+  ledger: Unjudged,
+  neededBytes: number,
+  seqBytes: number,
+): readonly string[] {
+  if (neededBytes > budget.availableBytes) return [];
+  if (budget.kvCacheMemoryBytes === null) {
+    return [`${shareFlag(neededBytes, budget)}   ${formatBytes(neededBytes)} of the device's memory`];
+  }
+  const most = budget.availableBytes - ledger.fixedBytes;
+  return [`--kv-cache-memory-bytes ${seqBytes}   room for one such sequence; at most ${most} are there`];
+}
+
+function shareFlag(neededBytes: number, budget: MemoryBudget): string {
+  return `--memory-utilization ${Math.ceil((neededBytes / budget.availableBytes) * 100) / 100}`;
+}
+
+/** 16-bit weights and cache, where they are float32 now. */
+function smallerNumbers(
+  plan: Plan,
+  budget: MemoryBudget,
+  ledger: Unjudged,
+  seqBytes: number,
+): readonly string[] {
+  const isWide = plan.weights.some((weight) => weight.dtype === 'float32' && weight.shape.length === 2);
+  if (!isWide) return [];
+  const weightBytes = sumBytes(plan.weights.map((weight) => ({ bytes: bytesIn16Bits(weight) })));
+  const cacheBytes = plan.kvCacheGroups[0]?.layers[0]?.dtype === 'float32' ? seqBytes / 2 : seqBytes;
+  const neededBytes = ledger.fixedBytes - ledger.weightBytes + weightBytes + cacheBytes;
+  if (neededBytes > budget.availableBytes) return [];
+  const allowedBytes = Math.floor(budget.availableBytes * budget.memoryUtilization);
+  const share = budget.kvCacheMemoryBytes === null && neededBytes > allowedBytes;
+  const flags = share ? `--dtype bfloat16 ${shareFlag(neededBytes, budget)}` : '--dtype bfloat16';
+  const sizes = `weights ${formatBytes(weightBytes)}, KV cache of one sequence ${formatBytes(cacheBytes)}`;
+  return [`${flags}   ${sizes}, ${formatBytes(neededBytes)} in all`];
+}
+
+function bytesIn16Bits(weight: WeightSpec): number {
+  const [rows, columns] = weight.shape;
+  if (weight.dtype !== 'float32' || columns === undefined) return weight.bytes;
+  return layoutBytes(weight.layout, rows, columns, 2);
+}

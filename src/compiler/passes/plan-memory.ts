@@ -1,0 +1,51 @@
+// Gives every temporary a place: views share their source's buffer, ops that may work in place take over the memory of
+// inputs that die, and what lives at the same time lies apart in one arena.
+import type { Graph, Value } from '../../ir/graph.ts';
+import { itemSize, type DType } from '../../tensor/dtype.ts';
+import { elementCount, rowSize } from '../../tensor/shape.ts';
+import { allocate, type Region } from '../allocate-values.ts';
+import { placeBuffers } from '../place-buffers.ts';
+import type { BufferOperand, BufferSpec, StepLimits } from '../plan.ts';
+import { stepDims } from '../step-dims.ts';
+
+export interface MemoryPlan {
+  readonly buffers: readonly BufferSpec[];
+  readonly arenaBytes: number;
+  /** Where each value lies, by its id; tokens, weights and step inputs are not in it. */
+  readonly operands: ReadonlyMap<number, BufferOperand>;
+}
+
+export function planMemory(graph: Graph, limits: StepLimits): MemoryPlan {
+  const { regions, storages } = allocate(graph);
+  const sizes = storages.map(({ value }) => bytesOf(value, limits));
+  const lifetimes = storages.map(({ firstUse, reads }, i) => {
+    const lastUse = Math.max(firstUse, ...reads.map((read) => read.position));
+    return { bytes: sizes[i], firstUse, lastUse };
+  });
+  const { offsets, arenaBytes } = placeBuffers(lifetimes);
+  const buffers = storages.map(({ id, value }, i): BufferSpec => {
+    const { shape } = value.type;
+    return { id, name: value.name, dtype: dtypeOf(value), shape, offset: offsets[i], bytes: sizes[i] };
+  });
+  const operands = new Map([...regions].map(([id, region]) => [id, operandOf(region)]));
+  return { buffers, arenaBytes, operands };
+}
+
+function bytesOf(value: Value, limits: StepLimits): number {
+  return elementCount(value.type.shape, stepDims(limits)) * itemSize(dtypeOf(value));
+}
+
+function dtypeOf({ name, type }: Value): DType {
+  if (type.dtype === 'token') throw new Error(`${name} is a token and has no memory`);
+  return type.dtype;
+}
+
+function operandOf({ storage, start, columns }: Region): BufferOperand {
+  return {
+    kind: 'buffer',
+    id: storage.id,
+    columnStart: start,
+    columns,
+    rowStride: rowSize(storage.value.type.shape),
+  };
+}
