@@ -21,7 +21,7 @@ const LAYERS = [
   { from: 'compiler', to: ['util', 'tensor', 'ir', 'kernels', 'models/model-definition.ts'] },
   { from: 'ffi', to: ['util'] },
   { from: 'device', to: ['util', 'tensor', 'ir', 'kernels', 'ffi', 'compiler/plan.ts'] },
-  { from: 'checkpoint', to: ['util', 'tensor'] },
+  { from: 'checkpoint', to: ['util', 'tensor', 'ffi'] },
   { from: 'tokenizer', to: ['util'] },
 
   // Policy: numbers in, decisions out. No tensors, no device.

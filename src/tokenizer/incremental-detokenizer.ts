@@ -82,7 +82,7 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
 /** Bytes before a character that is cut off at the end. A cut before a lead byte never changes what decoding gives. */
 function completeLength(bytes: Uint8Array): number {
   for (let back = 1; back <= Math.min(3, bytes.length); back++) {
-    const byte = bytes[bytes.length - back]!;
+    const byte = bytes[bytes.length - back];
     if (byte < 0x80) break;
     if (byte >= 0xc0) return sequenceLength(byte) > back ? bytes.length - back : bytes.length;
   }

@@ -23,8 +23,8 @@ export interface JinjaInterpreter {
 }
 
 interface JinjaLibrary {
-  tokenize(source: string, options: { lstrip_blocks: boolean; trim_blocks: boolean }): unknown[];
-  parse(tokens: unknown[]): JinjaNode;
+  readonly tokenize: (source: string, options: { lstrip_blocks: boolean; trim_blocks: boolean }) => unknown[];
+  readonly parse: (tokens: unknown[]) => JinjaNode;
   readonly Environment: new () => JinjaEnvironment;
   readonly Interpreter: new (environment: JinjaEnvironment) => JinjaInterpreter;
 }

@@ -26,10 +26,10 @@ const FIELDS: Readonly<Record<string, (date: Date) => string>> = {
   M: (date) => twoDigits(date.getMinutes()),
   S: (date) => twoDigits(date.getSeconds()),
   p: (date) => (date.getHours() < 12 ? 'AM' : 'PM'),
-  B: (date) => MONTHS[date.getMonth()]!,
-  b: (date) => MONTHS[date.getMonth()]!.slice(0, 3),
-  A: (date) => DAYS[date.getDay()]!,
-  a: (date) => DAYS[date.getDay()]!.slice(0, 3),
+  B: (date) => MONTHS[date.getMonth()],
+  b: (date) => MONTHS[date.getMonth()].slice(0, 3),
+  A: (date) => DAYS[date.getDay()],
+  a: (date) => DAYS[date.getDay()].slice(0, 3),
   '%': () => '%',
 };
 

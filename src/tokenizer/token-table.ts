@@ -147,7 +147,7 @@ const FALLBACK_BYTE = /^<0x([0-9A-Fa-f]{2})>$/;
 /** `<0x0A>` → 10. */
 function fallbackByte(token: string): number | null {
   const match = FALLBACK_BYTE.exec(token);
-  return match ? parseInt(match[1]!, 16) : null;
+  return match ? parseInt(match[1], 16) : null;
 }
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });

@@ -118,7 +118,7 @@ export class Tokenizer {
   decode(ids: ArrayLike<number>, options: { readonly skipSpecialTokens: boolean }): string {
     const detokenizer = this.createDetokenizer({ ...options, isStart: true });
     let text = '';
-    for (let i = 0; i < ids.length; i++) text += detokenizer.push(ids[i]!);
+    for (let i = 0; i < ids.length; i++) text += detokenizer.push(ids[i]);
     return text + detokenizer.flush();
   }
 
