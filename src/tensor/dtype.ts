@@ -74,5 +74,7 @@ export function decodeFloats(dtype: FloatDType, bytes: Uint8Array): Float32Array
   if (dtype === 'float32') return new Float32Array(aligned.buffer, aligned.byteOffset, count).slice();
   const bits = new Uint16Array(aligned.buffer, aligned.byteOffset, count);
   const decode = dtype === 'bfloat16' ? fromBfloat16Bits : fromFloat16Bits;
-  return Float32Array.from(bits, decode);
+  const floats = new Float32Array(count);
+  for (let i = 0; i < count; i++) floats[i] = decode(bits[i]);
+  return floats;
 }

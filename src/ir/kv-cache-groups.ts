@@ -1,0 +1,12 @@
+// Which layers share a block table: those whose caches have the same geometry, window and type.
+import type { KVCacheSpec } from './graph.ts';
+
+/** The groups in order of their first layer; a graph input's `group` is an index into them. */
+export function kvCacheGroups(specs: readonly KVCacheSpec[]): readonly (readonly KVCacheSpec[])[] {
+  const groups = new Map<string, KVCacheSpec[]>();
+  for (const spec of specs) {
+    const key = JSON.stringify({ ...spec, layer: 0 });
+    groups.set(key, [...(groups.get(key) ?? []), spec]);
+  }
+  return [...groups.values()];
+}

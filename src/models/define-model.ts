@@ -1,0 +1,46 @@
+// Completes a model's definition from what its file states: a config schema, its mathematics, its names.
+import type { z } from 'zod';
+import type { Graph } from '../ir/graph.ts';
+import { Scope, Tracer, type Tensor } from '../nn/tensor.ts';
+import { readConfig } from './config.ts';
+import type { BuildOptions, HFConfig, ModelDefinition, ModelFacts } from './model-definition.ts';
+
+interface ModelSpec<S extends z.ZodObject> extends Pick<ModelDefinition, 'tensorNames' | 'isBuffer'> {
+  readonly modelType: string;
+  readonly architectures: readonly string[];
+  readonly schema: S;
+  /** Further fields of this model_type's configs that mean nothing for inference. */
+  readonly neutralFields?: readonly string[];
+  readonly facts: (config: z.output<S>) => Omit<ModelFacts, 'numParameters'>;
+  /** States the computation; returns the logits `[numLogitRows, vocabSize]`. */
+  readonly forward: (scope: Scope, config: z.output<S>, contextLength: number) => Tensor;
+}
+
+export function defineModel<S extends z.ZodObject>(spec: ModelSpec<S>): ModelDefinition {
+  const { modelType, architectures, schema, neutralFields = [], facts, forward, ...names } = spec;
+  const read = (config: HFConfig): z.output<S> => readConfig(schema, config, neutralFields);
+  const buildGraph = (config: HFConfig, options: BuildOptions): Graph => {
+    const tracer = new Tracer(modelType, options.kvDType);
+    const logits = forward(new Scope(tracer), read(config), options.maxModelLen);
+    tracer.graph.output('logits', logits.value);
+    return tracer.graph.build();
+  };
+  return {
+    modelType,
+    architectures,
+    buildGraph,
+    facts(config) {
+      const known = facts(read(config));
+      const graph = buildGraph(config, { kvDType: 'float32', maxModelLen: known.maxPositions });
+      return { ...known, numParameters: countElements(graph) };
+    },
+    ...names,
+  };
+}
+
+function countElements(graph: Graph): number {
+  return graph.parameters.reduce(
+    (sum, parameter) => sum + (parameter.value.type.shape as readonly number[]).reduce((a, b) => a * b, 1),
+    0,
+  );
+}
