@@ -57,7 +57,7 @@ export class BatchBuilder {
   #writeTokens(sequences: readonly ScheduledSequence[]): void {
     let offset = 0;
     for (let s = 0; s < sequences.length; s++) {
-      const { sequence, start, end } = sequences[s]!;
+      const { sequence, start, end } = sequences[s];
       this.#tokenIds.set(sequence.tokens.view(start, end), offset);
       for (let position = start; position < end; position++) this.#positions[offset++] = position;
       this.#contextLens[s] = end;
@@ -70,8 +70,8 @@ export class BatchBuilder {
     let row = 0;
     this.#sampling.begin();
     for (let s = 0; s < sequences.length; s++) {
-      const { sequence, start, end, firstPromptRow, endPromptRow, choices } = sequences[s]!;
-      const offset = this.#cuSeqlensQ[s]! - start;
+      const { sequence, start, end, firstPromptRow, endPromptRow, choices } = sequences[s];
+      const offset = this.#cuSeqlensQ[s] - start;
       for (let position = firstPromptRow; position < endPromptRow; position++) {
         this.#logitRows[row++] = offset + position;
         this.#sampling.addTarget(sequence, sequence.tokens.at(position + 1));
@@ -86,11 +86,11 @@ export class BatchBuilder {
 
   #buildGroup(group: number, sequences: readonly ScheduledSequence[], numTokens: number): CacheGroupBatch {
     const maxBlocksPerSeq = this.#writeBlockTables(group, sequences);
-    const slotMapping = this.#slotMappings[group]!;
+    const slotMapping = this.#slotMappings[group];
     this.#writeSlots(slotMapping, group, sequences);
     return {
       slotMapping: slotMapping.subarray(0, numTokens),
-      blockTables: this.#blockTables[group]!.subarray(0, sequences.length * maxBlocksPerSeq),
+      blockTables: this.#blockTables[group].subarray(0, sequences.length * maxBlocksPerSeq),
       maxBlocksPerSeq,
     };
   }
@@ -99,7 +99,7 @@ export class BatchBuilder {
     const blockSize = this.#blockSize;
     let offset = 0;
     for (const { sequence, start, end } of sequences) {
-      const table = sequence.blocks.tables[group]!;
+      const table = sequence.blocks.tables[group];
       for (let position = start; position < end; position++)
         slotMapping[offset++] =
           table.at(Math.floor(position / blockSize)) * blockSize + (position % blockSize);
@@ -111,10 +111,10 @@ export class BatchBuilder {
     let width = 1;
     for (const { sequence } of sequences) width = Math.max(width, sequence.blocks.numBlocks);
     const size = sequences.length * width;
-    if (this.#blockTables[group]!.length < size) this.#blockTables[group] = new Int32Array(size * 2);
-    const rows = this.#blockTables[group]!;
+    if (this.#blockTables[group].length < size) this.#blockTables[group] = new Int32Array(size * 2);
+    const rows = this.#blockTables[group];
     for (let s = 0; s < sequences.length; s++) {
-      const table = sequences[s]!.sequence.blocks.tables[group]!;
+      const table = sequences[s].sequence.blocks.tables[group];
       rows.set(table.view(), s * width);
       rows.fill(0, s * width + table.length, (s + 1) * width);
     }

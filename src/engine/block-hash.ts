@@ -35,7 +35,7 @@ export class BlockHashChain {
       const block = tokens.view(i * this.#blockSize, (i + 1) * this.#blockSize);
       this.#hashes.push(chainHash(this.#hashes[i - 1] ?? this.#root, block));
     }
-    return this.#hashes[index]!;
+    return this.#hashes[index];
   }
 
   /** Forgets the blocks from `numBlocks` on: their tokens will change. */

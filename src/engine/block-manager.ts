@@ -35,7 +35,7 @@ export class SequenceBlocks {
   }
 
   get numBlocks(): number {
-    return this.tables[0]!.length;
+    return this.tables[0].length;
   }
 }
 
@@ -116,7 +116,7 @@ export class BlockManager {
     if (!this.#enablePrefixCaching) return NO_PREFIX;
     let numBlocks = Math.floor(Math.max(0, maxTokens) / this.blockSize);
     // A group may lower what the others found, and they must then agree to the shorter prefix.
-    for (let agreed = -1; agreed !== numBlocks; ) {
+    for (let agreed = -1; agreed !== numBlocks;) {
       agreed = numBlocks;
       for (const group of this.#groups) numBlocks = this.#usablePrefix(group, blocks, tokens, numBlocks);
     }
@@ -134,7 +134,7 @@ export class BlockManager {
       for (let i = 0; i < prefix.numBlocks; i++) {
         const block = i < numRetired ? 0 : pool.find(blocks.chain.at(i, tokens))!;
         if (i >= numRetired) pool.share(block);
-        blocks.tables[index]!.push(block);
+        blocks.tables[index].push(block);
       }
     }
     blocks.numNamed = prefix.numBlocks;
@@ -154,7 +154,7 @@ export class BlockManager {
       if (group.pool.numFree < this.#countNeeded(group, blocks, start, end)) return false;
     for (const group of this.#groups) {
       this.#makeWritable(group, blocks, start, end);
-      const table = blocks.tables[group.index]!;
+      const table = blocks.tables[group.index];
       for (let i = table.length; i < this.blocksFor(end); i++) table.push(group.pool.take());
     }
     return true;
@@ -166,14 +166,16 @@ export class BlockManager {
     const child = new SequenceBlocks(tables, [...blocks.numRetired], blocks.chain.fork());
     child.numNamed = blocks.numNamed;
     for (const { index, pool } of this.#groups)
-      for (let i = blocks.numRetired[index]!; i < blocks.numBlocks; i++) pool.share(tables[index]!.at(i));
+      for (let i = blocks.numRetired[index]; i < blocks.numBlocks; i++) pool.share(tables[index].at(i));
     return child;
   }
 
   /** Whether the next token would be written into a block that others hold, and so cost a copy. */
   hasSharedTail(blocks: SequenceBlocks, numTokens: number): boolean {
     if (numTokens % this.blockSize === 0 || blocks.numBlocks === 0) return false;
-    return this.#groups.some(({ index, pool }) => pool.isShared(blocks.tables[index]!.at(blocks.numBlocks - 1)));
+    return this.#groups.some(({ index, pool }) =>
+      pool.isShared(blocks.tables[index].at(blocks.numBlocks - 1)),
+    );
   }
 
   /** Offers full blocks of the first `numComputed` tokens for reuse. Their KV must have been computed. */
@@ -181,8 +183,8 @@ export class BlockManager {
     const numFull = Math.floor(numComputed / this.blockSize);
     if (!this.#enablePrefixCaching || numFull <= blocks.numNamed) return;
     for (const { index, pool } of this.#groups)
-      for (let i = Math.max(blocks.numNamed, blocks.numRetired[index]!); i < numFull; i++)
-        pool.nameBlock(blocks.tables[index]!.at(i), blocks.chain.at(i, tokens));
+      for (let i = Math.max(blocks.numNamed, blocks.numRetired[index]); i < numFull; i++)
+        pool.nameBlock(blocks.tables[index].at(i), blocks.chain.at(i, tokens));
     blocks.numNamed = numFull;
   }
 
@@ -213,22 +215,22 @@ export class BlockManager {
     const uses = this.#groups.map(({ pool }) => new Int32Array(pool.numBlocks));
     for (const blocks of living)
       for (const { index } of this.#groups)
-        for (const block of blocks.tables[index]!.view(blocks.numRetired[index])) uses[index]![block]! += 1;
-    for (const { index, pool } of this.#groups) pool.checkIntegrity(uses[index]!);
+        for (const block of blocks.tables[index].view(blocks.numRetired[index])) uses[index][block] += 1;
+    for (const { index, pool } of this.#groups) pool.checkIntegrity(uses[index]);
   }
 
   /** Last blocks first: of a cached prefix the end is evicted before what it continues. */
   #releaseFrom(blocks: SequenceBlocks, numKept: number): void {
     for (const { index, pool } of this.#groups) {
-      const table = blocks.tables[index]!;
-      const first = Math.max(numKept, blocks.numRetired[index]!);
+      const table = blocks.tables[index];
+      const first = Math.max(numKept, blocks.numRetired[index]);
       for (let i = table.length - 1; i >= first; i--) pool.release(table.at(i));
       table.truncate(numKept);
     }
   }
 
   #countNeeded({ index, pool }: Group, blocks: SequenceBlocks, start: number, end: number): number {
-    const table = blocks.tables[index]!;
+    const table = blocks.tables[index];
     let needed = Math.max(0, this.blocksFor(end) - table.length);
     for (let i = Math.floor(start / this.blockSize); i < table.length; i++)
       if (pool.isShared(table.at(i))) needed++;
@@ -236,7 +238,7 @@ export class BlockManager {
   }
 
   #makeWritable({ index, pool }: Group, blocks: SequenceBlocks, start: number, end: number): void {
-    const table = blocks.tables[index]!;
+    const table = blocks.tables[index];
     const last = Math.min(table.length, this.blocksFor(end));
     for (let i = Math.floor(start / this.blockSize); i < last; i++) {
       const block = table.at(i);
@@ -253,9 +255,9 @@ export class BlockManager {
 
   /** Frees blocks that no query at or after `start` can see. */
   #retire({ index, pool, window }: Group, blocks: SequenceBlocks, start: number): void {
-    const table = blocks.tables[index]!;
+    const table = blocks.tables[index];
     const numRetired = Math.min(this.#firstVisibleBlock(window, start), table.length);
-    for (let i = blocks.numRetired[index]!; i < numRetired; i++) {
+    for (let i = blocks.numRetired[index]; i < numRetired; i++) {
       pool.release(table.at(i));
       table.set(i, 0);
       blocks.numRetired[index] = i + 1;
@@ -268,7 +270,12 @@ export class BlockManager {
   }
 
   /** The longest prefix of at most `numBlocks` blocks of which all that a next token would see is cached. */
-  #usablePrefix({ pool, window }: Group, blocks: SequenceBlocks, tokens: Int32List, numBlocks: number): number {
+  #usablePrefix(
+    { pool, window }: Group,
+    blocks: SequenceBlocks,
+    tokens: Int32List,
+    numBlocks: number,
+  ): number {
     let usable = window === null ? 0 : numBlocks;
     if (window === null) {
       while (usable < numBlocks && pool.find(blocks.chain.at(usable, tokens)) !== undefined) usable++;

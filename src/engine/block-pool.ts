@@ -46,19 +46,19 @@ export class BlockPool {
   /** One more user of a block, which may have been free. */
   share(block: number): void {
     if (this.#refCounts[block] === 0) this.#unlink(block);
-    this.#refCounts[block]! += 1;
+    this.#refCounts[block] += 1;
   }
 
   /** One user less. The last one returns it to the free list. */
   release(block: number): void {
-    const refCount = this.#refCounts[block]!;
+    const refCount = this.#refCounts[block];
     if (refCount === 0) throw new Error(`KV block ${block} was released twice`);
     this.#refCounts[block] = refCount - 1;
     if (refCount === 1) this.#link(block);
   }
 
   isShared(block: number): boolean {
-    return this.#refCounts[block]! > 1;
+    return this.#refCounts[block] > 1;
   }
 
   isFree(block: number): boolean {
@@ -93,7 +93,7 @@ export class BlockPool {
     for (let block = 0; block < this.numBlocks; block++) {
       if (this.#refCounts[block] !== uses[block])
         throw new Error(`KV block ${block}: counted ${this.#refCounts[block]} users, found ${uses[block]}`);
-      if (uses[block]! > 0) numInUse++;
+      if (uses[block] > 0) numInUse++;
     }
     let numFree = 0;
     for (let block = this.#head; block !== NONE; block = this.#next[block]!) {
@@ -103,7 +103,8 @@ export class BlockPool {
     if (numFree !== this.#numFree || numFree + numInUse !== this.numBlocks)
       throw new Error(`${numFree} free + ${numInUse} used KV blocks of ${this.numBlocks}`);
     for (const [name, block] of this.#blocksByName)
-      if (this.#names[block] !== name) throw new Error(`KV block ${block} is found by a name it does not bear`);
+      if (this.#names[block] !== name)
+        throw new Error(`KV block ${block} is found by a name it does not bear`);
   }
 
   /** Named blocks go to the end of the free list, nameless ones to its head. */
@@ -122,8 +123,8 @@ export class BlockPool {
 
   #unlink(block: number): void {
     this.#numFree--;
-    const previous = this.#previous[block]!;
-    const next = this.#next[block]!;
+    const previous = this.#previous[block];
+    const next = this.#next[block];
     if (previous === NONE) this.#head = next;
     else this.#next[previous] = next;
     if (next === NONE) this.#tail = previous;

@@ -6,14 +6,25 @@ import type { SamplingParams } from './sampling-params.ts';
 const MAX_SEED = 2n ** 64n - 1n;
 const MAX_CACHE_SALT_LENGTH = 1024;
 
+export function duplicateRequest(requestId: string): NeedletailError {
+  return new NeedletailError('invalid_request', `a request with id ${requestId} is in flight already`);
+}
+
 /** Throws `invalid_request` or `context_length_exceeded`. */
-export function checkRequest(request: EngineRequest, info: Pick<EngineInfo, 'maxModelLen' | 'vocabSize'>): void {
+export function checkRequest(
+  request: EngineRequest,
+  info: Pick<EngineInfo, 'maxModelLen' | 'vocabSize'>,
+): void {
   const { promptTokenIds, sampling, timeoutMs } = request;
   checkPrompt(promptTokenIds, sampling, info);
   checkSampling(sampling, info.vocabSize);
   check(Number.isSafeInteger(request.priority), 'priority', 'must be an integer');
   check(timeoutMs === null || timeoutMs > 0, 'timeout_ms', 'must be above 0');
-  check(request.cacheSalt.length <= MAX_CACHE_SALT_LENGTH, 'cache_salt', `has over ${MAX_CACHE_SALT_LENGTH} characters`);
+  check(
+    request.cacheSalt.length <= MAX_CACHE_SALT_LENGTH,
+    'cache_salt',
+    `has over ${MAX_CACHE_SALT_LENGTH} characters`,
+  );
 }
 
 function checkPrompt(
@@ -73,7 +84,7 @@ function checkNumLogprobs(value: number | null, param: string, vocabSize: number
 
 function checkTokenIds(tokenIds: ArrayLike<number>, param: string, vocabSize: number): void {
   for (let i = 0; i < tokenIds.length; i++) {
-    const id = tokenIds[i]!;
+    const id = tokenIds[i];
     if (!Number.isInteger(id) || id < 0 || id >= vocabSize)
       check(false, param, `holds token id ${id}; ids of this model go from 0 to ${vocabSize - 1}`);
   }

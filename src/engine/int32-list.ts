@@ -24,7 +24,7 @@ export class Int32List {
   }
 
   at(index: number): number {
-    return this.#data[index]!;
+    return this.#data[index];
   }
 
   set(index: number, value: number): void {

@@ -40,7 +40,10 @@ const prompt = fc
 
 const job: fc.Arbitrary<Job> = fc.record({
   prompt,
-  sampling: sampling.map((params) => ({ ...params, minTokens: Math.min(params.minTokens, params.maxTokens) })),
+  sampling: sampling.map((params) => ({
+    ...params,
+    minTokens: Math.min(params.minTokens, params.maxTokens),
+  })),
   arrivalStep: fc.integer({ min: 0, max: 12 }),
   abort: fc.option(
     fc.record({ atStep: fc.integer({ min: 0, max: 30 }), index: fc.constantFrom(undefined, 0, 1) }),
@@ -80,7 +83,7 @@ test('tokens do not depend on the schedule, and no block is lost', async () => {
   let numHits = 0;
   await fc.assert(
     fc.asyncProperty(engineOptions, fc.array(job, { minLength: 1, maxLength: 12 }), async (options, jobs) => {
-      const { engine } = createToyEngine(options as Parameters<typeof createToyEngine>[0]);
+      const { engine } = createToyEngine(options);
       const collected: Collection = new Map();
       const refused = new Set<number>();
       for (let step = 0; step <= 30 || engine.hasWork; step++) {
@@ -136,6 +139,6 @@ function expectTokens(
     const isStopped = expected.length > 0 && sampling.stopTokenIds!.includes(expected.at(-1)!);
     expect(last.finishReason).toBe(isStopped ? 'stop' : 'length');
     if (sampling.promptLogprobs !== null && choice === 0)
-      expect(outputs[0]!.promptLogprobs).toHaveLength(prompt.length);
+      expect(outputs[0].promptLogprobs).toHaveLength(prompt.length);
   }
 }

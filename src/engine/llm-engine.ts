@@ -1,7 +1,7 @@
 // The engine: requests in, tokens out, one step at a time.
-import { NeedletailError } from '../util/errors.ts';
-import { BlockManager } from './block-manager.ts';
-import { checkRequest } from './check-request.ts';
+import { isNeedletailError, NeedletailError } from '../util/errors.ts';
+import type { BlockManager } from './block-manager.ts';
+import { checkRequest, duplicateRequest } from './check-request.ts';
 import type { Clock } from './clock.ts';
 import type { EngineConfig } from './config.ts';
 import type { ModelRunner, SequenceResult } from './model-runner.ts';
@@ -82,7 +82,7 @@ export class LLMEngine {
 
   /** Whether `step` has something to do or to hand out. */
   get hasWork(): boolean {
-    return this.#scheduler.hasWork || this.#outputs.length > 0;
+    return (this.#failure === null && this.#scheduler.hasWork) || this.#outputs.length > 0;
   }
 
   /** Why the engine can run no more steps; null while it can. */
@@ -93,8 +93,7 @@ export class LLMEngine {
   /** Throws a `NeedletailError` if the request is wrong, could never fit, or the queue is full. */
   add(request: EngineRequest): void {
     if (this.#failure) throw this.#failure;
-    if (this.#requests.has(request.requestId))
-      throw new NeedletailError('invalid_request', `a request with id ${request.requestId} is in flight already`);
+    if (this.#requests.has(request.requestId)) throw duplicateRequest(request.requestId);
     checkRequest(request, this.info);
     const isFcfs = this.#parts.scheduling.schedulingPolicy === 'fcfs';
     const ranked = isFcfs ? { ...request, priority: 0 } : request;
@@ -121,11 +120,12 @@ export class LLMEngine {
 
   /** Computes the next tokens of every sequence that is scheduled. Resolves with what has come since the last step. */
   async step(): Promise<EngineOutput[]> {
-    this.#expire();
-    const schedule = this.#schedule();
-    if (schedule.numTokens > 0) {
-      const results = await this.#run(schedule);
-      if (results) this.#postprocess(results);
+    try {
+      this.#expire();
+      const schedule = this.#schedule();
+      if (schedule.numTokens > 0) this.#postprocess(schedule, await this.#parts.runner.run(schedule));
+    } catch (error) {
+      this.#failAll(error);
     }
     return this.#takeOutputs();
   }
@@ -164,7 +164,10 @@ export class LLMEngine {
     for (const inFlight of this.#withDeadline) {
       if (inFlight.state.deadlineMs > nowMs) continue;
       const limitMs = inFlight.state.deadlineMs - inFlight.state.arrivalMs;
-      this.#fail(inFlight, new NeedletailError('deadline_exceeded', `the request took longer than ${limitMs} ms`));
+      this.#fail(
+        inFlight,
+        new NeedletailError('deadline_exceeded', `the request took longer than ${limitMs} ms`),
+      );
     }
   }
 
@@ -176,20 +179,9 @@ export class LLMEngine {
     return schedule;
   }
 
-  async #run(schedule: Schedule): Promise<SequenceResult[] | null> {
-    try {
-      const results = await this.#parts.runner.run(schedule);
-      this.#numSteps++;
-      this.#lastStepTokens = schedule.numTokens;
-      return results;
-    } catch (error) {
-      this.#failure = error as NeedletailError;
-      for (const inFlight of this.#requests.values()) this.#fail(inFlight, this.#failure);
-      return null;
-    }
-  }
-
-  #postprocess(results: readonly SequenceResult[]): void {
+  #postprocess(schedule: Schedule, results: readonly SequenceResult[]): void {
+    this.#numSteps++;
+    this.#lastStepTokens = schedule.numTokens;
     const nowMs = this.#parts.clock.now();
     for (const result of results) {
       const { sequence } = result.scheduled;
@@ -214,7 +206,7 @@ export class LLMEngine {
     const { choices } = result.scheduled;
     const streams = choices.map((choice) => this.#streamOf(inFlight, sequence, choice));
     streams.forEach((stream, i) => {
-      if (stream) this.#append(inFlight, stream, result.tokenIds[i]!, result.logprobs?.[i] ?? null);
+      if (stream) this.#append(inFlight, stream, result.tokenIds[i], result.logprobs?.[i] ?? null);
     });
   }
 
@@ -232,8 +224,9 @@ export class LLMEngine {
     sequence.append(tokenId);
     this.#generatedTokens++;
     const finishReason = checkStop(sequence);
-    const ending = finishReason === 'stop' ? { finishReason, stopTokenId: tokenId } : finishReason && { finishReason };
-    this.#publish(inFlight, sequence.choices[0]!, [tokenId], logprobs && [logprobs], ending);
+    const ending =
+      finishReason === 'stop' ? { finishReason, stopTokenId: tokenId } : finishReason && { finishReason };
+    this.#publish(inFlight, sequence.choices[0], [tokenId], logprobs && [logprobs], ending);
     if (ending) this.#retire(inFlight, sequence);
   }
 
@@ -248,6 +241,14 @@ export class LLMEngine {
     for (const sequence of [...inFlight.sequences])
       for (const choice of sequence.choices)
         this.#endChoice(inFlight, sequence, choice, { finishReason: 'error', error });
+  }
+
+  /** Nothing can be trusted after a step went wrong: every request ends, and no other is taken. */
+  #failAll(error: unknown): void {
+    this.#failure = isNeedletailError(error)
+      ? error
+      : new NeedletailError('device_failed', `the engine failed: ${String(error)}`, { cause: error });
+    for (const inFlight of this.#requests.values()) this.#fail(inFlight, this.#failure);
   }
 
   /** `early`: the sequence leaves even a static batch. */

@@ -68,7 +68,9 @@ function sequenceResult(
     tokenIds: Array.from(result.tokenIds.subarray(firstDraw, endRow)),
     logprobs: sampling.logprobs === null ? null : readLogprobs(result, firstDraw, endRow, sampling.logprobs),
     promptLogprobs:
-      firstDraw === firstRow ? NO_LOGPROBS : readLogprobs(result, firstRow, firstDraw, sampling.promptLogprobs!),
+      firstDraw === firstRow
+        ? NO_LOGPROBS
+        : readLogprobs(result, firstRow, firstDraw, sampling.promptLogprobs!),
     error: rowError(result.rowStatus, firstRow, endRow),
   };
 }
@@ -77,9 +79,9 @@ function readLogprobs(result: StepResult, firstRow: number, endRow: number, numT
   const logprobs: TokenLogprobs[] = [];
   for (let row = firstRow; row < endRow; row++)
     logprobs.push({
-      tokenId: result.tokenIds[row]!,
-      logprob: result.logprobs[row]!,
-      rank: result.ranks[row]!,
+      tokenId: result.tokenIds[row],
+      logprob: result.logprobs[row],
+      rank: result.ranks[row],
       top: readTop(result, row, numTop),
     });
   return logprobs;
@@ -88,16 +90,21 @@ function readLogprobs(result: StepResult, firstRow: number, endRow: number, numT
 function readTop(result: StepResult, row: number, numTop: number): { tokenId: number; logprob: number }[] {
   const top = [];
   for (let i = row * result.topCount; i < row * result.topCount + numTop; i++)
-    if (result.topIds[i]! >= 0) top.push({ tokenId: result.topIds[i]!, logprob: result.topLogprobs[i]! });
+    if (result.topIds[i] >= 0) top.push({ tokenId: result.topIds[i], logprob: result.topLogprobs[i] });
   return top;
 }
 
 function rowError(rowStatus: Uint8Array, firstRow: number, endRow: number): NeedletailError | null {
   for (let row = firstRow; row < endRow; row++) {
     if (rowStatus[row] === 1)
-      return new NeedletailError('device_failed', 'the model computed NaN for this request; nothing can be drawn');
+      return new NeedletailError(
+        'device_failed',
+        'the model computed NaN for this request; nothing can be drawn',
+      );
     if (rowStatus[row] === 2)
-      return new NeedletailError('invalid_request', 'the logit biases ban every token', { param: 'logit_bias' });
+      return new NeedletailError('invalid_request', 'the logit biases ban every token', {
+        param: 'logit_bias',
+      });
   }
   return null;
 }

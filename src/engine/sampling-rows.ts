@@ -78,8 +78,8 @@ export class SamplingRows {
     this.#seedHigh[row] = seeds[2 * choice + 1]!;
     this.#position[row] = sequence.numTokens;
     this.#numLogprobs[row] = sampling.logprobs ?? -1;
-    this.#biasOffsets[row + 1] = this.#biasOffsets[row]! + countBiases(sequence);
-    this.#historyOffsets[row + 1] = this.#historyOffsets[row]! + (sequence.history?.ids.length ?? 0);
+    this.#biasOffsets[row + 1] = this.#biasOffsets[row] + countBiases(sequence);
+    this.#historyOffsets[row + 1] = this.#historyOffsets[row] + (sequence.history?.ids.length ?? 0);
   }
 
   finish(): SamplingBatch {
@@ -115,19 +115,19 @@ export class SamplingRows {
 
   #flattenBiases(): Pick<SamplingBatch, 'biasOffsets' | 'biasIds' | 'biasValues'> {
     const biasOffsets = this.#biasOffsets.subarray(0, this.#numRows + 1);
-    const total = biasOffsets[this.#numRows]!;
+    const total = biasOffsets[this.#numRows];
     if (total === 0) return { biasOffsets, biasIds: NONE_I32, biasValues: NONE_F32 };
     const biasIds = new Int32Array(total);
     const biasValues = new Float32Array(total);
     this.#drawing.forEach((sequence, row) => {
-      if (sequence) writeBiases(sequence, biasIds, biasValues, biasOffsets[row]!);
+      if (sequence) writeBiases(sequence, biasIds, biasValues, biasOffsets[row]);
     });
     return { biasOffsets, biasIds, biasValues };
   }
 
   #flattenHistories(): Pick<SamplingBatch, 'historyOffsets' | 'historyIds' | 'historyOutputCounts'> {
     const historyOffsets = this.#historyOffsets.subarray(0, this.#numRows + 1);
-    const total = historyOffsets[this.#numRows]!;
+    const total = historyOffsets[this.#numRows];
     if (total === 0) return { historyOffsets, historyIds: NONE_I32, historyOutputCounts: NONE_I32 };
     const historyIds = new Int32Array(total);
     const historyOutputCounts = new Int32Array(total);

@@ -213,7 +213,7 @@ export class Scheduler {
   /** In order; whoever lacks a block takes those of the last. */
   #reserveBlocks(budget: Budget): void {
     for (let i = 0; i < this.#running.length; i++) {
-      const sequence = this.#running[i]!;
+      const sequence = this.#running[i];
       const part = budget.planned.get(sequence);
       if (!part) continue;
       while (!this.#blocks.allocate(sequence.blocks, part.start, part.end)) {
@@ -298,6 +298,6 @@ export class Scheduler {
 
 function insert(list: Sequence[], sequence: Sequence): void {
   let index = list.length;
-  while (index > 0 && compareSequences(list[index - 1]!, sequence) > 0) index--;
+  while (index > 0 && compareSequences(list[index - 1], sequence) > 0) index--;
   list.splice(index, 0, sequence);
 }

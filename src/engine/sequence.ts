@@ -83,6 +83,6 @@ export function compareSequences(a: Sequence, b: Sequence): number {
   return (
     a.request.priority - b.request.priority ||
     a.request.order - b.request.order ||
-    a.choices[0]! - b.choices[0]!
+    a.choices[0] - b.choices[0]
   );
 }
