@@ -5,23 +5,23 @@ import type { GenerateParams } from '../llm/generate-params.ts';
 import type { ChatMessage } from '../llm/chat.ts';
 import type { LLM } from '../llm/llm.ts';
 import { isNeedletailError } from '../util/errors.ts';
-import { addEngineFlags, engineConfig, type EngineFlags } from './flags.ts';
+import { addLLMFlags, llmOptions, type LLMFlags } from './llm-flags.ts';
 import { progressBar } from './progress.ts';
 import { addSamplingFlags, generateParams, type SamplingFlags } from './sampling-flags.ts';
 
-type Flags = EngineFlags & SamplingFlags & { readonly system?: string };
+type Flags = LLMFlags & SamplingFlags & { readonly system?: string };
 
 export function registerChat(program: Command): void {
   const command = program.command('chat').description('chat in the terminal');
-  addSamplingFlags(addEngineFlags(command))
+  addSamplingFlags(addLLMFlags(command))
     .option('--system <text>', 'the first message, of role system')
     .action(runChat);
 }
 
 async function runChat(model: string, flags: Flags): Promise<void> {
   const { LLM } = await import('../llm/llm.ts');
-  const { model: _, ...options } = engineConfig(model, flags);
-  await using llm = await LLM.load(model, { ...options, onProgress: progressBar('loading') });
+  const { model: found, options } = llmOptions(model, flags);
+  await using llm = await LLM.load(found, { ...options, onProgress: progressBar('loading') });
   console.log('Type a message. Ctrl-C stops an answer, /reset begins anew, /exit leaves.');
   await converse(llm, generateParams(flags), flags.system);
 }

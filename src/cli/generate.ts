@@ -1,15 +1,15 @@
 // `needletail generate`: one prompt, its continuation on stdout as it comes.
 import type { Command } from 'commander';
 import { NeedletailError } from '../util/errors.ts';
-import { addEngineFlags, engineConfig, type EngineFlags } from './flags.ts';
+import { addLLMFlags, llmOptions, type LLMFlags } from './llm-flags.ts';
 import { progressBar } from './progress.ts';
 import { addSamplingFlags, generateParams, type SamplingFlags } from './sampling-flags.ts';
 
-type Flags = EngineFlags & SamplingFlags & { readonly prompt?: string };
+type Flags = LLMFlags & SamplingFlags & { readonly prompt?: string };
 
 export function registerGenerate(program: Command): void {
   const command = program.command('generate').description('continue a prompt');
-  addSamplingFlags(addEngineFlags(command))
+  addSamplingFlags(addLLMFlags(command))
     .option('--prompt <text>', 'the prompt (default: what is piped in)')
     .action(runGenerate);
 }
@@ -17,8 +17,8 @@ export function registerGenerate(program: Command): void {
 async function runGenerate(model: string, flags: Flags): Promise<void> {
   const prompt = flags.prompt ?? (await readPipe());
   const { LLM } = await import('../llm/llm.ts');
-  const { model: _, ...options } = engineConfig(model, flags);
-  await using llm = await LLM.load(model, { ...options, onProgress: progressBar('loading') });
+  const { model: found, options } = llmOptions(model, flags);
+  await using llm = await LLM.load(found, { ...options, onProgress: progressBar('loading') });
   for await (const chunk of llm.generate(prompt, generateParams(flags))) process.stdout.write(chunk.text);
   process.stdout.write('\n');
 }
