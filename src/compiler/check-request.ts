@@ -1,15 +1,15 @@
 // Refuses a request that no plan could answer, before anything is built.
+import type { ModelFacts } from '../models/model-definition.ts';
 import { NeedletailError } from '../util/errors.ts';
 import type { CompileRequest } from './request.ts';
 
-export function checkRequest(request: CompileRequest): void {
+export function checkRequest(request: CompileRequest, { maxPositions }: ModelFacts): void {
   const { limits, blockSize, maxModelLen, worldSize = 1 } = request;
   const counts: Readonly<Record<string, number>> = { ...limits, blockSize, maxModelLen };
   for (const [name, value] of Object.entries(counts)) {
     if (!Number.isSafeInteger(value) || value < 1)
       refuse(name, `${name} must be a whole number above 0, not ${value}`);
   }
-  const { maxPositions } = request.definition.facts(request.config);
   if (maxModelLen > maxPositions) {
     refuse(
       'maxModelLen',

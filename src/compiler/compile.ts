@@ -36,7 +36,8 @@ export const GRAPH_PASSES: readonly {
  * `observe` is shown the graph after the definition and after each pass.
  */
 export function compile(request: CompileRequest, observe?: (pass: string, graph: Graph) => void): Plan {
-  checkRequest(request);
+  const facts = request.definition.facts(request.config);
+  checkRequest(request, facts);
   let graph = request.definition.buildGraph(request.config, {
     kvDType: request.recipe.kvDType,
     maxModelLen: request.maxModelLen,
@@ -49,5 +50,5 @@ export function compile(request: CompileRequest, observe?: (pass: string, graph:
   }
   const kernels = chooseKernels(graph, request);
   const memory = planMemory(graph, request.limits);
-  return emitPlan(graph, kernels, memory, request);
+  return emitPlan(graph, kernels, memory, request, facts);
 }

@@ -3,6 +3,7 @@ import type { Graph, KVCacheSpec, Node, Parameter, Value } from '../ir/graph.ts'
 import { kvCacheGroups } from '../ir/kv-cache-groups.ts';
 import type { RopeParameters } from '../ir/ops/rope.ts';
 import { layoutBytes, type WeightLayout } from '../kernels/kernel.ts';
+import type { ModelFacts } from '../models/model-definition.ts';
 import { itemSize, type FloatDType } from '../tensor/dtype.ts';
 import { VERSION } from '../util/version.ts';
 import { GraphIndex } from './graph-index.ts';
@@ -27,13 +28,14 @@ export function emitPlan(
   kernels: readonly ChosenKernel[],
   memory: MemoryPlan,
   request: CompileRequest,
+  facts: ModelFacts,
 ): Plan {
   const tables = new PlanTables(graph, request);
   const launches = kernels.map((kernel) => launchOf(kernel, memory, tables));
   const logits = graph.outputs.find((output) => output.name === 'logits')!.value;
   return {
     header: headerOf(request),
-    model: summaryOf(graph, request),
+    model: summaryOf(graph, request, facts),
     limits: request.limits,
     blockSize: request.blockSize,
     weights: tables.weights,
@@ -60,8 +62,12 @@ function headerOf(request: CompileRequest): PlanHeader {
   };
 }
 
-function summaryOf(graph: Graph, { definition, config, maxModelLen }: CompileRequest): ModelSummary {
-  const { vocabSize, hiddenSize, numLayers } = definition.facts(config);
+function summaryOf(
+  graph: Graph,
+  { definition, maxModelLen }: CompileRequest,
+  facts: ModelFacts,
+): ModelSummary {
+  const { vocabSize, hiddenSize, numLayers } = facts;
   const numParameters = graph.parameters.reduce((sum, parameter) => sum + elementsOf(parameter.value), 0);
   return { modelType: definition.modelType, vocabSize, hiddenSize, numLayers, maxModelLen, numParameters };
 }

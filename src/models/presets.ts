@@ -153,7 +153,7 @@ const PRESETS: Readonly<Record<string, HFConfig>> = {
 /** The preset of that name, in any case; null if there is none. */
 export function findPreset(name: string): Preset | null {
   const key = name.toLowerCase();
-  return Object.hasOwn(PRESETS, key) ? { name: key, config: PRESETS[key]! } : null;
+  return Object.hasOwn(PRESETS, key) ? { name: key, config: PRESETS[key] } : null;
 }
 
 export function presetNames(): readonly string[] {

@@ -21,14 +21,14 @@ export function bindTensors(graph: Graph, definition: ModelDefinition, tensors: 
   return { ...graph, parameters };
 }
 
-/** Collects what is found and what is wrong, so that one error tells all of it. */
+/** Collects what is found and what is wrong (once, though several weights be cut from it): one error tells all. */
 class Binding {
   readonly #definition: ModelDefinition;
   readonly #tensors: TensorCatalog;
   readonly #canonicalNames: ReadonlySet<string>;
   readonly #claimed = new Set<string>();
-  readonly #missing: string[] = [];
-  readonly #misshapen: string[] = [];
+  readonly #missing = new Set<string>();
+  readonly #misshapen = new Set<string>();
 
   constructor(graph: Graph, definition: ModelDefinition, tensors: TensorCatalog) {
     this.#definition = definition;
@@ -42,7 +42,7 @@ class Binding {
     const present = names.filter((name) => this.#tensors.has(name));
     // Further copies of a tensor (a tied lm_head stored all the same) belong to it as well.
     for (const name of present) this.#claimed.add(name);
-    if (present.length === 0) this.#missing.push(describeMissing(part, names));
+    if (present.length === 0) this.#missing.add(describeMissing(part, names));
     else this.#checkShape(part, present[0]);
     return { ...part, tensor: present[0] ?? part.tensor };
   }
@@ -52,8 +52,8 @@ class Binding {
       (name) => !this.#claimed.has(name) && !this.#definition.isBuffer?.(name),
     );
     const problems = [
-      ...listed('missing', this.#missing),
-      ...listed('of another shape', this.#misshapen),
+      ...listed('missing', [...this.#missing]),
+      ...listed('of another shape', [...this.#misshapen]),
       ...listed('unknown to the model', unused),
     ];
     if (problems.length === 0) return;
@@ -73,7 +73,7 @@ class Binding {
   #checkShape(part: WeightPart, name: string): void {
     const { shape } = this.#tensors.get(name)!;
     if (shapesEqual(shape, part.tensorShape)) return;
-    this.#misshapen.push(
+    this.#misshapen.add(
       `${name}: ${formatShape(shape)}, the config asks for ${formatShape(part.tensorShape)}`,
     );
   }

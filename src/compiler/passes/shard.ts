@@ -1,6 +1,7 @@
 // Tensor parallelism: gives one rank its slices of the weights and its share of the heads. The sums over ranks that row-
 // and column-parallel pairs need are not inserted here, for there is no op yet that crosses ranks.
 import type { Attributes, Graph, KVCacheSpec, Node, Parameter, Value, WeightPart } from '../../ir/graph.ts';
+import type { AttentionAttributes } from '../../ir/ops/attention.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import { GraphIndex } from '../graph-index.ts';
 import { opOf } from '../op-of.ts';
@@ -9,8 +10,7 @@ export function shard(graph: Graph, rank: number, worldSize: number): Graph {
   return worldSize === 1 ? graph : new Sharding(graph, rank, worldSize).run();
 }
 
-/** Rows `[start, start + count)` of a parameter. */
-interface RowRange {
+interface Range {
   readonly start: number;
   readonly count: number;
 }
@@ -49,45 +49,33 @@ class Sharding {
     if (kind === 'none' || !linear) return parameter;
     const [rows, ...columns] = value.type.shape as readonly number[];
     if (kind === 'rows') {
-      const ranges = this.#sections(linear).map((section) => this.#ownRows(section));
-      const own = ranges.flatMap((range) => takeRows(parts, range));
-      return withParts(parameter, own, [ranges.reduce((sum, range) => sum + range.count, 0), ...columns]);
+      const { start, count } = this.#ownRows(rows, linear.outputs[0]);
+      return withParts(parameter, [count, ...columns], takeRows(parts, start, count));
     }
-    const { start, count } = this.#evenShare({ start: 0, count: columns[0] }, value.name);
+    const { start, count } = this.#evenShare(columns[0], value.name);
     const own = parts.map((part) => ({ ...part, columnStart: part.columnStart + start, columnCount: count }));
-    return withParts(parameter, own, [rows, count]);
+    return withParts(parameter, [rows, count], own);
   }
 
-  /** Columns of a linear's output that are split by themselves: all at once, or each slice that is taken of them. */
-  #sections(linear: Node): readonly (RowRange & { readonly value: Value })[] {
-    const [output] = linear.outputs;
-    const users = this.#index.users(output);
-    if (users.some((user) => user.op !== 'slice')) {
-      return [{ start: 0, count: output.type.shape[1] as number, value: output }];
-    }
-    return users.map(({ attributes, outputs }) => {
-      return {
-        start: attributes['start'] as number,
-        count: attributes['columns'] as number,
-        value: outputs[0],
-      };
-    });
-  }
-
-  #ownRows(section: RowRange & { readonly value: Value }): RowRange {
-    const numKvHeads = this.#headsWrittenTo(section.value);
-    if (numKvHeads === null || numKvHeads >= this.#worldSize)
-      return this.#evenShare(section, section.value.name);
+  /** Which of the rows that yield the columns of `output`. */
+  #ownRows(rows: number, output: Value): Range {
+    const numKvHeads = this.#headsWrittenTo(output);
+    if (numKvHeads === null || numKvHeads >= this.#worldSize) return this.#evenShare(rows, output.name);
     // Fewer heads than ranks: several ranks hold the same one.
-    const headSize = section.count / numKvHeads;
-    const head = Math.floor((this.#rank * numKvHeads) / this.#worldSize);
-    return { start: section.start + head * headSize, count: headSize };
+    const headSize = rows / numKvHeads;
+    return { start: Math.floor((this.#rank * numKvHeads) / this.#worldSize) * headSize, count: headSize };
   }
 
-  #evenShare({ start, count }: RowRange, name: string): RowRange {
-    const share = count / this.#worldSize;
-    if (!Number.isInteger(share)) throw unevenSplit(`${count} rows or columns of ${name}`, this.#worldSize);
-    return { start: start + this.#rank * share, count: share };
+  #evenShare(whole: number, name: string): Range {
+    const count = whole / this.#worldSize;
+    if (Number.isInteger(count)) return { start: this.#rank * count, count };
+    throw new NeedletailError(
+      'invalid_request',
+      `${whole} × ${name} cannot be split over ${this.#worldSize} ranks`,
+      {
+        param: 'worldSize',
+      },
+    );
   }
 
   /** The KV heads of the cache that the value's rows go to, through ops that keep its columns; null if to none. */
@@ -116,36 +104,21 @@ class Sharding {
     return { ...node, inputs, outputs, attributes };
   }
 
-  #attributes({ op, inputs, outputs, attributes }: Node): Attributes {
-    if (op === 'slice') return this.#sliceAttributes(inputs[0], outputs[0], attributes);
+  #attributes({ op, attributes }: Node): Attributes {
     if (op !== 'attention') return attributes;
-    const { numHeads, numKvHeads, alibiSlopes } = attributes as { [key: string]: unknown };
-    const heads = this.#evenShare({ start: 0, count: numHeads as number }, 'attention heads');
+    const { numHeads, numKvHeads, alibiSlopes } = attributes as unknown as AttentionAttributes;
+    const { start, count } = this.#evenShare(numHeads, 'attention heads');
     return {
       ...attributes,
-      numHeads: heads.count,
-      numKvHeads: this.#ownKvHeads(numKvHeads as number),
-      alibiSlopes: (alibiSlopes as number[] | null)?.slice(heads.start, heads.start + heads.count) ?? null,
+      numHeads: count,
+      numKvHeads: this.#ownKvHeads(numKvHeads),
+      alibiSlopes: alibiSlopes?.slice(start, start + count) ?? null,
     };
-  }
-
-  /** The slices of a split linear follow one another as its sections do; others stay. */
-  #sliceAttributes(source: Value, taken: Value, attributes: Attributes): Attributes {
-    const linear = this.#index.producer(source);
-    const weight = linear?.op === 'linear' ? this.#index.parameter(linear.inputs[1]) : null;
-    if (!linear || weight?.shard !== 'rows') return attributes;
-    let start = 0;
-    for (const section of this.#sections(linear)) {
-      const columns = this.#ownRows(section).count;
-      if (section.value.id === taken.id) return { start, columns };
-      start += columns;
-    }
-    return attributes;
   }
 
   #ownKvHeads(numKvHeads: number): number {
     if (numKvHeads < this.#worldSize) return 1;
-    return this.#evenShare({ start: 0, count: numKvHeads }, 'KV heads').count;
+    return this.#evenShare(numKvHeads, 'KV heads').count;
   }
 
   #cache(spec: KVCacheSpec): KVCacheSpec {
@@ -153,24 +126,18 @@ class Sharding {
   }
 }
 
-function withParts(parameter: Parameter, parts: readonly WeightPart[], shape: readonly number[]): Parameter {
+function withParts(parameter: Parameter, shape: readonly number[], parts: readonly WeightPart[]): Parameter {
   const { value } = parameter;
   return { ...parameter, parts, value: { ...value, type: { ...value.type, shape } } };
 }
 
 /** The parts of rows `[start, start + count)` of the stack. */
-function takeRows(parts: readonly WeightPart[], { start, count }: RowRange): readonly WeightPart[] {
+function takeRows(parts: readonly WeightPart[], start: number, count: number): readonly WeightPart[] {
   let before = 0;
   return parts.flatMap((part) => {
     const from = Math.max(start - before, 0);
     const to = Math.min(start + count - before, part.rowCount);
     before += part.rowCount;
     return to > from ? [{ ...part, rowStart: part.rowStart + from, rowCount: to - from }] : [];
-  });
-}
-
-function unevenSplit(what: string, worldSize: number): NeedletailError {
-  return new NeedletailError('invalid_request', `${what} cannot be split over ${worldSize} ranks`, {
-    param: 'worldSize',
   });
 }

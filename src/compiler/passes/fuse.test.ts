@@ -1,0 +1,138 @@
+import { describe, expect, test } from 'vitest';
+import { GraphBuilder } from '../../ir/graph-builder.ts';
+import type { Attributes, Graph, Node, Value } from '../../ir/graph.ts';
+import { verifyGraph } from '../../ir/verify.ts';
+import { fuse } from './fuse.ts';
+import { removeDead } from './remove-dead.ts';
+
+/** A graph over an embedded input `[numTokens, 8]`; `build` returns its logits. */
+function toy(build: (builder: GraphBuilder, x: Value) => Value): Graph {
+  const builder = new GraphBuilder('toy');
+  const table = builder.parameter('table', [16, 8]);
+  const [x] = builder.apply('embedding', 'embed', [builder.input('tokenIds'), table]);
+  builder.output('logits', build(builder, x));
+  return builder.build();
+}
+
+function fused(build: (builder: GraphBuilder, x: Value) => Value): readonly Node[] {
+  const graph = removeDead(fuse(toy(build)));
+  verifyGraph(graph);
+  return graph.nodes.slice(1);
+}
+
+const opsOf = (nodes: readonly Node[]): string[] => nodes.map((node) => node.op);
+const one = (builder: GraphBuilder, op: string, inputs: Value[], attributes: Attributes = {}): Value =>
+  builder.apply(op, op, inputs, attributes)[0];
+
+describe('add and norm', () => {
+  const norm = (b: GraphBuilder, x: Value, groupSize = 8) =>
+    one(b, 'rmsNorm', [x, b.parameter(`norm${groupSize}`, [groupSize])], {
+      eps: 1e-5,
+      weightOffset: 0,
+      groupSize,
+    });
+
+  test('become one op; the branch is x, the stream that it joins is the residual', () => {
+    const nodes = fused((b, x) => {
+      const branch = one(b, 'scale', [x], { factor: 2 });
+      return norm(b, one(b, 'add', [x, branch]));
+    });
+    expect(opsOf(nodes)).toEqual(['scale', 'addRmsNorm']);
+    expect(nodes[1].inputs.map((input) => input.name)).toEqual(['scale.scale', 'embed.embedding', 'norm8']);
+    expect(nodes[1].attributes).toEqual({ eps: 1e-5, weightOffset: 0 });
+  });
+
+  test('the sum stays to be read by others, before the norm too', () => {
+    const nodes = fused((b, x) => {
+      const sum = one(b, 'add', [x, one(b, 'scale', [x], { factor: 2 })]);
+      const other = one(b, 'scale', [sum], { factor: 3 });
+      return one(b, 'multiply', [other, norm(b, sum)]);
+    });
+    expect(opsOf(nodes)).toEqual(['scale', 'addRmsNorm', 'scale', 'multiply']);
+    expect(nodes[2].inputs[0].id).toBe(nodes[1].outputs[0].id);
+  });
+
+  test('a LayerNorm keeps its bias, or its lack of one', () => {
+    for (const bias of [true, false]) {
+      const nodes = fused((b, x) => {
+        const affine = [b.parameter('weight', [8]), ...(bias ? [b.parameter('bias', [8])] : [])];
+        return one(b, 'layerNorm', [one(b, 'add', [x, x]), ...affine], { eps: 1e-5, groupSize: 8 });
+      });
+      expect(opsOf(nodes)).toEqual(['addLayerNorm']);
+      expect(nodes[0].inputs).toHaveLength(bias ? 4 : 3);
+    }
+  });
+
+  test('a norm of groups of columns is not fused', () => {
+    expect(opsOf(fused((b, x) => norm(b, one(b, 'add', [x, x]), 4)))).toEqual(['add', 'rmsNorm']);
+  });
+});
+
+describe('gated activation', () => {
+  const half = (b: GraphBuilder, x: Value, start: number) => one(b, 'slice', [x], { start, columns: 4 });
+  const silu = (b: GraphBuilder, x: Value) => one(b, 'activation', [x], { kind: 'silu' });
+
+  test('is found with the factors in either order, and the slices go', () => {
+    for (const swap of [false, true]) {
+      const nodes = fused((b, x) => {
+        const factors = [silu(b, half(b, x, 0)), half(b, x, 4)];
+        return one(b, 'multiply', swap ? factors.toReversed() : factors);
+      });
+      expect(opsOf(nodes)).toEqual(['gatedActivation']);
+      expect(nodes[0].attributes).toEqual({ kind: 'silu' });
+    }
+  });
+
+  test('is not found where the second half is activated, or the activation has another reader', () => {
+    const second = fused((b, x) => one(b, 'multiply', [half(b, x, 0), silu(b, half(b, x, 4))]));
+    expect(opsOf(second)).not.toContain('gatedActivation');
+    const shared = fused((b, x) => {
+      const gate = silu(b, half(b, x, 0));
+      return one(b, 'add', [gate, one(b, 'multiply', [gate, half(b, x, 4)])]);
+    });
+    expect(opsOf(shared)).not.toContain('gatedActivation');
+  });
+});
+
+describe('rope and cache write', () => {
+  const angles = (attentionFactor: number): Attributes => ({
+    headDim: 4,
+    rope: { rotaryDim: 4, interleaved: false, inverseFrequencies: [1, 0.1], attentionFactor },
+  });
+
+  /** Attention over `x` with 2 heads of 4 columns and one layer's cache. */
+  function attend(b: GraphBuilder, x: Value, keyFactor = 1): Value {
+    const group = b.kvCache({
+      layer: 0,
+      numKvHeads: 2,
+      keyHeadDim: 4,
+      valueHeadDim: 4,
+      window: null,
+      dtype: 'float32',
+    });
+    const turn = (factor: number) => one(b, 'rope', [x, b.input('positions')], angles(factor));
+    const [q, k] = [turn(1), turn(keyFactor)];
+    const token = one(b, 'kvWrite', [k, x, b.input('slotMapping', group)], { layer: 0 });
+    const steps = [b.input('blockTables', group), b.input('cuSeqlensQ'), b.input('contextLens')];
+    return one(b, 'attention', [q, token, ...steps], {
+      ...{ layer: 0, numHeads: 2, numKvHeads: 2, headDim: 4, valueHeadDim: 4 },
+      ...{ scale: 0.5, window: null, softcap: null, alibiSlopes: null },
+    });
+  }
+
+  test('become one op with the attention’s geometry', () => {
+    const nodes = fused((b, x) => attend(b, x));
+    expect(opsOf(nodes)).toEqual(['ropeKvWrite', 'attention']);
+    expect(nodes[0].attributes).toMatchObject({
+      layer: 0,
+      numHeads: 2,
+      numKvHeads: 2,
+      headDim: 4,
+      valueHeadDim: 4,
+    });
+  });
+
+  test('stay apart where queries and keys turn differently', () => {
+    expect(opsOf(fused((b, x) => attend(b, x, 2)))).toEqual(['rope', 'rope', 'kvWrite', 'attention']);
+  });
+});

@@ -1,0 +1,46 @@
+// Runs a graph on random weights, to show that a pass left its meaning alone.
+import type { Graph } from '../../src/ir/graph.ts';
+import { Interpreter } from '../../src/ir/interpret.ts';
+import { kvCacheGroups } from '../../src/ir/kv-cache-groups.ts';
+import { stepBatch } from './step-batch.ts';
+
+/** Tensors of small numbers that depend on their name alone. */
+export function randomTensors(graph: Graph): (name: string) => Float32Array {
+  const parts = graph.parameters.flatMap((parameter) => parameter.parts);
+  const shapes = new Map(parts.map((part) => [part.tensor, part.tensorShape]));
+  return (name) => {
+    const size = shapes.get(name)!.reduce((product, dim) => product * dim, 1);
+    const seed = [...name].reduce((sum, char) => (sum * 31 + char.charCodeAt(0)) % 1000, 7);
+    return Float32Array.from({ length: size }, (_, i) => Math.sin(seed + i * 1.37) * 0.3);
+  };
+}
+
+/** Logits of two steps: prompts of unequal length, then one decoded and one chunk that wants all its rows. */
+export function interpretTwoSteps(graph: Graph, readTensor: (name: string) => Float32Array): Float32Array[] {
+  const blockSize = 4;
+  const interpreter = new Interpreter(graph, { readTensor, numBlocks: 16, blockSize });
+  const numGroups = kvCacheGroups(graph.kvCaches).length;
+  const [a, b] = [
+    [0, 1, 2],
+    [7, 5, 6, 3],
+  ];
+  const steps = [
+    stepBatch(
+      [
+        { tokenIds: [5, 9, 11, 2, 7], numCached: 0, blocks: a },
+        { tokenIds: [3, 14, 15, 9, 26, 5, 35], numCached: 0, blocks: b },
+      ],
+      blockSize,
+      numGroups,
+    ),
+    stepBatch(
+      [
+        { tokenIds: [8], numCached: 5, blocks: a },
+        { tokenIds: [1, 2, 3], numCached: 7, blocks: b, logitRows: [0, 1, 2] },
+      ],
+      blockSize,
+      numGroups,
+    ),
+  ];
+  return steps.map((step) => interpreter.run(step).get('logits')!.data as Float32Array);
+}
