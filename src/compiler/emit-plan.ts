@@ -112,6 +112,7 @@ class PlanTables {
   readonly #index: GraphIndex;
   readonly #inputs: ReadonlyMap<number, Operand>;
   readonly #weightDType: FloatDType;
+  readonly #vectorDType: FloatDType;
   readonly #numPositions: number;
   readonly #weightIds = new Map<string, number>();
   readonly #tableIds = new Map<string, number>();
@@ -122,6 +123,8 @@ class PlanTables {
       graph.inputs.map(({ name, group, value }) => [value.id, { kind: 'input', name, group }]),
     );
     this.#weightDType = request.recipe.weightDType;
+    // The cpu computes in float32, norm weights and biases with it; they are a millionth of the weights.
+    this.#vectorDType = request.target.kind === 'cuda' ? this.#weightDType : 'float32';
     this.#numPositions = request.maxModelLen;
   }
 
@@ -150,10 +153,9 @@ class PlanTables {
     return [{ kind: 'ropeTable', id }];
   }
 
-  /** Matrices take the recipe's type; norm weights and biases stay float32, for they cost nothing and steer much. */
   #weight(id: number, { name, value, parts }: Parameter, layout: WeightLayout): WeightSpec {
     const shape = value.type.shape as readonly number[];
-    const dtype = shape.length === 2 ? this.#weightDType : 'float32';
+    const dtype = shape.length === 2 ? this.#weightDType : this.#vectorDType;
     const bytes = layoutBytes(layout, shape[0], shape[1] ?? 1, itemSize(dtype));
     return { id, name, dtype, shape, layout, parts, bytes };
   }
