@@ -3,7 +3,7 @@ import type { z } from 'zod';
 import { formatShape } from '../tensor/shape.ts';
 import type { Attributes, ValueType } from './graph.ts';
 import type { HostTensor } from './host-tensor.ts';
-import type { PagedKVCache } from './paged-kv-cache.ts';
+import type { PagedKVCaches } from './paged-kv-cache.ts';
 
 /** A graph that breaks the rules of its ops: a mistake in a model or a pass, never in a request. */
 export class GraphError extends Error {
@@ -15,11 +15,6 @@ export interface NodeTypes {
   readonly label: string;
   readonly inputs: readonly ValueType[];
   readonly attributes: Attributes;
-}
-
-/** What an op may reach while it is interpreted, beside its inputs. */
-export interface InterpretContext {
-  kvCache(layer: number): PagedKVCache;
 }
 
 export interface OpProperties {
@@ -50,7 +45,7 @@ export interface OpDefinition extends OpProperties {
   interpret(
     inputs: readonly HostTensor[],
     attributes: Attributes,
-    context: InterpretContext,
+    caches: PagedKVCaches,
   ): readonly HostTensor[];
 }
 
@@ -59,7 +54,7 @@ interface OpSpec<A> extends Partial<Omit<OpProperties, 'inputs'>> {
   readonly inputs: readonly string[];
   readonly attributes: z.ZodType<A>;
   infer(node: OpChecks, attributes: A): readonly ValueType[];
-  interpret(inputs: readonly HostTensor[], attributes: A, context: InterpretContext): readonly HostTensor[];
+  interpret(inputs: readonly HostTensor[], attributes: A, caches: PagedKVCaches): readonly HostTensor[];
 }
 
 /** Completes an op: attributes checked by its schema, operands counted, properties off unless stated. */
@@ -76,7 +71,7 @@ export function defineOp<A>(spec: OpSpec<A>): OpDefinition {
       const checks = new OpChecks(spec.name, spec.inputs, node);
       return spec.infer(checks, checks.parse(spec.attributes));
     },
-    interpret: (inputs, attributes, context) => spec.interpret(inputs, attributes as A, context),
+    interpret: (inputs, attributes, caches) => spec.interpret(inputs, attributes as A, caches),
   };
 }
 

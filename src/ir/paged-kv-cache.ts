@@ -1,35 +1,26 @@
-// One layer's keys and values in blocks, as the interpreter keeps them: float32 that went through the cache's type.
-import { roundTo, type FloatDType } from '../tensor/dtype.ts';
+// Keys and values in blocks, as the interpreter keeps them: float32 that went through the cache's type.
+import { roundTo } from '../tensor/dtype.ts';
+import type { KVCacheSpec } from './graph.ts';
 
-export interface PagedKVCacheOptions {
-  readonly numBlocks: number;
-  /** Tokens in a block. */
-  readonly blockSize: number;
-  readonly numKvHeads: number;
-  readonly keyHeadDim: number;
-  readonly valueHeadDim: number;
-  readonly dtype: FloatDType;
-}
-
+/** One layer's cache. */
 export class PagedKVCache {
   readonly blockSize: number;
   readonly keys: Float32Array; // [numBlocks · blockSize, numKvHeads, keyHeadDim]
   readonly values: Float32Array; // [numBlocks · blockSize, numKvHeads, valueHeadDim]
   readonly #keySize: number;
   readonly #valueSize: number;
-  readonly #dtype: FloatDType;
+  readonly #dtype: KVCacheSpec['dtype'];
 
-  constructor(options: PagedKVCacheOptions) {
-    const numSlots = options.numBlocks * options.blockSize;
-    this.blockSize = options.blockSize;
-    this.#keySize = options.numKvHeads * options.keyHeadDim;
-    this.#valueSize = options.numKvHeads * options.valueHeadDim;
-    this.#dtype = options.dtype;
-    this.keys = new Float32Array(numSlots * this.#keySize);
-    this.values = new Float32Array(numSlots * this.#valueSize);
+  constructor(spec: KVCacheSpec, blockSize: number, numBlocks: number) {
+    this.blockSize = blockSize;
+    this.#keySize = spec.numKvHeads * spec.keyHeadDim;
+    this.#valueSize = spec.numKvHeads * spec.valueHeadDim;
+    this.#dtype = spec.dtype;
+    this.keys = new Float32Array(numBlocks * blockSize * this.#keySize);
+    this.values = new Float32Array(numBlocks * blockSize * this.#valueSize);
   }
 
-  /** Store one row of keys `[numTokens, numKvHeads · keyHeadDim]` and values per slot of `slotMapping`. */
+  /** Store a row of keys `[numTokens, numKvHeads · keyHeadDim]` and one of values for each slot. */
   write(keys: Float32Array, values: Float32Array, slotMapping: Int32Array): void {
     slotMapping.forEach((slot, token) => {
       this.#store(this.keys, slot, keys, token, this.#keySize);
@@ -38,8 +29,8 @@ export class PagedKVCache {
   }
 
   copyBlock(source: number, destination: number): void {
-    copyRows(this.keys, source, destination, this.blockSize * this.#keySize);
-    copyRows(this.values, source, destination, this.blockSize * this.#valueSize);
+    copyRow(this.keys, source, destination, this.blockSize * this.#keySize);
+    copyRow(this.values, source, destination, this.blockSize * this.#valueSize);
   }
 
   #store(cache: Float32Array, slot: number, rows: Float32Array, row: number, size: number): void {
@@ -47,6 +38,35 @@ export class PagedKVCache {
   }
 }
 
-function copyRows(data: Float32Array, source: number, destination: number, size: number): void {
+function copyRow(data: Float32Array, source: number, destination: number, size: number): void {
   data.copyWithin(destination * size, source * size, (source + 1) * size);
+}
+
+/** The caches of all layers, by group as block tables address them. */
+export class PagedKVCaches {
+  readonly #groups: readonly (readonly PagedKVCache[])[];
+  readonly #byLayer = new Map<number, PagedKVCache>();
+
+  /** `numBlocks`: of each group. */
+  constructor(groups: readonly (readonly KVCacheSpec[])[], blockSize: number, numBlocks: readonly number[]) {
+    this.#groups = groups.map((specs, group) =>
+      specs.map((spec) => {
+        const cache = new PagedKVCache(spec, blockSize, numBlocks[group]);
+        this.#byLayer.set(spec.layer, cache);
+        return cache;
+      }),
+    );
+  }
+
+  layer(layer: number): PagedKVCache {
+    return this.#byLayer.get(layer)!;
+  }
+
+  /** `blockCopies`: triples of group, source block and destination block. */
+  copyBlocks(blockCopies: Int32Array): void {
+    for (let i = 0; i < blockCopies.length; i += 3) {
+      const [group, source, destination] = blockCopies.subarray(i, i + 3);
+      for (const cache of this.#groups[group]) cache.copyBlock(source, destination);
+    }
+  }
 }

@@ -28,6 +28,7 @@ export interface StepArrays {
     readonly blockTables: Int32Array;
     readonly maxBlocksPerSeq: number;
   }[];
+  readonly blockCopies: Int32Array;
 }
 
 export function stepInput(step: StepArrays, name: StepInputName, group: number): HostTensor {

@@ -32,7 +32,7 @@ export interface ReferenceCheckpoint {
   readonly source: TensorSource;
   readonly catalog: TensorCatalog;
   /** A tensor as float32. */
-  readTensor(name: string): Float32Array;
+  readonly readTensor: (name: string) => Float32Array;
 }
 
 /** `directory`: a folder of the fixtures' kind, by default the fixture of that name. */

@@ -41,8 +41,8 @@ export const attention = defineOp({
     return [{ dtype: node.inputs[0].dtype, shape: [node.inputs[0].shape[0], numHeads * valueHeadDim] }];
   },
 
-  interpret([q, , blockTables, cuSeqlensQ, contextLens], attributes, context) {
-    const cache = context.kvCache(attributes.layer);
+  interpret([q, , blockTables, cuSeqlensQ, contextLens], attributes, caches) {
+    const cache = caches.layer(attributes.layer);
     const output = floatTensor([q.shape[0], attributes.numHeads * attributes.valueHeadDim]);
     const [numSeqs, maxBlocksPerSeq] = blockTables.shape;
     for (let seq = 0; seq < numSeqs; seq++) {

@@ -20,8 +20,8 @@ export const kvWrite = defineOp({
     return [TOKEN_TYPE];
   },
 
-  interpret([k, v, slotMapping], { layer }, context) {
-    context.kvCache(layer).write(floatsOf(k), floatsOf(v), intsOf(slotMapping));
+  interpret([k, v, slotMapping], { layer }, caches) {
+    caches.layer(layer).write(floatsOf(k), floatsOf(v), intsOf(slotMapping));
     return [TOKEN];
   },
 });
@@ -55,9 +55,9 @@ export const ropeKvWrite = defineOp({
     return [node.inputs[0], TOKEN_TYPE];
   },
 
-  interpret([q, k, v, positions, slotMapping], { layer, headDim, rope: parameters }, context) {
+  interpret([q, k, v, positions, slotMapping], { layer, headDim, rope: parameters }, caches) {
     const rotatedKeys = rotate(k, intsOf(positions), headDim, parameters);
-    context.kvCache(layer).write(floatsOf(rotatedKeys), floatsOf(v), intsOf(slotMapping));
+    caches.layer(layer).write(floatsOf(rotatedKeys), floatsOf(v), intsOf(slotMapping));
     return [rotate(q, intsOf(positions), headDim, parameters), TOKEN];
   },
 });

@@ -55,8 +55,8 @@ export const addLayerNorm = defineOp({
     return [node.inputs[1], node.inputs[1]];
   },
 
-  interpret([x, residual, ...affine], { eps }, context) {
-    const [sum] = add.interpret([x, residual], {}, context);
-    return [sum, ...layerNorm.interpret([sum, ...affine], { eps, groupSize: x.shape[1] }, context)];
+  interpret([x, residual, ...affine], { eps }, caches) {
+    const [sum] = add.interpret([x, residual], {}, caches);
+    return [sum, ...layerNorm.interpret([sum, ...affine], { eps, groupSize: x.shape[1] }, caches)];
   },
 });

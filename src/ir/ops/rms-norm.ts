@@ -52,9 +52,9 @@ export const addRmsNorm = defineOp({
     return [node.inputs[1], node.inputs[1]];
   },
 
-  interpret([x, residual, weight], { eps, weightOffset }, context) {
-    const [sum] = add.interpret([x, residual], {}, context);
+  interpret([x, residual, weight], { eps, weightOffset }, caches) {
+    const [sum] = add.interpret([x, residual], {}, caches);
     const normAttributes = { eps, weightOffset, groupSize: x.shape[1] };
-    return [sum, ...rmsNorm.interpret([sum, weight], normAttributes, context)];
+    return [sum, ...rmsNorm.interpret([sum, weight], normAttributes, caches)];
   },
 });

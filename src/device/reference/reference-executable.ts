@@ -1,0 +1,125 @@
+// A plan loaded on the reference device: its buffers in one arena, its launches run one by one through the ops.
+import { setImmediate } from 'node:timers/promises';
+import type { BufferOperand, Launch, Operand, Plan } from '../../compiler/plan.ts';
+import { floatsOf, TOKEN, type HostTensor } from '../../ir/host-tensor.ts';
+import { OPS } from '../../ir/ops/index.ts';
+import { PagedKVCaches } from '../../ir/paged-kv-cache.ts';
+import { stepInput } from '../../ir/step-inputs.ts';
+import { resolveDim } from '../../tensor/shape.ts';
+import { DeviceError, type DeviceMemory, type Executable } from '../device.ts';
+import type { StepBatch, StepResult } from '../step.ts';
+import { sampleLogits } from './sample.ts';
+
+export class ReferenceExecutable implements Executable {
+  readonly plan: Plan;
+  readonly memory: DeviceMemory;
+  readonly #weights: readonly HostTensor[];
+  readonly #caches: PagedKVCaches;
+  readonly #arena: Float32Array;
+  #failure: DeviceError | null = null;
+
+  constructor(plan: Plan, weights: readonly Float32Array[], numBlocks: readonly number[]) {
+    this.plan = plan;
+    this.memory = plannedMemory(plan, numBlocks);
+    this.#weights = plan.weights.map(({ shape }, i) => ({ shape, data: weights[i] }));
+    const groups = plan.kvCacheGroups.map((group) => group.layers);
+    this.#caches = new PagedKVCaches(groups, plan.blockSize, numBlocks);
+    this.#arena = new Float32Array(plan.arenaBytes / 4);
+  }
+
+  async run(step: StepBatch): Promise<StepResult> {
+    await setImmediate();
+    if (this.#failure) throw this.#failure;
+    try {
+      return this.#runStep(step);
+    } catch (error) {
+      this.#failure = new DeviceError(`the reference device failed: ${String(error)}`, { cause: error });
+      throw this.#failure;
+    }
+  }
+
+  async dispose(): Promise<void> {
+    this.#failure = new DeviceError('this executable was disposed of');
+  }
+
+  #runStep(step: StepBatch): StepResult {
+    this.#caches.copyBlocks(step.blockCopies);
+    // What a launch reads before anyone wrote it must not look like a number.
+    this.#arena.fill(NaN);
+    for (const launch of this.plan.launches) this.#launch(launch, step);
+    const logits = floatsOf(this.#readBuffer(this.plan.logits, step)).slice();
+    const sampled = sampleLogits(logits, this.plan.model.vocabSize, step.sampling);
+    return { ...sampled, logits: step.returnLogits ? logits : null };
+  }
+
+  #launch(launch: Launch, step: StepBatch): void {
+    const op = OPS.get(launch.op)!;
+    // Tables of angles follow the op's own operands; the attributes say the same.
+    const operands = launch.inputs.slice(0, op.inputs.length).filter((operand) => operand.kind !== 'none');
+    const inputs = operands.map((operand) => this.#read(operand, step));
+    const outputs = op.interpret(inputs, launch.attributes, this.#caches);
+    launch.outputs.forEach((operand, i) => {
+      if (operand.kind === 'buffer') this.#writeBuffer(operand, outputs[i]);
+    });
+  }
+
+  #read(operand: Operand, step: StepBatch): HostTensor {
+    switch (operand.kind) {
+      case 'buffer':
+        return this.#readBuffer(operand, step);
+      case 'weight':
+        return this.#weights[operand.id];
+      case 'input':
+        return stepInput(step, operand.name, operand.group);
+      case 'kvCache':
+        return TOKEN;
+      case 'ropeTable':
+      case 'none':
+        throw new Error(`a launch cannot read an operand of kind ${operand.kind}`);
+    }
+  }
+
+  #readBuffer(operand: BufferOperand, step: StepBatch): HostTensor {
+    const { columnStart, columns, rowStride } = operand;
+    const { shape } = this.plan.buffers[operand.id];
+    const numRows = resolveDim(shape[0], { ...step, numLogitRows: step.logitRows.length });
+    const start = this.#startOf(operand);
+    const data = new Float32Array(numRows * columns);
+    for (let row = 0; row < numRows; row++) {
+      const from = start + row * rowStride + columnStart;
+      data.set(this.#arena.subarray(from, from + columns), row * columns);
+    }
+    return { shape: [numRows, columns], data };
+  }
+
+  #writeBuffer(operand: BufferOperand, { shape, data }: HostTensor): void {
+    const { columnStart, columns, rowStride } = operand;
+    const start = this.#startOf(operand);
+    for (let row = 0; row < shape[0]; row++) {
+      const values = data.subarray(row * columns, (row + 1) * columns);
+      this.#arena.set(values, start + row * rowStride + columnStart);
+    }
+  }
+
+  #startOf(operand: BufferOperand): number {
+    const { dtype, offset, name } = this.plan.buffers[operand.id];
+    if (dtype !== 'float32')
+      throw new Error(`buffer ${name} is ${dtype}; the reference device computes in float32`);
+    return offset / 4;
+  }
+}
+
+/** Counted as the plan counts them: 16-bit weights and caches are kept as the float32 values that they hold. */
+function plannedMemory(plan: Plan, numBlocks: readonly number[]): DeviceMemory {
+  const bytesOf = (items: readonly { readonly bytes: number }[]): number =>
+    items.reduce((sum, item) => sum + item.bytes, 0);
+  return {
+    weights: bytesOf(plan.weights) + bytesOf(plan.ropeTables),
+    kvCache: plan.kvCacheGroups.reduce(
+      (sum, group) => sum + numBlocks[group.index] * plan.blockSize * group.bytesPerToken,
+      0,
+    ),
+    activations: plan.arenaBytes,
+    workspace: plan.workspaceBytes,
+  };
+}

@@ -1,0 +1,29 @@
+// The reference device's launch descriptions: every op in one variant, weights as written.
+import type { KernelDescription } from './kernel.ts';
+
+const OP_NAMES = [
+  'embedding',
+  'linear',
+  'rmsNorm',
+  'layerNorm',
+  'add',
+  'multiply',
+  'scale',
+  'activation',
+  'softcap',
+  'rope',
+  'kvWrite',
+  'attention',
+  'gatherRows',
+  'addRmsNorm',
+  'addLayerNorm',
+  'gatedActivation',
+  'ropeKvWrite',
+];
+
+export const REFERENCE_KERNELS: readonly KernelDescription[] = OP_NAMES.map((op) => ({
+  op,
+  weightLayout: () => 'rowMajor',
+  variants: () => [{ kernel: 'reference', maxRows: null }],
+  workspaceBytes: () => 0,
+}));
