@@ -5,6 +5,10 @@ import koffi from 'koffi';
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 
+const flock: (fd: number, operation: number) => number = koffi
+  .load(null)
+  .func('flock', 'int', ['int', 'int']);
+
 /**
  * Takes the exclusive lock on `path`, a file made if needed, or returns null at once if another holds it.
  * `huggingface_hub` locks its downloads in the same way (flock), so the two respect each other.
@@ -12,10 +16,6 @@ const LOCK_NB = 4;
  */
 export function tryLockFile(path: string): (() => void) | null {
   const fd = openSync(path, 'a');
-  const flock = koffi.load(null).func('flock', 'int', ['int', 'int']) as (
-    fd: number,
-    operation: number,
-  ) => number;
   if (flock(fd, LOCK_EX | LOCK_NB) === 0) return () => closeSync(fd);
   const error = koffi.errno();
   closeSync(fd);

@@ -7,22 +7,30 @@ const MAP_PRIVATE = 2;
 /** Node 20 aborts the process on a view of more bytes than this. */
 const MAX_VIEW_BYTES = 2 ** 32;
 
-interface LibC {
-  mmap(
-    address: number,
-    length: number,
-    protection: number,
-    flags: number,
-    fd: number,
-    offset: number,
-  ): bigint;
-  munmap(address: bigint, length: number): number;
-}
+const libc = koffi.load(null);
+const mmap: (
+  address: number,
+  length: number,
+  protection: number,
+  flags: number,
+  fd: number,
+  offset: number,
+) => number | bigint = libc.func('mmap', 'uintptr_t', [
+  'uintptr_t',
+  'size_t',
+  'int',
+  'int',
+  'int',
+  'int64_t',
+]);
+const munmap: (address: bigint, length: number) => number = libc.func('munmap', 'int', [
+  'uintptr_t',
+  'size_t',
+]);
 
 /** A mapping of the first `byteLength` bytes of a file. */
 export class FileMapping {
   readonly byteLength: number;
-  readonly #libc: LibC;
   #address: bigint | null;
 
   /**
@@ -30,9 +38,8 @@ export class FileMapping {
    * @throws Error if the system cannot map the file
    */
   constructor(fd: number, byteLength: number) {
-    this.#libc = loadLibC();
     this.byteLength = byteLength;
-    const address = BigInt(this.#libc.mmap(0, byteLength, PROT_READ, MAP_PRIVATE, fd, 0));
+    const address = BigInt(mmap(0, byteLength, PROT_READ, MAP_PRIVATE, fd, 0));
     if (BigInt.asIntN(64, address) === -1n) throw new Error(`mmap failed with error ${koffi.errno()}`);
     this.#address = address;
   }
@@ -48,15 +55,7 @@ export class FileMapping {
   }
 
   close(): void {
-    if (this.#address !== null) this.#libc.munmap(this.#address, this.byteLength);
+    if (this.#address !== null) munmap(this.#address, this.byteLength);
     this.#address = null;
   }
-}
-
-function loadLibC(): LibC {
-  const libc = koffi.load(null);
-  return {
-    mmap: libc.func('mmap', 'uintptr_t', ['uintptr_t', 'size_t', 'int', 'int', 'int', 'int64_t']),
-    munmap: libc.func('munmap', 'int', ['uintptr_t', 'size_t']),
-  };
 }

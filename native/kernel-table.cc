@@ -1,0 +1,59 @@
+// The table of kernels, and the matrix products' adapters to commands.
+#include "kernel-table.h"
+
+#include <cstring>
+
+#include "../src/kernels/cpu/linear.h"
+#include "needletail.h"
+
+namespace needletail {
+namespace {
+
+/// x, weight, bias? → y.
+template <void (*kProduct)(const LinearArgs&, const ThreadContext&)>
+void linear(const ThreadContext& context, const Command& command, const Step& step) {
+  const Operand &x = command.inputs[0], &weight = command.inputs[1], &bias = command.inputs[2];
+  const Operand& y = command.outputs[0];
+  kProduct({x.row(0), x.row_stride, weight.data, bias.is_present() ? bias.row(0) : nullptr, y.row(0), y.row_stride,
+            step.rows(command), int32_t(weight.rows), int32_t(weight.columns), step.workspace},
+           context);
+}
+
+constexpr KernelEntry kKernels[] = {
+    {"linear_fp32", linear<linear_fp32>, nullptr, -1, -1},
+    {"linear_fp16", linear<linear_fp16>, nullptr, -1, -1},
+    {"linear_bf16", linear<linear_bf16>, nullptr, -1, -1},
+#if defined(__AVX512BF16__)
+    {"linear_bf16_dot", linear<linear_bf16_dot>, nullptr, -1, -1},
+#endif
+    {"embedding", embedding, nullptr, 0, 1},
+    {"rms_norm", rms_norm, nullptr, -1, -1},
+    {"add_rms_norm", add_rms_norm, nullptr, -1, -1},
+    {"layer_norm", layer_norm, nullptr, -1, -1},
+    {"add_layer_norm", add_layer_norm, nullptr, -1, -1},
+    {"add", add, nullptr, -1, -1},
+    {"multiply", multiply, nullptr, -1, -1},
+    {"scale", scale, nullptr, -1, -1},
+    {"softcap", softcap, nullptr, -1, -1},
+    {"activation", activation, nullptr, -1, -1},
+    {"gated_activation", gated_activation, nullptr, -1, -1},
+    {"rope", rope, nullptr, 1, 2},
+    {"kv_write", kv_write, nullptr, -1, -1},
+    {"rope_kv_write", rope_kv_write, rope_kv_write_scratch, 3, 5},
+    {"gather_rows", gather_rows, nullptr, -1, -1},
+    {"attention", attention, attention_scratch, -1, -1},
+};
+
+}  // namespace
+
+int32_t num_kernels() { return sizeof kKernels / sizeof kKernels[0]; }
+const KernelEntry& kernel_at(int32_t index) { return kKernels[index]; }
+
+}  // namespace needletail
+
+int32_t nt_find_kernel(const char* name) {
+  for (int32_t i = 0; i < needletail::num_kernels(); i++) {
+    if (std::strcmp(needletail::kernel_at(i).name, name) == 0) return i;
+  }
+  return -1;
+}

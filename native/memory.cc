@@ -1,0 +1,39 @@
+// Memory for weights, cache and activations, and files mapped for reading.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "needletail.h"
+
+int32_t nt_memory_allocate(uint64_t bytes, void** memory) {
+  *memory = nullptr;
+  if (bytes == 0) return NT_INVALID_ARGUMENT;
+  void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return NT_OUT_OF_MEMORY;
+#if defined(MADV_HUGEPAGE)
+  // Only advice: walking gigabytes of weights in pages of 4 KiB would spend its time on page tables.
+  madvise(mapped, bytes, MADV_HUGEPAGE);
+#endif
+  *memory = mapped;
+  return NT_OK;
+}
+
+void nt_memory_free(void* memory, uint64_t bytes) {
+  if (memory) munmap(memory, bytes);
+}
+
+int32_t nt_file_map(const char* path, void** memory, uint64_t* bytes) {
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return NT_FILE_ERROR;
+  struct stat info;
+  const bool is_known = fstat(fd, &info) == 0 && info.st_size > 0;
+  void* mapped = is_known ? mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+  close(fd);
+  if (mapped == MAP_FAILED) return NT_FILE_ERROR;
+  *memory = mapped;
+  *bytes = info.st_size;
+  return NT_OK;
+}
+
+uint64_t nt_address(const void* memory) { return reinterpret_cast<uint64_t>(memory); }

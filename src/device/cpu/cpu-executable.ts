@@ -1,0 +1,66 @@
+// A plan loaded on the CPU device: each step is written into native memory and run by one call.
+import type { Plan } from '../../compiler/plan.ts';
+import { Status, type Address } from '../../ffi/cpu-library.ts';
+import { DeviceError, type DeviceMemory, type Executable } from '../device.ts';
+import type { StepBatch, StepResult } from '../step.ts';
+import type { CpuRuntime } from './cpu-runtime.ts';
+import type { LoadedPlan } from './load-plan.ts';
+import { encodeProgram } from './program-blob.ts';
+import { StepMemory } from './step-memory.ts';
+
+export class CpuExecutable implements Executable {
+  readonly plan: Plan;
+  readonly memory: DeviceMemory;
+  readonly #runtime: CpuRuntime;
+  readonly #loaded: LoadedPlan;
+  readonly #program: Address;
+  readonly #step: StepMemory;
+  #running: Promise<unknown> | null = null;
+  #isDisposed = false;
+
+  /** Takes over `loaded`, whose memory `dispose` frees. */
+  constructor(plan: Plan, loaded: LoadedPlan, runtime: CpuRuntime) {
+    this.plan = plan;
+    this.memory = loaded.memory;
+    this.#runtime = runtime;
+    this.#loaded = loaded;
+    const blob = encodeProgram(plan, loaded.placement, (name) => runtime.library.findKernel(name));
+    this.#program = runtime.library.createProgram(runtime.address, blob);
+    this.#step = new StepMemory(runtime.library, plan);
+  }
+
+  /** A step with a number out of range is refused with a `DeviceError` and harms nothing; others may follow. */
+  async run(step: StepBatch): Promise<StepResult> {
+    if (this.#isDisposed) throw new DeviceError('the executable was disposed of');
+    if (this.#running) throw new DeviceError('a step is running already');
+    this.#step.write(step);
+    const { library } = this.#runtime;
+    const running = this.#runtime.run((job) => library.submitStep(this.#program, this.#step.address, job));
+    this.#running = running;
+    const status = await running;
+    this.#running = null;
+    if (status === Status.invalidStep) throw new DeviceError(`the step was refused: ${this.#step.readMessage()}`);
+    if (status !== Status.ok) throw new DeviceError('the device was closed during a step');
+    return this.#step.readResult(step.returnLogits ? this.#readLogits(step.logitRows.length) : null);
+  }
+
+  async dispose(): Promise<void> {
+    if (this.#isDisposed) return;
+    this.#isDisposed = true;
+    await this.#running;
+    this.#runtime.library.destroyProgram(this.#program);
+    this.#step.free();
+    this.#loaded.free();
+  }
+
+  #readLogits(numRows: number): Float32Array {
+    const { id, columnStart, columns, rowStride } = this.plan.logits;
+    const start = this.#loaded.placement.arena + this.plan.buffers[id].offset + columnStart * 4;
+    const logits = new Float32Array(numRows * columns);
+    for (let row = 0; row < numRows; row++) {
+      const view = this.#runtime.library.view(start + row * rowStride * 4, columns * 4);
+      logits.set(new Float32Array(view), row * columns);
+    }
+    return logits;
+  }
+}

@@ -1,0 +1,10 @@
+// Launch description of attention.
+import { float, int, singleKernel, type CpuKernelDescription } from './cpu-kernel.ts';
+
+export const attention: CpuKernelDescription = {
+  ...singleKernel('attention', 'attention'),
+  encode({ numHeads, numKvHeads, scale, window, softcap, alibiSlopes }) {
+    const values = [int(numHeads), int(numKvHeads), float(scale), int(window ?? 0), float(softcap ?? 0)];
+    return alibiSlopes === null ? { values } : { values, constants: alibiSlopes as readonly number[] };
+  },
+};

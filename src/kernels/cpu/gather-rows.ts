@@ -1,0 +1,4 @@
+// Launch description of gatherRows.
+import { singleKernel } from './cpu-kernel.ts';
+
+export const gatherRows = singleKernel('gatherRows', 'gather_rows');

@@ -1,0 +1,39 @@
+// Every kernel of the CPU but the matrix products, which linear.h declares.
+#pragma once
+
+#include "program.h"
+
+namespace needletail {
+
+void embedding(const ThreadContext&, const Command&, const Step&);
+void rms_norm(const ThreadContext&, const Command&, const Step&);
+void add_rms_norm(const ThreadContext&, const Command&, const Step&);
+void layer_norm(const ThreadContext&, const Command&, const Step&);
+void add_layer_norm(const ThreadContext&, const Command&, const Step&);
+void add(const ThreadContext&, const Command&, const Step&);
+void multiply(const ThreadContext&, const Command&, const Step&);
+void scale(const ThreadContext&, const Command&, const Step&);
+void softcap(const ThreadContext&, const Command&, const Step&);
+void activation(const ThreadContext&, const Command&, const Step&);
+void gated_activation(const ThreadContext&, const Command&, const Step&);
+void rope(const ThreadContext&, const Command&, const Step&);
+void kv_write(const ThreadContext&, const Command&, const Step&);
+void rope_kv_write(const ThreadContext&, const Command&, const Step&);
+void gather_rows(const ThreadContext&, const Command&, const Step&);
+void attention(const ThreadContext&, const Command&, const Step&);
+
+/// Scratch that a kernel wants beside the plan's workspace: small, and dependent on the number of threads.
+struct ScratchBytes {
+  int64_t per_thread;
+  int64_t shared;
+};
+
+struct ScratchQuery {
+  const KvCache* kv_caches;
+  int32_t max_num_seqs;
+};
+
+ScratchBytes rope_kv_write_scratch(const Command&, const ScratchQuery&);
+ScratchBytes attention_scratch(const Command&, const ScratchQuery&);
+
+}  // namespace needletail

@@ -1,0 +1,187 @@
+// Vector arithmetic that most kernels share: maxima, sums over lanes, exp, tanh, erf, and loads of 16-bit types.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "simd.h"
+
+namespace needletail {
+
+typedef int32_t Ints __attribute__((vector_size(sizeof(Floats))));
+
+inline Floats as_floats(Ints v) { return reinterpret_cast<Floats>(v); }
+inline Ints as_ints(Floats v) { return reinterpret_cast<Ints>(v); }
+/// `mask ? a : b`, lane by lane; `mask` is the result of a comparison.
+inline Floats select(Ints mask, Floats a, Floats b) { return as_floats((mask & as_ints(a)) | (~mask & as_ints(b))); }
+#if defined(__AVX512F__)
+// The second operand of these instructions is the one that comes through when either is NaN.
+inline Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+inline Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+#elif defined(__AVX2__)
+inline Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+inline Floats min(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+#else
+inline Floats max(Floats a, Floats b) { return select(a > b, a, b); }
+inline Floats min(Floats a, Floats b) { return select(a < b, a, b); }
+#endif
+inline Floats absolute(Floats v) { return as_floats(as_ints(v) & 0x7fffffff); }
+/// The magnitude of `v` with the sign of `sign`.
+inline Floats copy_sign(Floats v, Floats sign) {
+  return as_floats((as_ints(v) & 0x7fffffff) | (as_ints(sign) & int32_t(0x80000000u)));
+}
+
+inline float sum_lanes(Floats v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+
+/// NaN if any lane is.
+inline float max_lanes(Floats v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  float largest = lanes[0];
+  for (int i = 1; i < kLanes; i++) largest = lanes[i] > largest || lanes[i] != lanes[i] ? lanes[i] : largest;
+  return largest;
+}
+
+/// e^x within 1e-7 of itself for x in [−87, 88]; 0 below, e^88 above, NaN for NaN.
+inline Floats exp(Floats x) {
+  // x = n ln 2 + r with |r| <= ln 2 / 2; adding 1.5 · 2^23 rounds to an integer and leaves it in the low bits.
+  const Floats magic = broadcast(12582912.0f);
+  const Floats clamped = min(broadcast(88.0f), max(broadcast(-88.0f), x));
+  const Floats shifted = multiply_add(clamped, broadcast(1.44269504f), magic);
+  const Floats n = shifted - magic;
+  Floats r = multiply_add(n, broadcast(-0.693145752f), clamped);  // ln 2 in two parts
+  r = multiply_add(n, broadcast(-1.42860677e-6f), r);
+  // Minimax polynomial of (e^r − 1 − r) / r^2 on |r| <= 0.35.
+  Floats p = broadcast(0.00139517172f);
+  p = multiply_add(p, r, broadcast(0.00836959841f));
+  p = multiply_add(p, r, broadcast(0.0416661873f));
+  p = multiply_add(p, r, broadcast(0.166665129f));
+  p = multiply_add(p, r, broadcast(0.50000001f));
+  p = multiply_add(p * r, r, r) + 1.0f;
+  // n = −127 gives a scale of zero.
+  const Ints scale = (as_ints(shifted) - as_ints(magic) + 127) << 23;
+  return p * as_floats(scale);
+}
+
+inline Floats sigmoid(Floats x) {
+  const Floats e = exp(-absolute(x));
+  const Floats positive = 1.0f / (1.0f + e);
+  return select(x < 0.0f, e * positive, positive);
+}
+
+inline Floats tanh(Floats x) {
+  const Floats magnitude = absolute(x);
+  const Floats e = exp(-2.0f * magnitude);
+  const Floats large = copy_sign((1.0f - e) / (1.0f + e), x);
+  // Minimax polynomial of (tanh(x) / x − 1) / x^2 on |x| <= 0.63, where 1 − e would cancel.
+  const Floats z = x * x;
+  Floats p = broadcast(-0.00606223106f);
+  p = multiply_add(p, z, broadcast(0.0209750134f));
+  p = multiply_add(p, z, broadcast(-0.0538466953f));
+  p = multiply_add(p, z, broadcast(0.133327464f));
+  p = multiply_add(p, z, broadcast(-0.333333288f));
+  return select(magnitude < 0.62f, multiply_add(p * z, x, x), large);
+}
+
+inline Floats erf(Floats x) {
+  const Floats magnitude = min(broadcast(4.0f), absolute(x));
+  // Minimax polynomial of erf(x) / x in x^2 on |x| <= 1.
+  const Floats z = x * x;
+  Floats p = broadcast(7.88911949e-5f);
+  p = multiply_add(p, z, broadcast(-0.000802084127f));
+  p = multiply_add(p, z, broadcast(0.00518953534f));
+  p = multiply_add(p, z, broadcast(-0.0268544446f));
+  p = multiply_add(p, z, broadcast(0.112836002f));
+  p = multiply_add(p, z, broadcast(-0.376126271f));
+  p = multiply_add(p, z, broadcast(1.12837917f));
+  // And of ln(1 − erf(x)) on [0.95, 4].
+  Floats q = broadcast(0.000191505033f);
+  q = multiply_add(q, magnitude, broadcast(-0.00299954906f));
+  q = multiply_add(q, magnitude, broadcast(0.0220520291f));
+  q = multiply_add(q, magnitude, broadcast(-0.103566955f));
+  q = multiply_add(q, magnitude, broadcast(-0.63759997f));
+  q = multiply_add(q, magnitude, broadcast(-1.12742613f));
+  q = multiply_add(q, magnitude, broadcast(-0.000256436634f));
+  return select(magnitude < 1.0f, p * x, copy_sign(1.0f - exp(q), x));
+}
+
+// 16-bit floats as memory holds them.
+struct Bfloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+inline float to_float(float v) { return v; }
+inline float to_float(Bfloat16 v) {
+  const uint32_t bits = uint32_t(v.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+#if defined(__aarch64__)
+typedef __fp16 NativeHalf;
+#else
+typedef _Float16 NativeHalf;
+#endif
+inline float to_float(Float16 v) {
+  NativeHalf half;
+  std::memcpy(&half, &v, sizeof half);
+  return float(half);
+}
+
+/// Round to nearest, ties to even; NaN stays NaN.
+inline void from_float(float value, float* out) { *out = value; }
+inline void from_float(float value, Bfloat16* out) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  out->bits = uint16_t(value == value ? rounded : (bits >> 16) | 0x40);
+}
+inline void from_float(float value, Float16* out) {
+  const NativeHalf half = NativeHalf(value);
+  std::memcpy(out, &half, sizeof half);
+}
+
+/// A vector of neighbouring elements, as floats.
+inline Floats load_floats(const float* p) { return load(p); }
+inline Floats load_floats(const Float16* p) { return load_float16(&p->bits); }
+inline Floats load_floats(const Bfloat16* p) {
+  typedef uint16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
+  Shorts bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return as_floats(__builtin_convertvector(bits, Ints) << 16);
+}
+
+/// The first `count` of them, the other lanes zero, their memory untouched.
+inline Floats load_first_floats(const float* p, int count) { return load_first(p, count); }
+template <typename T>
+inline Floats load_first_floats(const T* p, int count) {
+  T elements[kLanes] = {};
+  std::memcpy(elements, p, sizeof(T) * count);
+  return load_floats(elements);
+}
+
+/// `f(lane offset, lanes)` over `size` elements, vector by vector; only the last may be partial.
+template <typename F>
+inline void for_each_vector(int64_t size, F f) {
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) f(i, kLanes);
+  if (i < size) f(i, int(size - i));
+}
+
+inline Floats load_lanes(const float* p, int count) { return count == kLanes ? load(p) : load_first(p, count); }
+inline void store_lanes(float* p, Floats v, int count) {
+  if (count == kLanes) store(p, v);
+  else store_first(p, v, count);
+}
+
+}  // namespace needletail
