@@ -170,14 +170,6 @@ export class BlockManager {
     return child;
   }
 
-  /** Whether the next token would be written into a block that others hold, and so cost a copy. */
-  hasSharedTail(blocks: SequenceBlocks, numTokens: number): boolean {
-    if (numTokens % this.blockSize === 0 || blocks.numBlocks === 0) return false;
-    return this.#groups.some(({ index, pool }) =>
-      pool.isShared(blocks.tables[index].at(blocks.numBlocks - 1)),
-    );
-  }
-
   /** Offers full blocks of the first `numComputed` tokens for reuse. Their KV must have been computed. */
   commit(blocks: SequenceBlocks, tokens: Int32List, numComputed: number): void {
     const numFull = Math.floor(numComputed / this.blockSize);
@@ -188,8 +180,14 @@ export class BlockManager {
     blocks.numNamed = numFull;
   }
 
-  /** Gives back what lies behind the first `numTokens` tokens; the caller drops those tokens, too. */
+  /**
+   * Gives back what lies behind the first `numTokens` tokens; the caller drops those tokens, too. Not further back than
+   * the last `allocate` began: before it a windowed group may lack what the next token has to see.
+   */
   truncate(blocks: SequenceBlocks, numTokens: number): void {
+    for (const { index, window } of this.#groups)
+      if (this.#firstVisibleBlock(window, numTokens) < blocks.numRetired[index])
+        throw new Error(`cannot go back to ${numTokens} tokens: their window is gone`);
     this.#releaseFrom(blocks, this.blocksFor(numTokens));
     const numFull = Math.floor(numTokens / this.blockSize);
     blocks.chain.truncate(numFull);

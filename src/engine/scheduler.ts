@@ -270,17 +270,14 @@ export class Scheduler {
     return numTaken + sequence.choices.length <= this.#config.maxNumSeqs;
   }
 
-  /** Whether the blocks suffice for it beside what the running sequences are promised. */
+  /**
+   * Whether the blocks suffice for it beside what the running sequences are promised. Those have made the copies of
+   * this step, so that what forks still share is what they will always share.
+   */
   #hasBlocks(sequence: Sequence, prefix: CachedPrefix): boolean {
     let needed = this.#countNeeded(sequence) - prefix.numHeld;
-    for (const running of this.#running) needed += this.#countOwed(running);
+    for (const running of this.#running) needed += this.#countNeeded(running) - running.blocks.numBlocks;
     return needed <= this.#blocks.numFree;
-  }
-
-  /** Blocks that a running sequence was promised and does not hold yet. */
-  #countOwed(sequence: Sequence): number {
-    const copies = this.#blocks.hasSharedTail(sequence.blocks, sequence.numComputed) ? 1 : 0;
-    return this.#countNeeded(sequence) - sequence.blocks.numBlocks + copies;
   }
 
   /**
