@@ -1,14 +1,25 @@
 // Builds what is out of date: TypeScript into dist/, and the CPU library once per instruction set into native/build/.
-// Usage: node scripts/build.mjs [--quiet] [--native-only]
+// Usage: node scripts/build.mjs [--quiet] [--native-only] [--arch INSTRUCTION_SET]
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
 const IS_QUIET = process.argv.includes('--quiet');
+/** The only instruction set to build for, while kernels are being written. */
+const ONLY_ARCH = process.argv.includes('--arch') ? process.argv[process.argv.indexOf('--arch') + 1] : null;
 
 /** Instruction sets per `process.arch`, with the compiler's flags; src/ffi/cpu-library.ts chooses among them. */
 const INSTRUCTION_SETS = {
@@ -23,7 +34,15 @@ const INSTRUCTION_SETS = {
 };
 
 const COMPILER = process.env.CXX || 'g++';
-const COMMON_FLAGS = ['-std=c++17', '-O3', '-fPIC', '-fno-exceptions', '-fno-rtti', '-fvisibility=hidden', '-pthread'];
+const COMMON_FLAGS = [
+  '-std=c++17',
+  '-O3',
+  '-fPIC',
+  '-fno-exceptions',
+  '-fno-rtti',
+  '-fvisibility=hidden',
+  '-pthread',
+];
 const INCLUDES = ['native', 'src/kernels/cpu'];
 const STATIC_RUNTIME = process.platform === 'darwin' ? [] : ['-static-libstdc++', '-static-libgcc'];
 
@@ -49,7 +68,10 @@ function run(command, args) {
 }
 
 function missing(command) {
-  const install = process.platform === 'darwin' ? 'xcode-select --install' : 'apt install g++ (or your system\'s C++ compiler)';
+  const install =
+    process.platform === 'darwin'
+      ? 'xcode-select --install'
+      : "apt install g++ (or your system's C++ compiler)";
   return new BuildError(
     `${command} not found. needletail compiles its CPU kernels on your machine and needs a C++17 compiler:\n` +
       `  ${install}\nAnother compiler can be named: CXX=clang++ npm run build`,
@@ -145,15 +167,19 @@ async function inParallel(tasks, width) {
 
 async function buildNative() {
   if (!['linux', 'darwin'].includes(process.platform)) {
-    throw new BuildError(`needletail runs on Linux and macOS, not on ${process.platform}. On Windows use WSL.`);
+    throw new BuildError(
+      `needletail runs on Linux and macOS, not on ${process.platform}. On Windows use WSL.`,
+    );
   }
   const instructionSets = INSTRUCTION_SETS[process.arch];
-  if (!instructionSets) throw new BuildError(`needletail has no kernels for ${process.arch}, only for x64 and arm64.`);
+  if (!instructionSets)
+    throw new BuildError(`needletail has no kernels for ${process.arch}, only for x64 and arm64.`);
   const read = (path) => readFileSync(join(ROOT, path), 'utf8');
   const find = (suffix) => [...filesBelow('native', suffix), ...filesBelow('src/kernels/cpu', suffix)];
   const sources = find('.cc').map((path) => ({ path, text: read(path) }));
   const headers = find('.h').map(read).join('\0');
   const libraries = Object.entries(instructionSets)
+    .filter(([isa]) => ONLY_ARCH === null || isa === ONLY_ARCH)
     .map(([isa, flags]) => planLibrary(isa, flags, sources, headers))
     .filter((library) => !isLinked(library));
   const compilations = libraries.flatMap(({ objects }) => objects.map((object) => () => compile(object)));

@@ -102,7 +102,8 @@ export class CpuLibrary {
 
   /** Native memory as an ArrayBuffer. Valid until it is freed. */
   view(memory: Address, bytes: number): ArrayBuffer {
-    if (bytes > MAX_VIEW_BYTES) throw new RangeError(`a view of ${bytes} bytes is more than Node 20 can bear`);
+    if (bytes > MAX_VIEW_BYTES)
+      throw new RangeError(`a view of ${bytes} bytes is more than Node 20 can bear`);
     return koffi.view(BigInt(memory), bytes);
   }
 
@@ -110,7 +111,10 @@ export class CpuLibrary {
   findKernel(name: string): number {
     const kernel = this.#functions.nt_find_kernel(name);
     if (kernel >= 0) return kernel;
-    throw new NeedletailError('bad_plan', `the ${this.arch} build has no kernel ${name}: compile the plan again`);
+    throw new NeedletailError(
+      'bad_plan',
+      `the ${this.arch} build has no kernel ${name}: compile the plan again`,
+    );
   }
 
   submitLoad(runtime: Address, tasks: Uint8Array, numTasks: number, job: number): void {
@@ -154,7 +158,9 @@ function bind(arch: string) {
       runtime: BigUint64Array,
       fd: Int32Array,
     ) => number,
-    nt_runtime_destroy: library.func('void nt_runtime_destroy(uintptr_t runtime)') as (runtime: Address) => void,
+    nt_runtime_destroy: library.func('void nt_runtime_destroy(uintptr_t runtime)') as (
+      runtime: Address,
+    ) => void,
     nt_memory_allocate: library.func('int nt_memory_allocate(uint64_t bytes, void *memory)') as (
       bytes: number,
       memory: BigUint64Array,
@@ -178,7 +184,9 @@ function bind(arch: string) {
     nt_program_create: library.func(
       'int nt_program_create(uintptr_t runtime, const void *header, void *program)',
     ) as (runtime: Address, blob: Uint8Array, program: BigUint64Array) => number,
-    nt_program_destroy: library.func('void nt_program_destroy(uintptr_t program)') as (program: Address) => void,
+    nt_program_destroy: library.func('void nt_program_destroy(uintptr_t program)') as (
+      program: Address,
+    ) => void,
     nt_step_submit: library.func('int nt_step_submit(uintptr_t program, uintptr_t step, int job)') as (
       program: Address,
       step: Address,

@@ -39,7 +39,8 @@ export class CpuExecutable implements Executable {
     this.#running = running;
     const status = await running;
     this.#running = null;
-    if (status === Status.invalidStep) throw new DeviceError(`the step was refused: ${this.#step.readMessage()}`);
+    if (status === Status.invalidStep)
+      throw new DeviceError(`the step was refused: ${this.#step.readMessage()}`);
     if (status !== Status.ok) throw new DeviceError('the device was closed during a step');
     return this.#step.readResult(step.returnLogits ? this.#readLogits(step.logitRows.length) : null);
   }

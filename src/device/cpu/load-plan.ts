@@ -155,7 +155,8 @@ class Loader {
     const status = await this.#runtime.run((job) =>
       this.#runtime.library.submitLoad(this.#runtime.address, writer.bytes, tasks.length, job),
     );
-    if (status === Status.stopped) throw new NeedletailError('aborted', 'the device was closed while it loaded');
+    if (status === Status.stopped)
+      throw new NeedletailError('aborted', 'the device was closed while it loaded');
     check('packing weights', status);
     this.#loadedBytes += sum(tasks.map(({ bytes }) => bytes));
     this.#options.onProgress?.(this.#loadedBytes, this.#totalBytes);

@@ -62,7 +62,8 @@ export function cachesOf(groups: readonly KVCacheGroup[]): readonly PlacedCache[
 
 export function dtypeNumber(dtype: DType): number {
   const number = DTYPE_NUMBERS[dtype];
-  if (number === undefined) throw new NeedletailError('bad_plan', `the cpu device has no kernels for ${dtype}`);
+  if (number === undefined)
+    throw new NeedletailError('bad_plan', `the cpu device has no kernels for ${dtype}`);
   return number;
 }
 
@@ -187,7 +188,12 @@ class ProgramEncoder {
       case 'input':
         return this.#writer.int32(2, 3, 0, INPUT_NUMBERS[operand.name], operand.group);
       case 'kvCache':
-        return this.#writer.int32(3, 0, 0, this.#caches.findIndex(({ layer }) => layer === operand.layer));
+        return this.#writer.int32(
+          3,
+          0,
+          0,
+          this.#caches.findIndex(({ layer }) => layer === operand.layer),
+        );
     }
   }
 

@@ -177,7 +177,10 @@ export class StepMemory {
 
   /** Make room for a step; rarely more than once. */
   #reserve(step: StepBatch): void {
-    const groupWords = step.groups.reduce((sum, g) => sum + step.numTokens + step.numSeqs * g.maxBlocksPerSeq, 0);
+    const groupWords = step.groups.reduce(
+      (sum, g) => sum + step.numTokens + step.numSeqs * g.maxBlocksPerSeq,
+      0,
+    );
     const { biasIds, historyIds } = step.sampling;
     const rowWords = this.#numRows * (24 + 2 * this.#topCount) + 2 * biasIds.length + 2 * historyIds.length;
     const tokenWords = 2 * step.numTokens + 2 * step.numSeqs + 1 + step.blockCopies.length;

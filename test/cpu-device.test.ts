@@ -1,0 +1,41 @@
+// The CPU device against what transformers computes, for every build of the library that this processor can run.
+import { afterAll, beforeAll, describe } from 'vitest';
+import { compile } from '../src/compiler/compile.ts';
+import { CpuDevice } from '../src/device/cpu/cpu-device.ts';
+import { CpuLibrary } from '../src/ffi/cpu-library.ts';
+import { CPU_KERNELS } from '../src/kernels/cpu/index.ts';
+import { findModel } from '../src/models/registry.ts';
+import {
+  describeReferenceParity,
+  PARITY_BLOCK_SIZE,
+  PARITY_MAX_MODEL_LEN,
+  PARITY_MAX_TOKENS,
+  PARITY_NUM_BLOCKS,
+} from './support/reference-parity.ts';
+
+describe.each(CpuLibrary.available())('%s', (arch) => {
+  let device: CpuDevice;
+  beforeAll(async () => {
+    device = await CpuDevice.open({ numThreads: 2, arch });
+  });
+  afterAll(() => device.dispose());
+
+  describeReferenceParity('cpu device', async ({ config, catalog, source }) => {
+    const plan = compile({
+      definition: findModel(config),
+      config,
+      tensors: catalog,
+      checkpointHash: null,
+      target: device.target,
+      recipe: { weightDType: 'float32', kvDType: 'float32', activationPrecision: 'float32' },
+      limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
+      blockSize: PARITY_BLOCK_SIZE,
+      maxModelLen: PARITY_MAX_MODEL_LEN,
+      kernels: CPU_KERNELS,
+    });
+    const executable = await device.load(plan, source, {
+      numBlocks: plan.kvCacheGroups.map(() => PARITY_NUM_BLOCKS),
+    });
+    return async (step) => (await executable.run(step)).logits!;
+  });
+});
