@@ -98,6 +98,12 @@ export class Tokenizer {
     return this.#encoder.tokenOf(id) ?? null;
   }
 
+  /** The UTF-8 bytes that a token stands for: often no whole character. Empty for an id that none has. */
+  bytesOf(id: number): Uint8Array {
+    const piece = this.#table.piece(id);
+    return typeof piece === 'string' ? Buffer.from(piece) : piece;
+  }
+
   /** Blocks the event loop: for texts that are known to be short. Requests go through `encodeLong`. */
   encode(text: string, options: EncodeOptions = {}): Int32Array {
     this.#checkLength(text);
