@@ -1,0 +1,106 @@
+// From a user's settings to a plan that fits into memory: what `auto` and unset flags become.
+import type { KernelDescription } from '../kernels/kernel.ts';
+import type { HFConfig, ModelDefinition } from '../models/model-definition.ts';
+import { isFloatDType, type FloatDType } from '../tensor/dtype.ts';
+import type { TensorCatalog } from '../tensor/tensor-source.ts';
+import { compile } from './compile.ts';
+import { memoryLedger, type Ledger } from './ledger.ts';
+import type { Plan, Target } from './plan.ts';
+import type { CompileRequest } from './request.ts';
+
+/** The settings of an engine that its plan depends on; `EngineConfig` has them all. */
+export interface PlanSettings {
+  readonly dtype: 'auto' | FloatDType;
+  readonly activationDType: 'auto' | 'float32';
+  /** null: the model's own context length, or less if its KV cache would not fit. */
+  readonly maxModelLen: number | null;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly blockSize: number;
+}
+
+/** And those that its memory depends on. */
+export interface MemorySettings {
+  readonly kvCacheMemoryBytes: number | null;
+  readonly memoryUtilization: number;
+}
+
+export interface ModelToCompile {
+  readonly definition: ModelDefinition;
+  readonly config: HFConfig;
+  /** null: compile from the config alone. */
+  readonly tensors: TensorCatalog | null;
+  readonly checkpointHash: string | null;
+}
+
+export interface FittedPlan {
+  readonly plan: Plan;
+  readonly ledger: Ledger;
+  /** The model's context length, if the plan's is shorter because that would not fit; otherwise null. */
+  readonly shortenedFrom: number | null;
+}
+
+export function compileRequestFor(
+  model: ModelToCompile,
+  settings: PlanSettings,
+  target: Target,
+  kernels: readonly KernelDescription[],
+): CompileRequest {
+  const { maxNumBatchedTokens, maxNumSeqs, blockSize } = settings;
+  const dtype = settings.dtype === 'auto' ? publishedDType(model.config, model.tensors) : settings.dtype;
+  return {
+    ...model,
+    target,
+    recipe: { weightDType: dtype, kvDType: dtype, activationPrecision: settings.activationDType },
+    // Every token may be scored, and several choices may start from one token.
+    limits: { maxNumBatchedTokens, maxNumSeqs, maxNumLogitRows: maxNumBatchedTokens + maxNumSeqs },
+    blockSize,
+    maxModelLen: settings.maxModelLen ?? model.definition.facts(model.config).maxPositions,
+    kernels,
+  };
+}
+
+/**
+ * Compile, and if no context length was asked for and not even one sequence of the model's own fits, compile for the
+ * longest that does. `ledger.error` says what is wrong if nothing fits.
+ */
+export function compileToFit(
+  model: ModelToCompile,
+  settings: PlanSettings & MemorySettings,
+  target: Target,
+  kernels: readonly KernelDescription[],
+  availableBytes: number,
+): FittedPlan {
+  const request = compileRequestFor(model, settings, target, kernels);
+  const whole = compileWithin(request, settings, availableBytes);
+  const { longestModelLen } = whole.ledger;
+  if (whole.ledger.error === null || settings.maxModelLen !== null || longestModelLen === 0) {
+    return { ...whole, shortenedFrom: null };
+  }
+  const shorter = compileWithin({ ...request, maxModelLen: longestModelLen }, settings, availableBytes);
+  return { ...shorter, shortenedFrom: request.maxModelLen };
+}
+
+function compileWithin(
+  request: CompileRequest,
+  { kvCacheMemoryBytes, memoryUtilization }: MemorySettings,
+  availableBytes: number,
+): { plan: Plan; ledger: Ledger } {
+  const plan = compile(request);
+  const { maxNumSeqs } = request.limits;
+  const { maxModelLen } = request;
+  const budget = { availableBytes, kvCacheMemoryBytes, memoryUtilization, maxNumSeqs, maxModelLen };
+  return { plan, ledger: memoryLedger(plan, budget) };
+}
+
+/** The type that most of the checkpoint's elements have; without a checkpoint what the config says it has. */
+export function publishedDType(config: HFConfig, tensors: TensorCatalog | null): FloatDType {
+  const counts = new Map<FloatDType, number>();
+  for (const { dtype, shape } of tensors?.values() ?? []) {
+    counts.set(dtype, (counts.get(dtype) ?? 0) + shape.reduce((product, size) => product * size, 1));
+  }
+  const [most] = [...counts].sort(([, a], [, b]) => b - a);
+  if (most) return most[0];
+  const named = config['dtype'] ?? config['torch_dtype'];
+  return typeof named === 'string' && isFloatDType(named) ? named : 'float32';
+}
