@@ -41,6 +41,9 @@ const ACTIVATION_NAMES: Readonly<Record<string, ActivationKind>> = {
 /** A count such as `hidden_size`. */
 export const count = z.int().positive();
 
+/** A number of layers; the bound keeps a broken config from building a graph without end. */
+export const layerCount = count.max(1000);
+
 /** An activation by any of the names that configs use for it. */
 export const activationName = z.string().transform((name): ActivationKind => {
   const kind = ACTIVATION_NAMES[name];
@@ -69,6 +72,15 @@ export function readConfig<S extends z.ZodObject>(schema: S, config: HFConfig, n
     'unsupported_model',
     `config.json of a ${modelType} model sets what is not implemented: ${fields}. ` +
       'If a field has no meaning for inference, remove it from config.json.',
+  );
+}
+
+/** Columns of each head where the config does not name them. */
+export function evenShare(hiddenSize: number, numHeads: number): number {
+  if (hiddenSize % numHeads === 0) return hiddenSize / numHeads;
+  throw new NeedletailError(
+    'bad_checkpoint',
+    `config.json: the hidden size ${hiddenSize} is not a multiple of the number of heads ${numHeads}`,
   );
 }
 

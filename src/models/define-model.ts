@@ -1,7 +1,9 @@
 // Completes a model's definition from what its file states: a config schema, its mathematics, its names.
 import type { z } from 'zod';
 import type { Graph } from '../ir/graph.ts';
+import { GraphError } from '../ir/op.ts';
 import { Scope, Tracer, type Tensor } from '../nn/tensor.ts';
+import { NeedletailError } from '../util/errors.ts';
 import { readConfig } from './config.ts';
 import type { BuildOptions, HFConfig, ModelDefinition, ModelFacts } from './model-definition.ts';
 
@@ -20,10 +22,15 @@ export function defineModel<S extends z.ZodObject>(spec: ModelSpec<S>): ModelDef
   const { modelType, architectures, schema, neutralFields = [], facts, forward, ...names } = spec;
   const read = (config: HFConfig): z.output<S> => readConfig(schema, config, neutralFields);
   const buildGraph = (config: HFConfig, options: BuildOptions): Graph => {
+    const known = read(config);
     const tracer = new Tracer(modelType, options.kvDType);
-    const logits = forward(new Scope(tracer), read(config), options.maxModelLen);
-    tracer.graph.output('logits', logits.value);
-    return tracer.graph.build();
+    try {
+      const logits = forward(new Scope(tracer), known, options.maxModelLen);
+      tracer.graph.output('logits', logits.value);
+      return tracer.graph.build();
+    } catch (error) {
+      throw error instanceof GraphError ? unfittingConfig(modelType, error) : error;
+    }
   };
   return {
     modelType,
@@ -36,6 +43,12 @@ export function defineModel<S extends z.ZodObject>(spec: ModelSpec<S>): ModelDef
     },
     ...names,
   };
+}
+
+/** Each size of the config is fine by itself, but the ops find that they do not go together. */
+function unfittingConfig(modelType: string, cause: GraphError): NeedletailError {
+  const message = `the sizes in config.json of a ${modelType} model do not fit together: ${cause.message}`;
+  return new NeedletailError('bad_checkpoint', message, { cause });
 }
 
 function countElements(graph: Graph): number {

@@ -7,14 +7,14 @@ import { MLP } from '../nn/mlp.ts';
 import { Module } from '../nn/module.ts';
 import { LayerNorm } from '../nn/norm.ts';
 import type { Scope, Tensor } from '../nn/tensor.ts';
-import { activationName, count } from './config.ts';
+import { activationName, count, evenShare, layerCount } from './config.ts';
 import { defineModel } from './define-model.ts';
 
 const schema = z.object({
   vocab_size: count,
   n_positions: count.default(1024),
   n_embd: count,
-  n_layer: count,
+  n_layer: layerCount,
   n_head: count,
   n_inner: count.nullish(),
   activation_function: activationName.default('geluTanh'),
@@ -38,7 +38,7 @@ class GPT2Layer extends Module {
     const stored = { bias: true, transpose: true };
     this.attentionNorm = new LayerNorm(scope.at('ln_1'), hiddenSize, eps);
     this.attention = new Attention(scope.at('attn'), {
-      ...{ layer, hiddenSize, numHeads, numKvHeads: numHeads, headDim: hiddenSize / numHeads },
+      ...{ layer, hiddenSize, numHeads, numKvHeads: numHeads, headDim: evenShare(hiddenSize, numHeads) },
       ...{ scale: attentionScale(config, layer), window: null, rope: null, ...stored },
       names: { qkv: 'c_attn', output: 'c_proj' },
     });
@@ -57,7 +57,7 @@ class GPT2Layer extends Module {
 }
 
 function attentionScale(config: GPT2Config, layer: number): number {
-  const scale = config.scale_attn_weights ? 1 / Math.sqrt(config.n_embd / config.n_head) : 1;
+  const scale = config.scale_attn_weights ? 1 / Math.sqrt(evenShare(config.n_embd, config.n_head)) : 1;
   return config.scale_attn_by_inverse_layer_idx ? scale / (layer + 1) : scale;
 }
 

@@ -8,7 +8,7 @@ import { GatedMLP } from '../nn/mlp.ts';
 import { Module } from '../nn/module.ts';
 import { RMSNorm } from '../nn/norm.ts';
 import type { Scope, Tensor } from '../nn/tensor.ts';
-import { activationName, count } from './config.ts';
+import { activationName, count, evenShare, layerCount } from './config.ts';
 import { defineModel } from './define-model.ts';
 import type { ModelFacts } from './model-definition.ts';
 import { maxContextLength, readRope, ropeFields, ropeFor } from './rope-config.ts';
@@ -18,7 +18,7 @@ export const llamaFields = {
   vocab_size: count,
   hidden_size: count,
   intermediate_size: count,
-  num_hidden_layers: count,
+  num_hidden_layers: layerCount,
   num_attention_heads: count,
   num_key_value_heads: count.nullish(),
   head_dim: count.nullish(),
@@ -89,7 +89,7 @@ export function llamaFacts(config: LlamaConfig): Omit<ModelFacts, 'numParameters
 }
 
 function headDimOf(config: LlamaConfig): number {
-  return config.head_dim ?? config.hidden_size / config.num_attention_heads;
+  return config.head_dim ?? evenShare(config.hidden_size, config.num_attention_heads);
 }
 
 /** Frequencies that old checkpoints carry along; they follow from the config. */
