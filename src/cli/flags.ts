@@ -1,5 +1,5 @@
 // The engine's settings as flags, under the names that vLLM gave them.
-import { Option, type Command } from 'commander';
+import { Argument, Option, type Command } from 'commander';
 import { fileURLToPath } from 'node:url';
 import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from '../engine/config.ts';
 import { byteSize, decimalNumber, wholeNumber } from './parsers.ts';
@@ -85,7 +85,8 @@ function engineOptions(): Option[] {
 
 /** Adds `[model]` and the engine's flags to a command. */
 export function addEngineFlags(command: Command): Command {
-  command.argument('[model]', 'folder, plan directory, hub id org/name or preset', SHIPPED_MODEL);
+  const model = new Argument('[model]', 'folder, plan directory, hub id org/name or preset');
+  command.addArgument(model.default(SHIPPED_MODEL, 'the shipped llama-tales-8m'));
   for (const option of engineOptions()) command.addOption(option);
   return command;
 }

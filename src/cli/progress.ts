@@ -3,22 +3,20 @@ import { formatBytes } from '../util/format-bytes.ts';
 
 const BAR_WIDTH = 30;
 
-/** Called with what is done and what there is to do, in bytes unless told. */
-export type ProgressBar = (done: number, total: number) => void;
+/** Called with what is done and what there is to do; `stage` names it where there are several. */
+export type Progress = (done: number, total: number, stage?: string) => void;
 
-/** One line on stderr that is drawn over itself and ends when all is done. */
-export function progressBar(label: string, format: (count: number) => string = formatBytes): ProgressBar {
+/** One line on stderr for each stage, drawn over itself until all is done. */
+export function progressBar(label: string, format: (count: number) => string = formatBytes): Progress {
   const { stderr } = process;
   if (!stderr.isTTY) return () => undefined;
-  let lastFraction = -1;
-  return (done, total) => {
-    const fraction = total === 0 ? 1 : Math.floor((100 * done) / total) / 100;
-    if (fraction === lastFraction) return;
-    lastFraction = fraction;
-    const filled = Math.round(fraction * BAR_WIDTH);
-    const bar = '#'.repeat(filled).padEnd(BAR_WIDTH, '.');
-    stderr.write(
-      `\r${label} [${bar}] ${format(done)} of ${format(total)}\u001b[K${fraction === 1 ? '\n' : ''}`,
-    );
+  let last = '';
+  return (done, total, stage = label) => {
+    const percent = total === 0 ? 100 : Math.floor((100 * done) / total);
+    if (last === `${stage} ${percent}`) return;
+    last = `${stage} ${percent}`;
+    const bar = '#'.repeat(Math.round((percent / 100) * BAR_WIDTH)).padEnd(BAR_WIDTH, '.');
+    const line = `${stage} [${bar}] ${format(done)} of ${format(total)}`;
+    stderr.write(`\r${line}\u001b[K${percent === 100 ? '\n' : ''}`);
   };
 }
