@@ -1,0 +1,28 @@
+// GET /v1/models: the names under which this server's one model is known.
+import type { FastifyInstance } from 'fastify';
+import type { ServerContext } from '../context.ts';
+import { checkModel } from '../request-params.ts';
+
+export function addModelRoutes(app: FastifyInstance, context: ServerContext): void {
+  const { servedModelNames } = context;
+  app.get('/v1/models', async () => ({
+    object: 'list',
+    data: servedModelNames.map((name) => describeModel(name, context)),
+  }));
+  // Names may hold slashes.
+  app.get<{ Params: { '*': string } }>('/v1/models/*', async ({ params }) =>
+    describeModel(checkModel(params['*'], servedModelNames), context),
+  );
+}
+
+function describeModel(id: string, { servedModelNames, created, llm }: ServerContext): object {
+  return {
+    id,
+    object: 'model',
+    created,
+    owned_by: 'needletail',
+    root: servedModelNames[0],
+    parent: null,
+    max_model_len: llm.engine.info.maxModelLen,
+  };
+}
