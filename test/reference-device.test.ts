@@ -1,8 +1,15 @@
 // Compiled plans on the reference device: do the compiler's passes and its memory plan keep what models compute?
+import { describe, expect, it } from 'vitest';
 import { compile } from '../src/compiler/compile.ts';
+import { packWeight } from '../src/compiler/pack-weight.ts';
+import type { Plan } from '../src/compiler/plan.ts';
+import { DeviceError, type Executable } from '../src/device/device.ts';
 import { ReferenceDevice } from '../src/device/reference/reference-device.ts';
+import { OPS } from '../src/ir/ops/index.ts';
 import { REFERENCE_KERNELS } from '../src/kernels/reference.ts';
 import { findModel } from '../src/models/registry.ts';
+import type { FloatDType } from '../src/tensor/dtype.ts';
+import { loadReference, type ReferenceCheckpoint } from './support/reference-checkpoint.ts';
 import {
   describeReferenceParity,
   PARITY_BLOCK_SIZE,
@@ -10,23 +17,109 @@ import {
   PARITY_MAX_TOKENS,
   PARITY_NUM_BLOCKS,
 } from './support/reference-parity.ts';
+import { stepBatch } from './support/step-batch.ts';
 
-describeReferenceParity('reference device', async ({ config, catalog, source }) => {
-  const device = new ReferenceDevice();
-  const plan = compile({
+const device = new ReferenceDevice();
+
+function planFor({ config, catalog }: ReferenceCheckpoint, dtype: FloatDType = 'float32'): Plan {
+  return compile({
     definition: findModel(config),
     config,
     tensors: catalog,
     checkpointHash: null,
     target: device.target,
-    recipe: { weightDType: 'float32', kvDType: 'float32', activationPrecision: 'float32' },
+    recipe: { weightDType: dtype, kvDType: dtype, activationPrecision: 'float32' },
     limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
     blockSize: PARITY_BLOCK_SIZE,
     maxModelLen: PARITY_MAX_MODEL_LEN,
     kernels: REFERENCE_KERNELS,
   });
-  const executable = await device.load(plan, source, {
-    numBlocks: plan.kvCacheGroups.map(() => PARITY_NUM_BLOCKS),
-  });
+}
+
+function numBlocksOf(plan: Plan): readonly number[] {
+  return plan.kvCacheGroups.map(() => PARITY_NUM_BLOCKS);
+}
+
+async function load(reference: ReferenceCheckpoint, dtype: FloatDType = 'float32'): Promise<Executable> {
+  const plan = planFor(reference, dtype);
+  return device.load(plan, reference.source, { numBlocks: numBlocksOf(plan) });
+}
+
+describeReferenceParity('reference device', async (reference) => {
+  const executable = await load(reference);
   return async (step) => (await executable.run(step)).logits!;
+});
+
+describe('ReferenceDevice', () => {
+  const reference = loadReference('llama2');
+  const prompt = stepBatch(
+    [{ tokenIds: reference.prompts[1], numCached: 0, blocks: [3] }],
+    PARITY_BLOCK_SIZE,
+  );
+
+  it('has a kernel for every op that is launched', () => {
+    const launched = [...OPS.values()].filter((op) => !op.isView).map((op) => op.name);
+    expect(REFERENCE_KERNELS.map((kernel) => kernel.op).sort()).toEqual(launched.sort());
+  });
+
+  it('samples what the reference generates', async () => {
+    const executable = await load(reference);
+    const result = await executable.run({ ...prompt, returnLogits: false });
+    expect(result.tokenIds[0]).toBe(reference.greedy[1][0]);
+    expect(result.logits).toBeNull();
+  });
+
+  it('rounds weights and cache to their types, and keeps activations', async () => {
+    const [exact, rounded] = await Promise.all([load(reference, 'bfloat16'), load(reference, 'float16')]);
+    const run = async (executable: Executable) => (await executable.run(prompt)).logits!;
+    const [a, b] = [await run(exact), await run(rounded)];
+    const largest = a.reduce((worst, value, i) => Math.max(worst, Math.abs(value - b[i])), 0);
+    expect(largest).toBeGreaterThan(0);
+    expect(largest).toBeLessThan(0.2);
+  });
+
+  it('takes weights that were packed before', async () => {
+    const plan = planFor(reference, 'bfloat16');
+    const packed = {
+      readPacked: (id: number) => packWeight(plan.weights[id], reference.source),
+      path: '',
+      offsetOf: () => 0,
+      close: () => undefined,
+    };
+    const executable = await device.load(plan, packed, { numBlocks: numBlocksOf(plan) });
+    const expected = await (await load(reference, 'bfloat16')).run(prompt);
+    expect((await executable.run(prompt)).logits).toEqual(expected.logits);
+  });
+
+  it('holds what the plan foretells, and reports progress', async () => {
+    const plan = planFor(reference);
+    const progress: number[] = [];
+    const executable = await device.load(plan, reference.source, {
+      numBlocks: numBlocksOf(plan),
+      onProgress: (loaded, total) => progress.push(loaded / total),
+    });
+    expect(progress.at(-1)).toBe(1);
+    // Two layers of four heads of 64 keys and 64 values in float32.
+    expect(executable.memory.kvCache).toBe(PARITY_NUM_BLOCKS * PARITY_BLOCK_SIZE * 2 * 4 * 128 * 4);
+    expect(executable.memory.activations).toBe(plan.arenaBytes);
+  });
+
+  it('refuses plans of other devices, and stops loading when told to', async () => {
+    const plan = planFor(reference);
+    const foreign = { ...plan, header: { ...plan.header, target: { kind: 'cpu', arch: 'neon' } as const } };
+    const options = { numBlocks: numBlocksOf(plan) };
+    await expect(device.load(foreign, reference.source, options)).rejects.toThrow(
+      'this plan is for a cpu device',
+    );
+    const stopped = { ...options, signal: AbortSignal.abort(new Error('enough')) };
+    await expect(device.load(plan, reference.source, stopped)).rejects.toThrow('enough');
+  });
+
+  it('is unusable after it failed', async () => {
+    const executable = await load(reference);
+    await expect(executable.run({ ...prompt, tokenIds: prompt.tokenIds.map(() => 9999) })).rejects.toThrow(
+      DeviceError,
+    );
+    await expect(executable.run(prompt)).rejects.toThrow('token id 9999 is outside of the table');
+  });
 });

@@ -1,0 +1,32 @@
+import { expect, it } from 'vitest';
+import { assembleWeight } from './assemble-weight.ts';
+
+const tensors: Record<string, Float32Array> = {
+  a: Float32Array.of(1, 2, 3, 4, 5, 6), // [3, 2]
+  b: Float32Array.of(1, 2, 3, 4, 5, 6), // stored [2, 3]
+  bias: Float32Array.of(7, 8, 9),
+};
+const read = (name: string): Float32Array => tensors[name];
+const whole = { columnStart: 0, columnCount: 2, transpose: false };
+
+it('stacks ranges of tensors, transposed ones turned', () => {
+  const parts = [
+    { name: 'first', tensor: 'a', tensorShape: [3, 2], rowStart: 1, rowCount: 2, ...whole },
+    { name: 'second', tensor: 'b', tensorShape: [2, 3], rowStart: 2, rowCount: 1, ...whole, transpose: true },
+  ];
+  expect([...assembleWeight(parts, read)]).toEqual([3, 4, 5, 6, 3, 6]);
+});
+
+it('cuts columns, as a shard does', () => {
+  const shard = { rowStart: 0, rowCount: 2, columnStart: 1, columnCount: 1 };
+  const stored = { name: 'w', tensor: 'a', tensorShape: [3, 2], transpose: false };
+  expect([...assembleWeight([{ ...stored, ...shard }], read)]).toEqual([2, 4]);
+  const turned = { name: 'w', tensor: 'b', tensorShape: [2, 3], transpose: true };
+  expect([...assembleWeight([{ ...turned, ...shard }], read)]).toEqual([4, 5]);
+});
+
+it('takes a range of a vector', () => {
+  const part = { name: 'bias', tensor: 'bias', tensorShape: [3], transpose: false };
+  const range = { rowStart: 1, rowCount: 2, columnStart: 0, columnCount: 1 };
+  expect([...assembleWeight([{ ...part, ...range }], read)]).toEqual([8, 9]);
+});
