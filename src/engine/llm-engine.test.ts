@@ -104,7 +104,12 @@ describe('log-probabilities', () => {
     });
     expect(outputs[1].promptLogprobs).toBeNull();
     expect(outputs[0].logprobs).toEqual([
-      { tokenId: outputs[0].tokenIds[0], logprob: expect.any(Number), rank: expect.any(Number), top: [] },
+      {
+        tokenId: outputs[0].tokenIds[0],
+        logprob: expect.any(Number) as number,
+        rank: expect.any(Number) as number,
+        top: [],
+      },
     ]);
   });
 

@@ -34,7 +34,8 @@ export class ToyExecutable implements Executable {
   readonly plan: Plan;
   readonly memory = { weights: 0, kvCache: 0, activations: 0, workspace: 0 };
   readonly options: ToyOptions;
-  readonly steps: { readonly numTokens: number; readonly numSeqs: number; readonly numLogitRows: number }[] = [];
+  readonly steps: { readonly numTokens: number; readonly numSeqs: number; readonly numLogitRows: number }[] =
+    [];
   isDisposed = false;
   /** Called before each step; a test may wait in it, or make the step go wrong. */
   onStep: (step: StepBatch) => Promise<Mishap> | Mishap = () => null;
@@ -72,7 +73,7 @@ export class ToyExecutable implements Executable {
     assert(step.numSeqs <= maxNumSeqs && step.logitRows.length <= maxNumLogitRows, 'sequence and row limits');
     assert(step.cuSeqlensQ[step.numSeqs] === step.numTokens, 'cuSeqlensQ ends at numTokens');
     assert(
-      step.logitRows.every((row, i) => i === 0 || row >= step.logitRows[i - 1]!),
+      step.logitRows.every((row, i) => i === 0 || row >= step.logitRows[i - 1]),
       'logit rows ascend',
     );
     for (const { slotMapping } of step.groups)
@@ -83,7 +84,7 @@ export class ToyExecutable implements Executable {
     const { blockSize } = this.options;
     for (let i = 0; i < copies.length; i += 3) {
       const [group, source, destination] = copies.subarray(i, i + 3) as unknown as [number, number, number];
-      const cache = this.#caches[group]!;
+      const cache = this.#caches[group];
       cache.copyWithin(destination * blockSize, source * blockSize, (source + 1) * blockSize);
     }
   }
@@ -92,11 +93,11 @@ export class ToyExecutable implements Executable {
   #forward(step: StepBatch): Uint32Array {
     const hashes = new Uint32Array(step.numTokens);
     for (let s = 0; s < step.numSeqs; s++) {
-      const first = step.contextLens[s]! - (step.cuSeqlensQ[s + 1]! - step.cuSeqlensQ[s]!);
-      for (let t = step.cuSeqlensQ[s]!; t < step.cuSeqlensQ[s + 1]!; t++) {
-        const position = step.positions[t]!;
-        assert(position === first + t - step.cuSeqlensQ[s]!, 'positions follow the context');
-        for (let g = 0; g < this.#caches.length; g++) hashes[t]! += this.#groupHash(step, g, s, t, position);
+      const first = step.contextLens[s] - (step.cuSeqlensQ[s + 1] - step.cuSeqlensQ[s]);
+      for (let t = step.cuSeqlensQ[s]; t < step.cuSeqlensQ[s + 1]; t++) {
+        const position = step.positions[t];
+        assert(position === first + t - step.cuSeqlensQ[s], 'positions follow the context');
+        for (let g = 0; g < this.#caches.length; g++) hashes[t] += this.#groupHash(step, g, s, t, position);
       }
     }
     return hashes;
@@ -104,14 +105,14 @@ export class ToyExecutable implements Executable {
 
   #groupHash(step: StepBatch, g: number, s: number, t: number, position: number): number {
     const { blockSize, windows } = this.options;
-    const { slotMapping, blockTables, maxBlocksPerSeq } = step.groups[g]!;
-    const cache = this.#caches[g]!;
+    const { slotMapping, blockTables, maxBlocksPerSeq } = step.groups[g];
+    const cache = this.#caches[g];
     const read = (p: number) => {
-      const block = blockTables[s * maxBlocksPerSeq + Math.floor(p / blockSize)]!;
-      return cache[block * blockSize + (p % blockSize)]!;
+      const block = blockTables[s * maxBlocksPerSeq + Math.floor(p / blockSize)];
+      return cache[block * blockSize + (p % blockSize)];
     };
-    cache[slotMapping[t]!] = cell(step.tokenIds[t]!, position > 0 ? read(position - 1) : 0);
-    return contextHash(read, position, windows[g]!, g);
+    cache[slotMapping[t]] = cell(step.tokenIds[t], position > 0 ? read(position - 1) : 0);
+    return contextHash(read, position, windows[g], g);
   }
 }
 
@@ -126,10 +127,10 @@ export function toyGenerate(
   const tokens = Array.from(prompt);
   const cells: number[] = [];
   while (tokens.length < Math.min(prompt.length + sampling.maxTokens, maxModelLen)) {
-    for (let p = cells.length; p < tokens.length; p++) cells.push(cell(tokens[p]!, cells[p - 1] ?? 0));
+    for (let p = cells.length; p < tokens.length; p++) cells.push(cell(tokens[p], cells[p - 1] ?? 0));
     const output = tokens.slice(prompt.length);
     let hash = 0;
-    windows.forEach((window, g) => (hash += contextHash((p) => cells[p]!, tokens.length - 1, window, g)));
+    windows.forEach((window, g) => (hash += contextHash((p) => cells[p], tokens.length - 1, window, g)));
     const banned = new Set(output.length < sampling.minTokens ? sampling.stopTokenIds : []);
     for (const { tokenId, bias } of sampling.logitBias) if (bias === -Infinity) banned.add(tokenId);
     const penalised = penalise(sampling, prompt, output);
@@ -145,8 +146,8 @@ export function toyGenerate(
 /** The log-probability that the toy gives to `tokens[position + 1]` after `tokens[0..position]`. */
 export function toyPromptLogprob(tokens: readonly number[], position: number): number {
   const cells: number[] = [];
-  for (let p = 0; p <= position; p++) cells.push(cell(tokens[p]!, cells[p - 1] ?? 0));
-  return scoreOf(contextHash((p) => cells[p]!, position, null, 0) >>> 0, tokens[position + 1]!);
+  for (let p = 0; p <= position; p++) cells.push(cell(tokens[p], cells[p - 1] ?? 0));
+  return scoreOf(contextHash((p) => cells[p], position, null, 0) >>> 0, tokens[position + 1]);
 }
 
 function cell(tokenId: number, previous: number): number {
@@ -207,15 +208,15 @@ function sampleRows(step: StepBatch, hashes: Uint32Array, isNaN: boolean): StepR
     logits: null,
   };
   for (let row = 0; row < numRows; row++) {
-    const hash = hashes[logitRows[row]!]!;
-    const target = sampling.targetIds[row]!;
+    const hash = hashes[logitRows[row]];
+    const target = sampling.targetIds[row];
     const token = target >= 0 ? target : drawRow(sampling, row, hash);
     result.tokenIds[row] = token;
     if (isNaN && row === 0) result.rowStatus[row] = 1;
-    if (sampling.numLogprobs[row]! < 0) continue;
+    if (sampling.numLogprobs[row] < 0) continue;
     result.logprobs[row] = scoreOf(hash, token);
     result.ranks[row] = 1 + (hash % 7);
-    for (let i = 0; i < sampling.numLogprobs[row]!; i++) {
+    for (let i = 0; i < sampling.numLogprobs[row]; i++) {
       result.topIds[row * topCount + i] = (token + i) % TOY_VOCAB_SIZE;
       result.topLogprobs[row * topCount + i] = scoreOf(hash, token) - i;
     }
@@ -225,12 +226,12 @@ function sampleRows(step: StepBatch, hashes: Uint32Array, isNaN: boolean): StepR
 
 function drawRow(sampling: SamplingBatch, row: number, hash: number): number {
   const banned = new Set<number>();
-  for (let i = sampling.biasOffsets[row]!; i < sampling.biasOffsets[row + 1]!; i++)
-    if (sampling.biasValues[i] === -Infinity) banned.add(sampling.biasIds[i]!);
+  for (let i = sampling.biasOffsets[row]; i < sampling.biasOffsets[row + 1]; i++)
+    if (sampling.biasValues[i] === -Infinity) banned.add(sampling.biasIds[i]);
   let penalised = 0;
-  for (let i = sampling.historyOffsets[row]!; i < sampling.historyOffsets[row + 1]!; i++)
-    penalised += mix(sampling.historyIds[i]!, sampling.historyOutputCounts[i]!);
-  const draw = sampling.temperature[row]! > 0 ? mix(sampling.seedLow[row]!, sampling.position[row]!) : 0;
+  for (let i = sampling.historyOffsets[row]; i < sampling.historyOffsets[row + 1]; i++)
+    penalised += mix(sampling.historyIds[i], sampling.historyOutputCounts[i]);
+  const draw = sampling.temperature[row] > 0 ? mix(sampling.seedLow[row], sampling.position[row]) : 0;
   return pick((hash + penalised + draw) >>> 0, (id) => banned.has(id));
 }
 

@@ -30,11 +30,12 @@ export interface EngineProcessOptions {
   /** A step that takes longer means that the engine hangs. */
   readonly watchdogMs?: number;
   readonly clock?: Clock;
+  /** Waits before each try to start a process anew; after the last one the engine stays dead. */
+  readonly restartDelaysMs?: readonly number[];
   /** What the child runs. */
   readonly entry?: URL;
 }
 
-/** Waits before each try to start a process anew; after the last one the engine stays dead. */
 const RESTART_DELAYS_MS = [0, 500, 2000, 8000];
 /** What a process gets to end by itself once it was told to. */
 const MAX_CLOSE_MS = 5000;
@@ -236,7 +237,7 @@ export class EngineProcess implements EngineClient {
 
   async #restart(): Promise<void> {
     const { signal } = this.#closing;
-    for (const delayMs of RESTART_DELAYS_MS) {
+    for (const delayMs of this.#options.restartDelaysMs ?? RESTART_DELAYS_MS) {
       try {
         await delay(delayMs, null, { signal });
         return await this.start();

@@ -9,7 +9,6 @@ import type { LLMEngine } from '../llm-engine.ts';
 import type { EngineOutput } from '../protocol.ts';
 import { type Frame, FrameDecoder, FrameWriter } from './frames.ts';
 import {
-  type LoadProgress,
   MESSAGE,
   readAbort,
   readLoad,
@@ -24,7 +23,7 @@ import { type HandleOutput, writeStep } from './step-message.ts';
 /** What a process needs to know to become an engine. */
 export type LoadEngine = (
   config: EngineConfig,
-  hooks: { onProgress: (progress: LoadProgress) => void },
+  hooks: { onProgress: (done: number, total: number, stage: string) => void },
 ) => Promise<LLMEngine>;
 
 /** Resolves when the parent asked for the end, or is gone, or the engine failed, and everything is freed. */
@@ -68,8 +67,10 @@ class EngineServer {
 
   async #start(config: EngineConfig): Promise<void> {
     try {
-      const onProgress = (progress: LoadProgress) => this.#pipe.write(writeProgress(this.#writer, progress));
-      const engine = await this.#load(config, { onProgress });
+      const engine = await this.#load(config, {
+        onProgress: (done, total, stage) =>
+          this.#pipe.write(writeProgress(this.#writer, { stage, done, total })),
+      });
       this.#engine = engine;
       this.#loop = new EngineLoop(engine, systemClock, (outputs) => this.#publish(engine, outputs));
       this.#pipe.write(writeReady(this.#writer, engine.info));
