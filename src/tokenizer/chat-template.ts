@@ -1,6 +1,6 @@
 // Chat templates: the Jinja that a checkpoint publishes, parsed once and rendered for each request.
 import { NeedletailError } from '../util/errors.ts';
-import { BoundedInterpreter, BudgetError, MAX_VALUE_LENGTH } from './bounded-interpreter.ts';
+import { BoundedInterpreter, BudgetError, MAX_TEXT_LENGTH } from './bounded-interpreter.ts';
 import { Environment, type JinjaEnvironment, type JinjaNode, parse, tokenize } from './jinja.ts';
 import { strftime } from './strftime.ts';
 
@@ -51,8 +51,8 @@ export class ChatTemplate {
     try {
       const environment = createEnvironment(messages, options);
       const text = new BoundedInterpreter(environment).run(this.#program).value as string;
-      if (text.length > MAX_VALUE_LENGTH)
-        throw new BudgetError(`it makes more than ${MAX_VALUE_LENGTH} characters`);
+      if (text.length > MAX_TEXT_LENGTH)
+        throw new BudgetError(`it makes more than ${MAX_TEXT_LENGTH} characters`);
       return text;
     } catch (error) {
       throw renderError(error);

@@ -20,6 +20,8 @@ export interface JinjaInterpreter {
   run(program: JinjaNode): JinjaValue;
   /** Every node of the tree is evaluated through this method. */
   evaluate(node: JinjaNode | undefined, environment: JinjaEnvironment): JinjaValue;
+  /** Private in the library. `filter` is an Identifier, or a CallExpression whose `callee` is one. */
+  applyFilter(operand: JinjaValue, filter: JinjaNode, environment: JinjaEnvironment): JinjaValue;
 }
 
 interface JinjaLibrary {
