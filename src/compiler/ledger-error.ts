@@ -7,13 +7,14 @@ import type { Plan, WeightSpec } from './plan.ts';
 type Unjudged = Omit<Ledger, 'error'>;
 
 /** Null if one sequence of `maxModelLen` fits and the cache asked for is there to be had. */
-export function explainShortage(plan: Plan, budget: MemoryBudget, ledger: Unjudged): string | null {
+export function explainShortage(plan: Plan, ledger: Unjudged): string | null {
+  const { budget } = ledger;
   const seqBytes = blocksPerSeq(plan, budget.maxModelLen) * bytesPerBlock(plan);
   if (ledger.totalBytes > budget.availableBytes && budget.kvCacheMemoryBytes !== null) {
     return text(
       `--kv-cache-memory-bytes ${budget.kvCacheMemoryBytes} does not fit into the device's memory`,
       [...fixedLines(ledger), line('KV cache', ledger.kvCacheBytes), ...totals(ledger.totalBytes, budget)],
-      fixes(plan, budget, ledger, seqBytes),
+      fixes(plan, ledger, seqBytes),
     );
   }
   if (ledger.kvCacheBytes >= seqBytes) return null;
@@ -24,7 +25,7 @@ export function explainShortage(plan: Plan, budget: MemoryBudget, ledger: Unjudg
       line(`KV cache of one sequence of ${budget.maxModelLen} tokens`, seqBytes),
       ...totals(ledger.fixedBytes + seqBytes, budget),
     ],
-    fixes(plan, budget, ledger, seqBytes),
+    fixes(plan, ledger, seqBytes),
   );
 }
 
@@ -56,20 +57,20 @@ function totals(neededBytes: number, budget: MemoryBudget): readonly string[] {
   return [line('needed', neededBytes), limit, line('available on the device', budget.availableBytes)];
 }
 
-function fixes(plan: Plan, budget: MemoryBudget, ledger: Unjudged, seqBytes: number): readonly string[] {
+function fixes(plan: Plan, ledger: Unjudged, seqBytes: number): readonly string[] {
   const neededBytes = ledger.fixedBytes + seqBytes;
   const remedies = [
-    ...shorterContext(plan, budget, ledger),
-    ...largerShare(budget, ledger, neededBytes, seqBytes),
-    ...smallerNumbers(plan, budget, ledger, seqBytes),
+    ...shorterContext(plan, ledger),
+    ...largerShare(ledger, neededBytes, seqBytes),
+    ...smallerNumbers(plan, ledger, seqBytes),
   ];
   if (remedies.length > 0) return remedies;
   return [`a device with ${formatBytes(neededBytes)} to spare, or a smaller model: no flag alone is enough`];
 }
 
-function shorterContext(plan: Plan, budget: MemoryBudget, ledger: Unjudged): readonly string[] {
+function shorterContext(plan: Plan, ledger: Unjudged): readonly string[] {
   const length = ledger.longestModelLen;
-  if (length === 0 || length >= budget.maxModelLen) return [];
+  if (length === 0 || length >= ledger.budget.maxModelLen) return [];
   const cacheBytes = blocksPerSeq(plan, length) * bytesPerBlock(plan);
   return [
     `--max-model-len ${length}   the longest that fits (one sequence: ${formatBytes(cacheBytes)} of KV cache)`,
@@ -77,12 +78,8 @@ function shorterContext(plan: Plan, budget: MemoryBudget, ledger: Unjudged): rea
 }
 
 /** More of the memory that is there. */
-function largerShare(
-  budget: MemoryBudget,
-  ledger: Unjudged,
-  neededBytes: number,
-  seqBytes: number,
-): readonly string[] {
+function largerShare(ledger: Unjudged, neededBytes: number, seqBytes: number): readonly string[] {
+  const { budget } = ledger;
   if (neededBytes > budget.availableBytes) return [];
   if (budget.kvCacheMemoryBytes === null) {
     return [`${shareFlag(neededBytes, budget)}   ${formatBytes(neededBytes)} of the device's memory`];
@@ -96,12 +93,8 @@ function shareFlag(neededBytes: number, budget: MemoryBudget): string {
 }
 
 /** 16-bit weights and cache, where they are float32 now. */
-function smallerNumbers(
-  plan: Plan,
-  budget: MemoryBudget,
-  ledger: Unjudged,
-  seqBytes: number,
-): readonly string[] {
+function smallerNumbers(plan: Plan, ledger: Unjudged, seqBytes: number): readonly string[] {
+  const { budget } = ledger;
   const isWide = plan.weights.some((weight) => weight.dtype === 'float32' && weight.shape.length === 2);
   if (!isWide) return [];
   const weightBytes = sumBytes(plan.weights.map((weight) => ({ bytes: bytesIn16Bits(weight) })));

@@ -27,6 +27,7 @@ export function memoryLedger(plan: Plan, budget: MemoryBudget): Ledger {
   const caches = plan.kvCacheGroups.map((group) => cacheLine(group, plan.blockSize, numBlocks));
   const kvCacheBytes = sumBytes(caches);
   const ledger = {
+    budget,
     ...fixed,
     caches,
     kvCacheBytes,
@@ -36,7 +37,7 @@ export function memoryLedger(plan: Plan, budget: MemoryBudget): Ledger {
     fits: fittingSequences(plan, budget, numBlocks),
     longestModelLen: Math.min(budget.maxModelLen, affordable * plan.blockSize),
   };
-  return { ...ledger, error: explainShortage(plan, budget, ledger) };
+  return { ...ledger, error: explainShortage(plan, ledger) };
 }
 
 function cacheLine(group: KVCacheGroup, blockSize: number, numBlocks: number): CacheLine {

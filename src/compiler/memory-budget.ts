@@ -33,6 +33,7 @@ export interface CacheLine {
 }
 
 export interface Ledger extends FixedBytes {
+  readonly budget: MemoryBudget;
   readonly caches: readonly CacheLine[];
   readonly kvCacheBytes: number;
   readonly totalBytes: number;

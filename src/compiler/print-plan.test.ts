@@ -22,6 +22,6 @@ test('kernels are listed with how often they are launched', () => {
   const kernels = panelKernels().map((kernel) => (kernel.op === 'linear' ? { ...kernel, variants } : kernel));
   const text = printKernels(compile(compileRequest(TINY_LLAMA, { kernels })));
   expect(text).toContain('1 × embedding');
-  expect(text).toMatch(/5 × linear +linear_small \(≤ 8 numTokens\), then linear_large/);
-  expect(text).toMatch(/4 × linear +linear_small \(≤ 8 numLogitRows\), then linear_large/);
+  expect(text).toMatch(/5 × linear +by linear_small ≤ 8 \| linear_large × numTokens\n/);
+  expect(text).toMatch(/4 × linear +by linear_small ≤ 8 \| linear_large × numLogitRows\n/);
 });

@@ -112,15 +112,27 @@ function printValue(value: AttributeValue): string {
   return `{${entries.join(', ')}}`;
 }
 
-/** One line per op and choice of kernels, with how many launches make it. */
-export function printKernels({ launches }: Plan): string {
-  const counts = new Map<string, number>();
+/** Launches of one op by the same kernels. */
+export interface KernelUse extends Pick<Launch, 'op' | 'variants' | 'rows'> {
+  readonly numLaunches: number;
+}
+
+export function kernelUses({ launches }: Plan): readonly KernelUse[] {
+  const uses = new Map<string, KernelUse>();
   for (const { op, variants, rows } of launches) {
-    const choice = variants.map(({ kernel, maxRows }) =>
-      maxRows === null ? kernel : `${kernel} (≤ ${maxRows} ${rows})`,
-    );
-    const line = `${op.padEnd(16)} ${choice.join(', then ')}`;
-    counts.set(line, (counts.get(line) ?? 0) + 1);
+    const key = JSON.stringify([op, variants, rows]);
+    uses.set(key, { op, variants, rows, numLaunches: (uses.get(key)?.numLaunches ?? 0) + 1 });
   }
-  return [...counts].map(([line, count]) => `${String(count).padStart(5)} × ${line}\n`).join('');
+  return [...uses.values()];
+}
+
+/** One line per op and choice of kernels, with how many launches make it. */
+export function printKernels(plan: Plan): string {
+  const lines = kernelUses(plan).map(({ op, variants, rows, numLaunches }) => {
+    const choice = variants.map(({ kernel, maxRows }) =>
+      maxRows === null ? kernel : `${kernel} ≤ ${maxRows}`,
+    );
+    return `${String(numLaunches).padStart(5)} × ${op.padEnd(16)} by ${choice.join(' | ')} × ${rows}\n`;
+  });
+  return lines.join('');
 }

@@ -1,0 +1,77 @@
+// What `inspect` and `build` are given: a checkpoint, a plan directory, a config alone, or a preset.
+import { readFile, stat } from 'node:fs/promises';
+import path from 'node:path';
+import { openCheckpoint, type Checkpoint } from '../checkpoint/checkpoint.ts';
+import { readConfig } from '../checkpoint/hf-config.ts';
+import { resolveModel, type ResolveOptions } from '../checkpoint/resolve-model.ts';
+import type { ModelToCompile } from '../compiler/compile-to-fit.ts';
+import { isPlanDirectory } from '../compiler/plan-directory.ts';
+import type { HFConfig } from '../models/model-definition.ts';
+import { findPreset, presetNames } from '../models/presets.ts';
+import { findModel } from '../models/registry.ts';
+import { NeedletailError } from '../util/errors.ts';
+import { isJsonObject } from '../util/json-file.ts';
+
+export interface ModelSubject {
+  readonly kind: 'model';
+  readonly name: string;
+  readonly model: ModelToCompile;
+  /** null: there is a config and no weights. */
+  readonly checkpoint: Checkpoint | null;
+}
+
+export type Subject =
+  { readonly kind: 'plan'; readonly name: string; readonly directory: string } | ModelSubject;
+
+/** Throws `model_not_found` saying what a model can be; what is on the hub but not here is looked for as `options` say. */
+export async function findSubject(name: string, options: ResolveOptions = {}): Promise<Subject> {
+  const stats = await stat(name).catch(() => null);
+  if (stats?.isFile()) return configSubject(name, await readConfigFile(name));
+  const preset = findPreset(name);
+  if (!stats && preset) return configSubject(preset.name, preset.config);
+  if (!stats && !name.includes('/')) throw unknownModel(name);
+  return folderSubject(name, await resolveModel(name, options));
+}
+
+async function folderSubject(name: string, directory: string): Promise<Subject> {
+  if (await isPlanDirectory(directory)) return { kind: 'plan', name, directory };
+  const holdsWeights = await Promise.all(
+    ['model.safetensors', 'model.safetensors.index.json'].map((file) => exists(path.join(directory, file))),
+  );
+  if (!holdsWeights.includes(true)) return configSubject(name, await readConfig(directory));
+  const checkpoint = await openCheckpoint(directory);
+  const { config, tensors, hash } = checkpoint;
+  const model = { definition: findModel(config), config, tensors, checkpointHash: hash };
+  return { kind: 'model', name, model, checkpoint };
+}
+
+function configSubject(name: string, config: HFConfig): Subject {
+  const model = { definition: findModel(config), config, tensors: null, checkpointHash: null };
+  return { kind: 'model', name, model, checkpoint: null };
+}
+
+async function readConfigFile(file: string): Promise<HFConfig> {
+  const text = await readFile(file, 'utf8');
+  try {
+    const config: unknown = JSON.parse(text);
+    if (isJsonObject(config)) return config;
+  } catch {
+    // Said below, in our own words.
+  }
+  throw new NeedletailError('bad_checkpoint', `${file} is no config.json: it holds no JSON object`, {
+    param: 'model',
+  });
+}
+
+async function exists(file: string): Promise<boolean> {
+  return (await stat(file).catch(() => null)) !== null;
+}
+
+function unknownModel(name: string): NeedletailError {
+  const choices = 'a checkpoint folder, a plan directory, a config.json, a hub id org/name, or a preset';
+  return new NeedletailError(
+    'model_not_found',
+    `there is no "${name}" here; a model is ${choices}: ${presetNames().join(', ')}`,
+    { param: 'model' },
+  );
+}
