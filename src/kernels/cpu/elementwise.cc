@@ -15,8 +15,9 @@ template <Activation kKind>
 Floats activate(Floats x) {
   switch (kKind) {
     case Activation::kSilu: return x * sigmoid(x);
-    case Activation::kGelu: return 0.5f * x * (1.0f + erf(x * 0.707106781f));
-    case Activation::kGeluTanh: return 0.5f * x * (1.0f + tanh(0.797884561f * (x + 0.044715f * x * x * x)));
+    case Activation::kGelu: return 0.5f * x * one_plus_erf(x * 0.707106781f);
+    // 1 + tanh(u) = 2 sigmoid(2u), which does not cancel for negative u.
+    case Activation::kGeluTanh: return x * sigmoid(1.59576912f * (x + 0.044715f * x * x * x));
     case Activation::kRelu: return max(zeros(), x);
     case Activation::kReluSquared: return max(zeros(), x) * max(zeros(), x);
     case Activation::kQuickGelu: return x * sigmoid(1.702f * x);

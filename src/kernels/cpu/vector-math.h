@@ -90,9 +90,8 @@ inline Floats tanh(Floats x) {
   return select(magnitude < 0.62f, multiply_add(p * z, x, x), large);
 }
 
-inline Floats erf(Floats x) {
-  const Floats magnitude = min(broadcast(4.0f), absolute(x));
-  // Minimax polynomial of erf(x) / x in x^2 on |x| <= 1.
+/// erf(x) for |x| <= 1: a minimax polynomial of erf(x) / x in x^2.
+inline Floats small_erf(Floats x) {
   const Floats z = x * x;
   Floats p = broadcast(7.88911949e-5f);
   p = multiply_add(p, z, broadcast(-0.000802084127f));
@@ -100,16 +99,26 @@ inline Floats erf(Floats x) {
   p = multiply_add(p, z, broadcast(-0.0268544446f));
   p = multiply_add(p, z, broadcast(0.112836002f));
   p = multiply_add(p, z, broadcast(-0.376126271f));
-  p = multiply_add(p, z, broadcast(1.12837917f));
-  // And of ln(1 − erf(x)) on [0.95, 4].
+  return multiply_add(p, z, broadcast(1.12837917f)) * x;
+}
+
+/// 1 − erf(x) for x >= 0.95, as e to a minimax polynomial; 1.5e-8 from 4 on.
+inline Floats large_erfc(Floats x) {
+  const Floats t = min(broadcast(4.0f), x);
   Floats q = broadcast(0.000191505033f);
-  q = multiply_add(q, magnitude, broadcast(-0.00299954906f));
-  q = multiply_add(q, magnitude, broadcast(0.0220520291f));
-  q = multiply_add(q, magnitude, broadcast(-0.103566955f));
-  q = multiply_add(q, magnitude, broadcast(-0.63759997f));
-  q = multiply_add(q, magnitude, broadcast(-1.12742613f));
-  q = multiply_add(q, magnitude, broadcast(-0.000256436634f));
-  return select(magnitude < 1.0f, p * x, copy_sign(1.0f - exp(q), x));
+  q = multiply_add(q, t, broadcast(-0.00299954906f));
+  q = multiply_add(q, t, broadcast(0.0220520291f));
+  q = multiply_add(q, t, broadcast(-0.103566955f));
+  q = multiply_add(q, t, broadcast(-0.63759997f));
+  q = multiply_add(q, t, broadcast(-1.12742613f));
+  return exp(multiply_add(q, t, broadcast(-0.000256436634f)));
+}
+
+/// 1 + erf(x), without cancellation for negative x.
+inline Floats one_plus_erf(Floats x) {
+  const Floats tail = large_erfc(absolute(x));
+  const Floats large = select(x < 0.0f, tail, 2.0f - tail);
+  return select(absolute(x) < 1.0f, 1.0f + small_erf(x), large);
 }
 
 // 16-bit floats as memory holds them.

@@ -1,0 +1,363 @@
+// Runs single launches on the CPU library: operands laid out by hand, with poison in what is to be written and canaries
+// around everything.
+import type { Launch, Operand, Plan, WeightSpec } from '../../src/compiler/plan.ts';
+import { CpuRuntime } from '../../src/device/cpu/cpu-runtime.ts';
+import { encodeProgram, findDescription } from '../../src/device/cpu/program-blob.ts';
+import { StepMemory } from '../../src/device/cpu/step-memory.ts';
+import type { StepBatch } from '../../src/device/step.ts';
+import { CpuLibrary, Status, type Address } from '../../src/ffi/cpu-library.ts';
+import type { Attributes, KVCacheSpec, StepInputName } from '../../src/ir/graph.ts';
+import type { WeightLayout } from '../../src/kernels/kernel.ts';
+import { layoutBytes } from '../../src/kernels/kernel.ts';
+import { itemSize, toBfloat16Bits, toFloat16Bits, type FloatDType } from '../../src/tensor/dtype.ts';
+
+/** Floats kept free on each side of a buffer. */
+const CANARY_FLOATS = 64;
+const CANARY = 0x7fc0dead;
+
+/** A view of `columns` columns in rows of `rowStride` floats. */
+export interface Matrix {
+  readonly kind: 'matrix';
+  readonly rows: number;
+  readonly columns: number;
+  readonly columnStart: number;
+  readonly rowStride: number;
+  /** Row-major values of the view; absent for an output that shares no memory. */
+  readonly values?: Float32Array;
+  /** Shares the memory of this other operand, exactly. */
+  readonly aliasOf?: Matrix;
+}
+
+export type HarnessOperand =
+  | Matrix
+  | {
+      readonly kind: 'weight';
+      readonly values: Float32Array;
+      readonly shape: readonly number[];
+      readonly dtype: FloatDType;
+      readonly layout: WeightLayout;
+    }
+  | { readonly kind: 'ropeTable'; readonly values: Float32Array; readonly rotaryDim: number }
+  | { readonly kind: 'input'; readonly name: StepInputName }
+  | { readonly kind: 'kvCache'; readonly layer: number }
+  | { readonly kind: 'none' };
+
+export interface HarnessLaunch {
+  readonly op: string;
+  readonly attributes: Attributes;
+  readonly inputs: readonly HarnessOperand[];
+  readonly outputs: readonly HarnessOperand[];
+  readonly rows?: Launch['rows'];
+}
+
+export function matrix(
+  rows: number,
+  columns: number,
+  values?: Float32Array,
+  view: { columnStart?: number; rowStride?: number; aliasOf?: Matrix } = {},
+): Matrix {
+  const { columnStart = 0, rowStride = columnStart + columns } = view;
+  const placed = { kind: 'matrix', rows, columns, columnStart, rowStride } as const;
+  return { ...placed, ...(values && { values }), ...(view.aliasOf && { aliasOf: view.aliasOf }) };
+}
+
+export class CpuHarness {
+  readonly runtime: CpuRuntime;
+
+  constructor(arch: string, numThreads = 2) {
+    this.runtime = new CpuRuntime(CpuLibrary.load(arch), numThreads);
+  }
+
+  close(): void {
+    this.runtime.close();
+  }
+
+  /** A session whose KV caches outlive its launches. */
+  session(caches: readonly KVCacheSpec[] = [], numBlocks = 1, blockSize = 16): HarnessSession {
+    return new HarnessSession(this.runtime, caches, numBlocks, blockSize);
+  }
+}
+
+export class HarnessSession {
+  readonly #runtime: CpuRuntime;
+  readonly #caches: readonly KVCacheSpec[];
+  readonly #numBlocks: number;
+  readonly #blockSize: number;
+  readonly #regions: { address: Address; bytes: number }[] = [];
+  readonly #kvCaches: Address[];
+
+  constructor(runtime: CpuRuntime, caches: readonly KVCacheSpec[], numBlocks: number, blockSize: number) {
+    this.#runtime = runtime;
+    this.#caches = caches;
+    this.#numBlocks = numBlocks;
+    this.#blockSize = blockSize;
+    this.#kvCaches = caches.map((cache) => {
+      const address = this.#allocate(this.#cacheBytes(cache));
+      // Every 16- and 32-bit word a NaN: slots that were never written must not matter.
+      new Uint8Array(this.#runtime.library.view(address, this.#cacheBytes(cache))).fill(0xff);
+      return address;
+    });
+  }
+
+  /**
+   * Runs the launches in one step, `repeat` times over. Gives the outputs of the last of them that are matrices, after
+   * checking that nothing around them was touched.
+   */
+  async run(
+    launches: readonly HarnessLaunch[],
+    step: StepBatch,
+    limits?: Partial<Plan['limits']>,
+  ): Promise<Float32Array[]> {
+    const built = new LaunchBuilder(this.#allocate.bind(this), this.#runtime.library);
+    const planned = launches.map((launch) => built.add(launch));
+    const plan = this.#planOf(planned, built, { ...limitsOf(step), ...limits });
+    const placement = {
+      weights: built.weightAddresses,
+      ropeTables: built.tableAddresses,
+      kvCaches: this.#kvCaches,
+      arena: 0,
+      workspace: this.#allocate(2 ** 22),
+      numBlocks: [this.#numBlocks],
+    };
+    const { library } = this.#runtime;
+    const blob = encodeProgram(plan, placement, (name) => library.findKernel(name));
+    const program = library.createProgram(this.#runtime.address, blob);
+    const memory = new StepMemory(library, plan);
+    memory.write(step);
+    const status = await this.#runtime.run((job) => library.submitStep(program, memory.address, job));
+    const message = status === Status.invalidStep ? memory.readMessage() : '';
+    memory.free();
+    library.destroyProgram(program);
+    if (status !== Status.ok) throw new Error(`status ${status} ${message}`);
+    return built.readOutputs(launches.at(-1)!.outputs);
+  }
+
+  /** The raw bytes of a layer's cache. */
+  cacheBytes(layer: number): Uint8Array {
+    const index = this.#caches.findIndex((cache) => cache.layer === layer);
+    const view = this.#runtime.library.view(this.#kvCaches[index], this.#cacheBytes(this.#caches[index]));
+    return new Uint8Array(view).slice();
+  }
+
+  free(): void {
+    for (const { address, bytes } of this.#regions) this.#runtime.library.free(address, bytes);
+    this.#regions.length = 0;
+  }
+
+  #cacheBytes({ numKvHeads, keyHeadDim, valueHeadDim, dtype }: KVCacheSpec): number {
+    return this.#numBlocks * this.#blockSize * numKvHeads * (keyHeadDim + valueHeadDim) * itemSize(dtype);
+  }
+
+  #allocate(bytes: number): Address {
+    const region = { address: this.#runtime.library.allocate(Math.max(1, bytes)), bytes: Math.max(1, bytes) };
+    this.#regions.push(region);
+    return region.address;
+  }
+
+  #planOf(launches: Launch[], built: LaunchBuilder, limits: Plan['limits']): Plan {
+    const group = { index: 0, window: null, layers: this.#caches, bytesPerToken: 0 };
+    const logits = built.addBuffer(1, 16, 16, this.#allocate(64));
+    return {
+      header: {
+        formatVersion: 1,
+        writtenBy: '',
+        target: { kind: 'cpu', arch: this.#runtime.library.arch },
+        recipe: '',
+        checkpointHash: null,
+        rank: 0,
+        worldSize: 1,
+      },
+      model: {
+        modelType: '',
+        vocabSize: 16,
+        hiddenSize: 0,
+        numLayers: 0,
+        maxModelLen: 0,
+        numParameters: 0,
+      },
+      limits,
+      blockSize: this.#blockSize,
+      weights: built.weights,
+      ropeTables: built.tables,
+      kvCacheGroups: [group],
+      buffers: built.buffers,
+      arenaBytes: 0,
+      workspaceBytes: 0,
+      activationDType: 'float32',
+      launches,
+      logits: { kind: 'buffer', id: logits, columnStart: 0, columns: 16, rowStride: 16 },
+    };
+  }
+}
+
+function limitsOf(step: StepBatch): Plan['limits'] {
+  return {
+    maxNumBatchedTokens: Math.max(1, step.numTokens),
+    maxNumSeqs: Math.max(1, step.numSeqs),
+    maxNumLogitRows: Math.max(1, step.logitRows.length),
+  };
+}
+
+/** Gives operands memory and ids. Buffers' offsets are their addresses, for the arena starts at 0. */
+class LaunchBuilder {
+  readonly weights: WeightSpec[] = [];
+  readonly weightAddresses: Address[] = [];
+  readonly tables: Plan['ropeTables'][number][] = [];
+  readonly tableAddresses: Address[] = [];
+  readonly buffers: Plan['buffers'][number][] = [];
+  readonly #allocate: (bytes: number) => Address;
+  readonly #library: CpuLibrary;
+  readonly #placed = new Map<Matrix, { id: number; address: Address }>();
+
+  constructor(allocate: (bytes: number) => Address, library: CpuLibrary) {
+    this.#allocate = allocate;
+    this.#library = library;
+  }
+
+  add({ op, attributes, inputs, outputs, rows = 'numTokens' }: HarnessLaunch): Launch {
+    const query = {
+      arch: this.#library.arch,
+      weightDType: 'float32',
+      kvDType: 'float32',
+      activationPrecision: 'float32',
+      maxRows: 1,
+      weightRows: 1,
+      weightColumns: 1,
+    } as const;
+    return {
+      op,
+      label: '',
+      attributes,
+      rows,
+      variants: findDescription(op).variants(query),
+      inputs: inputs.map((operand) => this.#place(operand)),
+      outputs: outputs.map((operand) => this.#place(operand)),
+    };
+  }
+
+  addBuffer(rows: number, columns: number, rowStride: number, address: Address): number {
+    const id = this.buffers.length;
+    const bytes = rows * rowStride * 4;
+    this.buffers.push({ id, name: '', dtype: 'float32', shape: [rows, columns], offset: address, bytes });
+    return id;
+  }
+
+  readOutputs(outputs: readonly HarnessOperand[]): Float32Array[] {
+    for (const operand of this.#placed.keys()) if (!operand.aliasOf) this.#checkSurroundings(operand);
+    return outputs.filter((operand) => operand.kind === 'matrix').map((operand) => this.#read(operand));
+  }
+
+  #place(operand: HarnessOperand): Operand {
+    switch (operand.kind) {
+      case 'matrix': {
+        const { columnStart, columns, rowStride } = operand;
+        return { kind: 'buffer', id: this.#placeMatrix(operand), columnStart, columns, rowStride };
+      }
+      case 'weight':
+        return { kind: 'weight', id: this.#placeWeight(operand) };
+      case 'ropeTable': {
+        const id = this.tables.length;
+        const { values, rotaryDim } = operand;
+        const numPositions = values.length / rotaryDim;
+        const shared = { inverseFrequencies: [], attentionFactor: 1, bytes: values.byteLength };
+        this.tables.push({ id, numPositions, rotaryDim, ...shared });
+        this.tableAddresses.push(this.#copyIn(values));
+        return { kind: 'ropeTable', id };
+      }
+      case 'input':
+        return { ...operand, group: 0 };
+      case 'kvCache':
+      case 'none':
+        return operand;
+    }
+  }
+
+  #copyIn(values: Float32Array): Address {
+    const address = this.#allocate(values.byteLength);
+    new Float32Array(this.#library.view(address, values.byteLength)).set(values);
+    return address;
+  }
+
+  #placeMatrix(operand: Matrix): number {
+    const known = this.#placed.get(operand.aliasOf ?? operand);
+    if (known) return known.id;
+    const floats = operand.rows * operand.rowStride + 2 * CANARY_FLOATS;
+    const start = this.#allocate(floats * 4);
+    const buffer = this.#library.view(start, floats * 4);
+    new Uint32Array(buffer).fill(CANARY);
+    const address = start + CANARY_FLOATS * 4;
+    const { rows, columns, columnStart, rowStride, values } = operand;
+    const target = new Float32Array(buffer, CANARY_FLOATS * 4);
+    for (let row = 0; row < rows && values; row++) {
+      target.set(values.subarray(row * columns, (row + 1) * columns), row * rowStride + columnStart);
+    }
+    const id = this.addBuffer(rows, columns, rowStride, address);
+    this.#placed.set(operand, { id, address: start });
+    return id;
+  }
+
+  #placeWeight(operand: HarnessOperand & { kind: 'weight' }): number {
+    const { shape, dtype, layout } = operand;
+    const [rows, columns] = shape.length === 1 ? [shape[0], 1] : shape;
+    const id = this.weights.length;
+    const bytes = layoutBytes(layout, rows, columns, itemSize(dtype));
+    const address = this.#allocate(bytes);
+    packValues(operand, this.#library.view(address, bytes));
+    this.weights.push({ id, name: `w${id}`, dtype, shape, layout, parts: [], bytes });
+    this.weightAddresses.push(address);
+    return id;
+  }
+
+  #words(operand: Matrix): Uint32Array {
+    const { address } = this.#placed.get(operand.aliasOf ?? operand)!;
+    const floats = operand.rows * operand.rowStride + 2 * CANARY_FLOATS;
+    return new Uint32Array(this.#library.view(address, floats * 4));
+  }
+
+  #read(operand: Matrix): Float32Array {
+    const { rows, columns, columnStart, rowStride } = operand;
+    const words = this.#words(operand);
+    const floats = new Float32Array(words.buffer, CANARY_FLOATS * 4);
+    const result = new Float32Array(rows * columns);
+    for (let row = 0; row < rows; row++) {
+      const from = row * rowStride + columnStart;
+      result.set(floats.subarray(from, from + columns), row * columns);
+    }
+    return result;
+  }
+
+  #checkSurroundings(operand: Matrix): void {
+    const { rows, columns, columnStart, rowStride } = operand;
+    this.#words(operand).forEach((word, i) => {
+      const at = i - CANARY_FLOATS;
+      const column = at % rowStride;
+      const isInside =
+        at >= 0 && at < rows * rowStride && column >= columnStart && column < columnStart + columns;
+      if (!isInside && word !== CANARY)
+        throw new Error(`a kernel wrote outside of its operand, at float ${at}`);
+    });
+  }
+}
+
+/** The layouts' definition in src/kernels/kernel.ts, element by element. */
+function packValues(
+  { values, shape, dtype, layout }: HarnessOperand & { kind: 'weight' },
+  memory: ArrayBuffer,
+): void {
+  const [rows, columns] = shape.length === 1 ? [shape[0], 1] : shape;
+  const bits = dtype === 'float32' ? null : new Uint16Array(memory);
+  const floats = dtype === 'float32' ? new Float32Array(memory) : null;
+  const place = (row: number, column: number): number => {
+    if (layout === 'rowMajor') return row * columns + column;
+    if (layout === 'panel16') return (Math.floor(row / 16) * columns + column) * 16 + (row % 16);
+    const pair = Math.floor(row / 16) * Math.ceil(columns / 2) + Math.floor(column / 2);
+    return (pair * 16 + (row % 16)) * 2 + (column % 2);
+  };
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      const value = values[row * columns + column];
+      if (floats) floats[place(row, column)] = value;
+      else bits![place(row, column)] = dtype === 'bfloat16' ? toBfloat16Bits(value) : toFloat16Bits(value);
+    }
+  }
+}
