@@ -30,11 +30,13 @@ const LAYERS = [
   { from: 'engine/block-hash.ts', to: ['util'] },
   { from: 'engine/sequence.ts', to: ['util'] },
   { from: 'engine/stop-checker.ts', to: ['util'] },
-  // Mechanism: the two files where plan, device and checkpoint meet.
+  // Mechanism: the files where plan, device and checkpoint meet.
   {
     from: 'engine/load-engine.ts',
     to: ['util', 'tensor', 'kernels', 'models', 'compiler', 'device', 'checkpoint'],
   },
+  { from: 'engine/subject.ts', to: ['util', 'tensor', 'models', 'compiler', 'checkpoint'] },
+  { from: 'engine/plan-limits.ts', to: ['util', 'compiler'] },
   { from: 'engine/model-runner.ts', to: ['util', 'tensor', 'compiler', 'device'] },
   { from: 'engine', to: ['util', 'tensor', 'device/step.ts'] },
 

@@ -1,21 +1,18 @@
 // `needletail build`: compile a model and pack its weights into a plan directory, which `serve` loads without either.
 import type { Command } from 'commander';
-import { dummySource } from '../checkpoint/dummy.ts';
 import { compile } from '../compiler/compile.ts';
-import { compileRequestFor, publishedDType } from '../compiler/compile-to-fit.ts';
-import { expectedTensors } from '../compiler/expected-tensors.ts';
+import { compileRequestFor } from '../compiler/compile-to-fit.ts';
 import { packWeight } from '../compiler/pack-weight.ts';
 import { weightOffsets } from '../compiler/packed-weights.ts';
 import { companionFiles, writePlanDirectory } from '../compiler/plan-directory.ts';
 import type { Plan, Target } from '../compiler/plan.ts';
 import { createDevice, kernelsFor } from '../device/create-device.ts';
 import type { EngineConfig } from '../engine/config.ts';
-import type { TensorSource } from '../tensor/tensor-source.ts';
+import { findSubject, openTensors } from '../engine/subject.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { formatBytes } from '../util/format-bytes.ts';
 import { addEngineFlags, engineConfig, type EngineFlags } from './flags.ts';
 import { progressBar } from './progress.ts';
-import { findSubject, type ModelSubject } from './subject.ts';
 
 interface Flags extends EngineFlags {
   readonly output: string;
@@ -41,7 +38,7 @@ async function runBuild(name: string, flags: Flags): Promise<void> {
   }
   const target = await targetOf(config);
   const plan = compile(compileRequestFor(subject.model, config, target, kernelsFor(target)));
-  const source = weightSource(subject, plan, config);
+  const source = openTensors(subject, plan, config);
   try {
     await writePlanDirectory(
       flags.output,
@@ -63,24 +60,6 @@ async function targetOf(config: EngineConfig): Promise<Target> {
   const device = await createDevice(config.device, config);
   await device.dispose();
   return device.target;
-}
-
-/** The checkpoint's tensors, or random ones where they are asked for. */
-function weightSource(
-  { name, model, checkpoint }: ModelSubject,
-  plan: Plan,
-  config: EngineConfig,
-): TensorSource {
-  if (config.loadFormat === 'dummy') {
-    const dtype = publishedDType(model.config, model.tensors);
-    return dummySource(expectedTensors(plan, dtype), config.seed);
-  }
-  if (checkpoint !== null) return checkpoint.source;
-  throw new NeedletailError(
-    'model_not_found',
-    `${name} has no weights here; name a folder with a checkpoint, or add --load-format dummy for random ones`,
-    { param: 'model' },
-  );
 }
 
 function describe(plan: Plan, output: string): string {

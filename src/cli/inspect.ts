@@ -9,13 +9,13 @@ import type { Plan, Target } from '../compiler/plan.ts';
 import { kernelUses, printKernels, printPlan } from '../compiler/print-plan.ts';
 import { createDevice, kernelsFor } from '../device/create-device.ts';
 import type { EngineConfig } from '../engine/config.ts';
+import { findSubject, type Subject } from '../engine/subject.ts';
 import { printGraph } from '../ir/print.ts';
 import { isNeedletailError, NeedletailError } from '../util/errors.ts';
 import { formatCount } from '../util/format-bytes.ts';
 import { addEngineFlags, engineConfig, type EngineFlags } from './flags.ts';
 import { memoryReport } from './memory-report.ts';
 import { byteSize } from './parsers.ts';
-import { findSubject, type Subject } from './subject.ts';
 
 const SECTIONS = ['graph', 'plan', 'kernels', 'memory'] as const;
 type Section = (typeof SECTIONS)[number];

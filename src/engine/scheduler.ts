@@ -2,6 +2,7 @@
 import type { BatchingPolicy } from './config.ts';
 import type { BlockManager, CachedPrefix } from './block-manager.ts';
 import { NeedletailError } from '../util/errors.ts';
+import { checkTokenBudget } from './check-config.ts';
 import { compareSequences, type Sequence } from './sequence.ts';
 
 export interface SchedulerConfig {
@@ -62,12 +63,7 @@ export class Scheduler {
   readonly #reservesToEnd: boolean;
 
   constructor(config: SchedulerConfig, blocks: BlockManager) {
-    if (config.maxNumBatchedTokens < config.maxNumSeqs)
-      throw new NeedletailError(
-        'invalid_request',
-        `max-num-batched-tokens (${config.maxNumBatchedTokens}) must be at least max-num-seqs (${config.maxNumSeqs})`,
-        { param: 'max-num-batched-tokens' },
-      );
+    checkTokenBudget(config);
     this.#config = config;
     this.#blocks = blocks;
     this.#isStatic = config.batchingPolicy.startsWith('static');

@@ -1,16 +1,21 @@
-// What `inspect` and `build` are given: a checkpoint, a plan directory, a config alone, or a preset.
+// What an engine, `inspect` or `build` is given: a checkpoint, a plan directory, a config alone, or a preset.
 import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { openCheckpoint, type Checkpoint } from '../checkpoint/checkpoint.ts';
+import { dummySource } from '../checkpoint/dummy.ts';
 import { readConfig } from '../checkpoint/hf-config.ts';
 import { resolveModel, type ResolveOptions } from '../checkpoint/resolve-model.ts';
-import type { ModelToCompile } from '../compiler/compile-to-fit.ts';
+import { publishedDType, type ModelToCompile } from '../compiler/compile-to-fit.ts';
+import { expectedTensors } from '../compiler/expected-tensors.ts';
 import { isPlanDirectory } from '../compiler/plan-directory.ts';
+import type { Plan } from '../compiler/plan.ts';
 import type { HFConfig } from '../models/model-definition.ts';
 import { findPreset, presetNames } from '../models/presets.ts';
 import { findModel } from '../models/registry.ts';
+import type { TensorSource } from '../tensor/tensor-source.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { isJsonObject } from '../util/json-file.ts';
+import type { EngineConfig } from './config.ts';
 
 export interface ModelSubject {
   readonly kind: 'model';
@@ -31,6 +36,24 @@ export async function findSubject(name: string, options: ResolveOptions = {}): P
   if (!stats && preset) return configSubject(preset.name, preset.config);
   if (!stats && !name.includes('/')) throw unknownModel(name);
   return folderSubject(name, await resolveModel(name, options));
+}
+
+/** The tensors that a plan is loaded from: the checkpoint's, or random ones where they are asked for. */
+export function openTensors(
+  { name, model, checkpoint }: ModelSubject,
+  plan: Plan,
+  { loadFormat, seed }: Pick<EngineConfig, 'loadFormat' | 'seed'>,
+): TensorSource {
+  if (loadFormat === 'dummy') {
+    const dtype = publishedDType(model.config, model.tensors);
+    return dummySource(expectedTensors(plan, dtype), seed);
+  }
+  if (checkpoint !== null) return checkpoint.source;
+  throw new NeedletailError(
+    'model_not_found',
+    `${name} has no weights here; name a folder with a checkpoint, or add --load-format dummy for random ones`,
+    { param: 'model' },
+  );
 }
 
 async function folderSubject(name: string, directory: string): Promise<Subject> {

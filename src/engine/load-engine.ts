@@ -1,0 +1,130 @@
+// From settings to a running engine: find the model, compile it, weigh it, load it onto a device.
+import { compileToFit, type FittedPlan } from '../compiler/compile-to-fit.ts';
+import { memoryLedger } from '../compiler/ledger.ts';
+import { readPlanDirectory } from '../compiler/plan-directory.ts';
+import type { Plan } from '../compiler/plan.ts';
+import { createDevice, kernelsFor } from '../device/create-device.ts';
+import type { Device, Executable } from '../device/device.ts';
+import type { PackedWeightSource, TensorSource } from '../tensor/tensor-source.ts';
+import { NeedletailError } from '../util/errors.ts';
+import { BlockManager } from './block-manager.ts';
+import { checkConfig } from './check-config.ts';
+import { systemClock, type Clock } from './clock.ts';
+import type { EngineConfig } from './config.ts';
+import { LLMEngine } from './llm-engine.ts';
+import { ModelRunner } from './model-runner.ts';
+import { fitToPlan } from './plan-limits.ts';
+import { findSubject, openTensors, type ModelSubject, type Subject } from './subject.ts';
+
+export interface LoadHooks {
+  /** Bytes done and in all; `stage` is `download`, then `weights`. */
+  readonly onProgress?: (done: number, total: number, stage: string) => void;
+  readonly signal?: AbortSignal;
+  readonly clock?: Clock;
+}
+
+/** A plan that fits, and where its weights come from. */
+interface Prepared extends Pick<FittedPlan, 'plan' | 'ledger'> {
+  readonly source: TensorSource | PackedWeightSource;
+  readonly config: EngineConfig;
+}
+
+/**
+ * Loads a model in this process. Throws a `NeedletailError` that says what to do: `model_not_found`,
+ * `unsupported_model`, `bad_checkpoint`, `bad_plan`, `out_of_memory` with the ledger, `invalid_request` for a setting.
+ */
+export async function loadEngine(config: EngineConfig, hooks: LoadHooks = {}): Promise<LLMEngine> {
+  checkConfig(config);
+  const subject = await findSubject(config.model, downloadHooks(hooks));
+  const device = await createDevice(config.device, config);
+  try {
+    const prepared = await prepare(subject, config, device);
+    return createEngine(
+      prepared,
+      device,
+      await loadPlan(prepared, device, hooks),
+      hooks.clock ?? systemClock,
+    );
+  } catch (error) {
+    await device.dispose();
+    throw error;
+  }
+}
+
+function downloadHooks({ onProgress, signal }: LoadHooks): Parameters<typeof findSubject>[1] {
+  return {
+    signal,
+    onProgress: (progress) => onProgress?.(progress.overallBytes, progress.overallTotalBytes, 'download'),
+  };
+}
+
+function prepare(subject: Subject, config: EngineConfig, device: Device): Promise<Prepared> | Prepared {
+  return subject.kind === 'plan'
+    ? openPlan(subject.directory, config, device)
+    : compileSubject(subject, config, device);
+}
+
+function compileSubject(subject: ModelSubject, config: EngineConfig, device: Device): Prepared {
+  const { target } = device;
+  const fitted = compileToFit(subject.model, config, target, kernelsFor(target), device.availableMemory());
+  return { ...fitted, config, source: openTensors(subject, fitted.plan, config) };
+}
+
+async function openPlan(directory: string, config: EngineConfig, device: Device): Promise<Prepared> {
+  const { plan, weights } = await readPlanDirectory(directory, { target: device.target });
+  const fitted = fitToPlan(config, plan);
+  const ledger = memoryLedger(plan, {
+    availableBytes: device.availableMemory(),
+    kvCacheMemoryBytes: config.kvCacheMemoryBytes,
+    memoryUtilization: config.memoryUtilization,
+    maxNumSeqs: fitted.maxNumSeqs,
+    maxModelLen: fitted.maxModelLen,
+  });
+  return { plan, ledger, config: fitted, source: weights };
+}
+
+async function loadPlan(prepared: Prepared, device: Device, hooks: LoadHooks): Promise<Executable> {
+  const { plan, ledger, source } = prepared;
+  const { onProgress, signal } = hooks;
+  try {
+    if (ledger.error !== null) throw new NeedletailError('out_of_memory', ledger.error);
+    return await device.load(plan, source, {
+      numBlocks: ledger.numBlocks,
+      onProgress: (done, total) => onProgress?.(done, total, 'weights'),
+      ...(signal && { signal }),
+    });
+  } finally {
+    source.close();
+  }
+}
+
+function createEngine(prepared: Prepared, device: Device, executable: Executable, clock: Clock): LLMEngine {
+  const { plan, ledger, config } = prepared;
+  return new LLMEngine({
+    runner: new ModelRunner(executable),
+    info: {
+      maxModelLen: config.maxModelLen ?? plan.model.maxModelLen,
+      vocabSize: plan.model.vocabSize,
+      maxNumSeqs: config.maxNumSeqs,
+      maxNumBatchedTokens: config.maxNumBatchedTokens,
+      blockSize: plan.blockSize,
+      numBlocks: Math.min(...ledger.numBlocks),
+      device: `${plan.header.target.kind} (${device.description})`,
+      recipe: plan.header.recipe,
+    },
+    blocks: createBlockManager(plan, ledger.numBlocks, config),
+    scheduling: config,
+    maxNumPromptRows: plan.limits.maxNumLogitRows - config.maxNumSeqs,
+    clock,
+    onClose: () => device.dispose(),
+  });
+}
+
+function createBlockManager(plan: Plan, numBlocks: readonly number[], config: EngineConfig): BlockManager {
+  return new BlockManager({
+    blockSize: plan.blockSize,
+    groups: plan.kvCacheGroups.map(({ window }, group) => ({ numBlocks: numBlocks[group], window })),
+    enablePrefixCaching: config.enablePrefixCaching,
+    hashSeed: `${plan.header.checkpointHash}/${plan.header.recipe}`,
+  });
+}
