@@ -108,7 +108,7 @@ describe('planMemory', () => {
         const graph = randomGraph(choices);
         playOwners(graph, planMemory(graph, LIMITS));
       }),
-      { numRuns: 300 },
+      { numRuns: 150 },
     );
   });
 
