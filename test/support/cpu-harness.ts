@@ -1,15 +1,16 @@
 // Runs single launches on the CPU library: operands laid out by hand, with poison in what is to be written and canaries
 // around everything.
-import type { Launch, Operand, Plan, WeightSpec } from '../../src/compiler/plan.ts';
+import type { BufferOperand, Launch, Operand, Plan, WeightSpec } from '../../src/compiler/plan.ts';
 import { CpuRuntime } from '../../src/device/cpu/cpu-runtime.ts';
 import { encodeProgram, findDescription } from '../../src/device/cpu/program-blob.ts';
 import { StepMemory } from '../../src/device/cpu/step-memory.ts';
-import type { StepBatch } from '../../src/device/step.ts';
+import type { SamplingBatch, StepBatch, StepResult } from '../../src/device/step.ts';
 import { CpuLibrary, Status, type Address } from '../../src/ffi/cpu-library.ts';
 import type { Attributes, KVCacheSpec, StepInputName } from '../../src/ir/graph.ts';
 import type { WeightLayout } from '../../src/kernels/kernel.ts';
 import { layoutBytes } from '../../src/kernels/kernel.ts';
 import { itemSize, toBfloat16Bits, toFloat16Bits, type FloatDType } from '../../src/tensor/dtype.ts';
+import { stepBatch } from './step-batch.ts';
 
 /** Floats kept free on each side of a buffer. */
 const CANARY_FLOATS = 64;
@@ -100,7 +101,7 @@ export class HarnessSession {
   }
 
   /**
-   * Runs the launches in one step, `repeat` times over. Gives the outputs of the last of them that are matrices, after
+   * Runs the launches in one step. Gives the outputs of the last of them that are matrices, after
    * checking that nothing around them was touched.
    */
   async run(
@@ -111,25 +112,32 @@ export class HarnessSession {
     const built = new LaunchBuilder(this.#allocate.bind(this), this.#runtime.library);
     const planned = launches.map((launch) => built.add(launch));
     const plan = this.#planOf(planned, built, { ...limitsOf(step), ...limits });
-    const placement = {
-      weights: built.weightAddresses,
-      ropeTables: built.tableAddresses,
-      kvCaches: this.#kvCaches,
-      arena: 0,
-      workspace: this.#allocate(2 ** 22),
-      numBlocks: [this.#numBlocks],
-    };
-    const { library } = this.#runtime;
-    const blob = encodeProgram(plan, placement, (name) => library.findKernel(name));
-    const program = library.createProgram(this.#runtime.address, blob);
-    const memory = new StepMemory(library, plan);
-    memory.write(step);
-    const status = await this.#runtime.run((job) => library.submitStep(program, memory.address, job));
-    const message = status === Status.invalidStep ? memory.readMessage() : '';
-    memory.free();
-    library.destroyProgram(program);
-    if (status !== Status.ok) throw new Error(`status ${status} ${message}`);
+    await this.#runPlan(plan, built, step);
     return built.readOutputs(launches.at(-1)!.outputs);
+  }
+
+  /** Samples each row of `logits` `[rows, vocabSize]`. */
+  async sample(logits: Float32Array, vocabSize: number, sampling: SamplingBatch): Promise<StepResult> {
+    const numRows = logits.length / vocabSize;
+    const rows = Array.from({ length: numRows }, (_, row) => row);
+    const step = stepBatch(
+      [
+        {
+          tokenIds: rows,
+          numCached: 0,
+          blocks: new Array<number>(Math.ceil(numRows / 16)).fill(0),
+          logitRows: rows,
+        },
+      ],
+      16,
+    );
+    const built = new LaunchBuilder(this.#allocate.bind(this), this.#runtime.library);
+    const address = this.#allocate(logits.byteLength);
+    new Float32Array(this.#runtime.library.view(address, logits.byteLength)).set(logits);
+    const operand = { columnStart: 0, columns: vocabSize, rowStride: vocabSize };
+    const id = built.addBuffer(numRows, vocabSize, vocabSize, address);
+    const plan = this.#planOf([], built, limitsOf(step), { kind: 'buffer', id, ...operand });
+    return this.#runPlan(plan, built, { ...step, sampling });
   }
 
   /** The raw bytes of a layer's cache. */
@@ -144,6 +152,30 @@ export class HarnessSession {
     this.#regions.length = 0;
   }
 
+  async #runPlan(plan: Plan, built: LaunchBuilder, step: StepBatch): Promise<StepResult> {
+    const placement = {
+      weights: built.weightAddresses,
+      ropeTables: built.tableAddresses,
+      kvCaches: this.#kvCaches,
+      arena: 0,
+      workspace: this.#allocate(2 ** 22),
+      numBlocks: [this.#numBlocks],
+    };
+    const { library } = this.#runtime;
+    const blob = encodeProgram(plan, placement, (name) => library.findKernel(name));
+    const program = library.createProgram(this.#runtime.address, blob);
+    const memory = new StepMemory(library, plan);
+    try {
+      memory.write(step);
+      const status = await this.#runtime.run((job) => library.submitStep(program, memory.address, job));
+      if (status === Status.ok) return memory.readResult(null);
+      throw new Error(`status ${status}: ${status === Status.invalidStep ? memory.readMessage() : ''}`);
+    } finally {
+      memory.free();
+      library.destroyProgram(program);
+    }
+  }
+
   #cacheBytes({ numKvHeads, keyHeadDim, valueHeadDim, dtype }: KVCacheSpec): number {
     return this.#numBlocks * this.#blockSize * numKvHeads * (keyHeadDim + valueHeadDim) * itemSize(dtype);
   }
@@ -154,9 +186,13 @@ export class HarnessSession {
     return region.address;
   }
 
-  #planOf(launches: Launch[], built: LaunchBuilder, limits: Plan['limits']): Plan {
+  #planOf(
+    launches: Launch[],
+    built: LaunchBuilder,
+    limits: Plan['limits'],
+    logits: BufferOperand = this.#noLogits(built),
+  ): Plan {
     const group = { index: 0, window: null, layers: this.#caches, bytesPerToken: 0 };
-    const logits = built.addBuffer(1, 16, 16, this.#allocate(64));
     return {
       header: {
         formatVersion: 1,
@@ -185,8 +221,13 @@ export class HarnessSession {
       workspaceBytes: 0,
       activationDType: 'float32',
       launches,
-      logits: { kind: 'buffer', id: logits, columnStart: 0, columns: 16, rowStride: 16 },
+      logits,
     };
+  }
+
+  #noLogits(built: LaunchBuilder): BufferOperand {
+    const id = built.addBuffer(1, 16, 16, this.#allocate(64));
+    return { kind: 'buffer', id, columnStart: 0, columns: 16, rowStride: 16 };
   }
 }
 

@@ -155,16 +155,16 @@ class Distribution {
     return prefix;
   }
 
-  /// Tokens of at least this weight.
+  /// Tokens of at least this logit.
   Prefix above(float least) {
     uint16_t first_bucket = kNumBuckets;
-    for_each_match(weights_, size_, [least](float weight) { return weight < least; },
+    for_each_match(logits_, size_, [least](float logit) { return logit < least; },
                    [&](int32_t i) { first_bucket = std::min(first_bucket, bucket_of_[i]); });
     Prefix prefix{first_bucket, 0, 0};
     for (int32_t b = 0; b < first_bucket; b++) prefix.mass += buckets_[b].mass;
     if (first_bucket == kNumBuckets) return prefix;
     const int32_t* members = rank(first_bucket);
-    while (weights_[members[prefix.inside]] >= least) prefix.mass += weights_[members[prefix.inside++]];
+    while (logits_[members[prefix.inside]] >= least) prefix.mass += weights_[members[prefix.inside++]];
     return prefix;
   }
 
@@ -243,12 +243,19 @@ class Distribution {
   uint16_t* bucket_of_;
 };
 
+/// The smallest logit whose weight is at least `min_p`. Weights near 1 lose their differences; logits do not.
+float least_logit(float largest, const SamplingParameters& p) {
+  const double least = largest + double(p.temperature) * std::log(double(p.min_p));
+  const float rounded = float(least);
+  return rounded < least ? std::nextafter(rounded, INFINITY) : rounded;
+}
+
 /// What top-k, top-p and min-p leave; never empty.
-Prefix cut(Distribution& distribution, const SamplingParameters& p) {
+Prefix cut(Distribution& distribution, float largest, const SamplingParameters& p) {
   const Prefix kept = p.top_k > 0 ? distribution.first(p.top_k) : distribution.whole();
   Prefix shortest = kept;
   if (p.top_p < 1) shortest = std::min(shortest, distribution.reaching(double(p.top_p) * kept.mass));
-  if (p.min_p > 0) shortest = std::min(shortest, distribution.above(p.min_p));
+  if (p.min_p > 0) shortest = std::min(shortest, distribution.above(least_logit(largest, p)));
   const bool is_empty = shortest.bucket == 0 && shortest.inside == 0;
   return is_empty ? distribution.first(1) : shortest;
 }
@@ -280,7 +287,7 @@ int32_t choose(const float* raw, int32_t size, Extremes extremes, const Sampling
   if (extremes.largest == -INFINITY || extremes.has_nan) return -1;
   if (p.temperature == 0) return index_of(logits, extremes.largest);
   Distribution distribution(logits, size, extremes, p.temperature, scratch);
-  return distribution.draw(cut(distribution, p), uniform(p.seed_low, p.seed_high, p.position));
+  return distribution.draw(cut(distribution, extremes.largest, p), uniform(p.seed_low, p.seed_high, p.position));
 }
 
 double log_normalizer(const float* logits, int32_t size, float largest) {
