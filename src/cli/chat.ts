@@ -5,8 +5,7 @@ import type { GenerateParams } from '../llm/generate-params.ts';
 import type { ChatMessage } from '../llm/chat.ts';
 import type { LLM } from '../llm/llm.ts';
 import { isNeedletailError } from '../util/errors.ts';
-import { addLLMFlags, llmOptions, type LLMFlags } from './llm-flags.ts';
-import { progressBar } from './progress.ts';
+import { addLLMFlags, loadLLM, type LLMFlags } from './llm-flags.ts';
 import { addSamplingFlags, generateParams, type SamplingFlags } from './sampling-flags.ts';
 
 type Flags = LLMFlags & SamplingFlags & { readonly system?: string };
@@ -19,9 +18,7 @@ export function registerChat(program: Command): void {
 }
 
 async function runChat(model: string, flags: Flags): Promise<void> {
-  const { LLM } = await import('../llm/llm.ts');
-  const { model: found, options } = llmOptions(model, flags);
-  await using llm = await LLM.load(found, { ...options, onProgress: progressBar('loading') });
+  await using llm = await loadLLM(model, flags);
   console.log('Type a message. Ctrl-C stops an answer, /reset begins anew, /exit leaves.');
   await converse(llm, generateParams(flags), flags.system);
 }

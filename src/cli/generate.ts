@@ -1,8 +1,7 @@
 // `needletail generate`: one prompt, its continuation on stdout as it comes.
 import type { Command } from 'commander';
 import { NeedletailError } from '../util/errors.ts';
-import { addLLMFlags, llmOptions, type LLMFlags } from './llm-flags.ts';
-import { progressBar } from './progress.ts';
+import { addLLMFlags, loadLLM, type LLMFlags } from './llm-flags.ts';
 import { addSamplingFlags, generateParams, type SamplingFlags } from './sampling-flags.ts';
 
 type Flags = LLMFlags & SamplingFlags & { readonly prompt?: string };
@@ -16,9 +15,7 @@ export function registerGenerate(program: Command): void {
 
 async function runGenerate(model: string, flags: Flags): Promise<void> {
   const prompt = flags.prompt ?? (await readPipe());
-  const { LLM } = await import('../llm/llm.ts');
-  const { model: found, options } = llmOptions(model, flags);
-  await using llm = await LLM.load(found, { ...options, onProgress: progressBar('loading') });
+  await using llm = await loadLLM(model, flags);
   for await (const chunk of llm.generate(prompt, generateParams(flags))) process.stdout.write(chunk.text);
   process.stdout.write('\n');
 }

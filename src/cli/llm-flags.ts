@@ -1,9 +1,11 @@
 // What stands between text and the engine, as flags: tokenizer, chat template, sampling defaults.
 import { Option, type Command } from 'commander';
 import { existsSync, readFileSync } from 'node:fs';
+import type { LLM } from '../llm/llm.ts';
 import type { LoadOptions } from '../llm/load.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { addEngineFlags, engineConfig, type EngineFlags } from './flags.ts';
+import { progressBar } from './progress.ts';
 
 export interface LLMFlags extends EngineFlags {
   readonly tokenizer?: string;
@@ -39,6 +41,13 @@ export function llmOptions(
     ...(flags.chatTemplate === undefined ? {} : { chatTemplate: readTemplate(flags.chatTemplate) }),
   };
   return { model: resolved, options };
+}
+
+/** Loads the model that the flags ask for, with a progress bar on a terminal. */
+export async function loadLLM(model: string, flags: LLMFlags): Promise<LLM> {
+  const { LLM } = await import('../llm/llm.ts');
+  const { model: resolved, options } = llmOptions(model, flags);
+  return LLM.load(resolved, { ...options, onProgress: progressBar('loading') });
 }
 
 /** A template itself holds Jinja's braces; anything else is a file. */
