@@ -67,7 +67,9 @@ function logits(scope: Scope, config: GPT2Config): Tensor {
   const model = scope.at('transformer');
   const tokens = new Embedding(model.at('wte'), vocabSize, hiddenSize);
   const positions = new Embedding(model.at('wpe'), numPositions, hiddenSize);
-  let x = add(tokens.apply(tracer.input('tokenIds')), positions.apply(tracer.input('positions')));
+  let x = tracer.labelled(model.path, () =>
+    add(tokens.apply(tracer.input('tokenIds')), positions.apply(tracer.input('positions'))),
+  );
   for (let layer = 0; layer < config.n_layer; layer++) {
     x = new GPT2Layer(model.at(`h.${layer}`), config, layer).apply(x);
   }
