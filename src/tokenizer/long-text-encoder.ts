@@ -9,6 +9,8 @@ export interface EncodeLimits {
   readonly maxTextLength: number;
   /** Texts longer than this go to the worker. About 4k tokens of English; they take some 25 ms. */
   readonly longTextLength: number;
+  /** The same for tokenizers that do not split a text into words. */
+  readonly longUnsplitLength: number;
   /** So do texts with longer runs without white space: one long word costs more than many short ones. */
   readonly longWordLength: number;
   /** Time that the worker may take for a text, with an allowance for its length. */
@@ -19,6 +21,7 @@ export interface EncodeLimits {
 export const DEFAULT_ENCODE_LIMITS: EncodeLimits = {
   maxTextLength: 8 * 2 ** 20,
   longTextLength: 16_384,
+  longUnsplitLength: 4096,
   longWordLength: 1024,
   maxEncodeMs: 10_000,
   maxEncodeMsPerKilochar: 10,

@@ -1,5 +1,6 @@
 // A checkpoint's tokenizer: text to token ids and back, and chats to prompts.
 import { NeedletailError } from '../util/errors.ts';
+import { isJsonObject } from '../util/json-file.ts';
 import { type ChatMessage, ChatTemplate, type RenderOptions } from './chat-template.ts';
 import { type DetokenizerOptions, IncrementalDetokenizer } from './incremental-detokenizer.ts';
 import {
@@ -52,7 +53,7 @@ export class Tokenizer {
   private constructor(directory: string, files: TokenizerFiles, limits: EncodeLimits) {
     this.#encoder = createPromptEncoder(files);
     this.#longTexts = new LongTextEncoder(directory, limits);
-    this.#limits = limits;
+    this.#limits = splitsWords(files) ? limits : { ...limits, longTextLength: limits.longUnsplitLength };
     this.specialTokens = namedSpecialTokens(files.config);
     this.vocabSize = this.#encoder.vocabSize;
     this.#table = createTable(this.#encoder, files);
@@ -216,6 +217,12 @@ function createTable(encoder: PromptEncoder, { tokenizer }: TokenizerFiles): Tok
     addedIds: new Set(encoder.addedTokens.map((token) => token.id)),
     specialIds: new Set(encoder.addedTokens.filter((token) => token.special).map((token) => token.id)),
   });
+}
+
+/** SentencePiece vocabularies merge over spaces: to them a text is one word, which costs several times as much. */
+function splitsWords({ tokenizer }: TokenizerFiles): boolean {
+  const preTokenizer = tokenizer['pre_tokenizer'];
+  return isJsonObject(preTokenizer) && preTokenizer['type'] !== 'Metaspace';
 }
 
 const PROBE = 'a';
