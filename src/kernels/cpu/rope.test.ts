@@ -144,7 +144,9 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       const step = ragged(blockSize);
       const { slotMapping } = step.groups[0];
       const k = matrix(12, 2 * keyHeadDim, randomValues(24 * keyHeadDim, 1), { columnStart: 7 });
-      const v = matrix(12, 2 * valueHeadDim, randomValues(24 * valueHeadDim, 2), { rowStride: 2 * valueHeadDim + 9 });
+      const v = matrix(12, 2 * valueHeadDim, randomValues(24 * valueHeadDim, 2), {
+        rowStride: 2 * valueHeadDim + 9,
+      });
       const inputs = [k, v, { kind: 'input', name: 'slotMapping' } as const];
       const outputs = [{ kind: 'kvCache', layer: 3 } as const];
       await session.run([{ op: 'kvWrite', attributes: { layer: 3 }, inputs, outputs }], step);
