@@ -7,7 +7,7 @@ export interface SequenceChunk {
   readonly tokenIds: readonly number[];
   /** Tokens that are in its cache already. */
   readonly numCached: number;
-  /** Its KV blocks in the one cache group; enough for all its tokens. */
+  /** Its KV blocks, the same in every cache group; enough for all its tokens. */
   readonly blocks: readonly number[];
   /** Rows whose logits are wanted: indices into `tokenIds`; by default the last. */
   readonly logitRows?: readonly number[];
@@ -15,7 +15,7 @@ export interface SequenceChunk {
   readonly sampling?: SamplingRow;
 }
 
-export function stepBatch(chunks: readonly SequenceChunk[], blockSize: number): StepBatch {
+export function stepBatch(chunks: readonly SequenceChunk[], blockSize: number, numGroups = 1): StepBatch {
   const starts = [0];
   for (const { tokenIds } of chunks) starts.push(starts.at(-1)! + tokenIds.length);
   const positions = chunks.flatMap(({ tokenIds, numCached }) => tokenIds.map((_, i) => numCached + i));
@@ -39,7 +39,7 @@ export function stepBatch(chunks: readonly SequenceChunk[], blockSize: number): 
     positions: Int32Array.from(positions),
     cuSeqlensQ: Int32Array.from(starts),
     contextLens: Int32Array.from(chunks, ({ tokenIds, numCached }) => numCached + tokenIds.length),
-    groups: [group],
+    groups: Array.from({ length: numGroups }, () => group),
     logitRows: Int32Array.from(rows),
     blockCopies: new Int32Array(0),
     sampling: samplingBatch(
