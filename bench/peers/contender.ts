@@ -2,39 +2,17 @@
 import { readFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import path from 'node:path';
+import { median } from '../../src/bench/metrics.ts';
 import { findPreset } from '../../src/models/presets.ts';
 import type { HFConfig } from '../../src/models/model-definition.ts';
-import type { FloatDType } from '../../src/tensor/dtype.ts';
+import { CALM, type ContenderOptions, type MeasureResult } from './contender-options.ts';
 import { openLlamaCpp } from './llama-cpp.ts';
 import { MEASURES, tokenSource, type EngineUnderTest, type Measure } from './measures.ts';
 import { openNeedletail } from './needletail.ts';
 
-/** What `run.ts` passes as the one argument, in JSON. */
-export interface ContenderOptions {
-  readonly engine: 'needletail' | 'llama.cpp';
-  /** A preset's name, or a checkpoint's folder. */
-  readonly model: string;
-  readonly dtype: FloatDType;
-  readonly numThreads: number;
-  readonly measures: readonly string[];
-  /** Runs of a measure before a disturbed one is accepted. */
-  readonly maxTries: number;
-  /** For llama.cpp. */
-  readonly scratch: string;
-  readonly gguf: string;
-}
-
-/** What it prints, one per measure. */
-export interface MeasureResult {
-  readonly measure: string;
-  readonly tokensPerSecond: number;
-  /** Share of the machine's CPU time that other processes took meanwhile; null where the system does not say. */
-  readonly othersCpu: number | null;
-  readonly engine: string;
-}
-
-/** Above this share of CPU time for others a run is disturbed. */
-const CALM = 0.1;
+/** Runs that take less together are repeated, up to `MAX_RUNS` times. */
+const SHORT_SECONDS = 2;
+const MAX_RUNS = 9;
 
 function loadConfig(model: string): { config: HFConfig; directory: string | null } {
   const preset = findPreset(model);
@@ -57,7 +35,7 @@ function cpuSeconds(): { machine: number; own: number } | null {
     return null;
   }
   const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = stat
-    .split('\n', 1)[0]!
+    .split('\n', 1)[0]
     .trim()
     .split(/\s+/)
     .slice(1)
@@ -75,18 +53,25 @@ interface Timing {
   readonly othersCpu: number | null;
 }
 
+/** The median of runs: one if it is long, more of a short one. */
 async function timed(run: () => Promise<void>): Promise<Timing> {
   const before = cpuSeconds();
-  const start = performance.now();
-  await run();
-  const seconds = (performance.now() - start) / 1000;
+  const startMs = performance.now();
+  const elapsed = () => (performance.now() - startMs) / 1000;
+  const runs: number[] = [];
+  while (runs.length === 0 || (runs.length < MAX_RUNS && elapsed() < SHORT_SECONDS)) {
+    const runStart = elapsed();
+    await run();
+    runs.push(elapsed() - runStart);
+  }
   const after = cpuSeconds();
+  const seconds = median(runs);
   if (!before || !after) return { seconds, othersCpu: null };
   const others = after.machine - before.machine - (after.own - before.own);
-  return { seconds, othersCpu: Math.max(0, others) / (seconds * cpus().length) };
+  return { seconds, othersCpu: Math.max(0, others) / (elapsed() * cpus().length) };
 }
 
-/** The first calm run, or the calmest of `maxTries`. */
+/** The first calm timing, or the calmest of `maxTries`. */
 async function calmest(run: () => Promise<void>, maxTries: number): Promise<Timing> {
   let best = await timed(run);
   for (let i = 1; i < maxTries && (best.othersCpu ?? 0) > CALM; i++) {
@@ -112,7 +97,7 @@ async function measure(
   }
 }
 
-const options = JSON.parse(process.argv[2]!) as ContenderOptions;
+const options = JSON.parse(process.argv[2]) as ContenderOptions;
 const vocabSize = Number(loadConfig(options.model).config['vocab_size']);
 const engine = await open(options);
 for (const what of MEASURES.filter(({ name }) => options.measures.includes(name))) {

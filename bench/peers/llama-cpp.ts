@@ -26,7 +26,7 @@ interface Llama {
   dispose(): Promise<void>;
 }
 interface NodeLlamaCpp {
-  getLlama(options: object): Promise<Llama>;
+  readonly getLlama: (options: object) => Promise<Llama>;
 }
 
 export interface PeerOptions {

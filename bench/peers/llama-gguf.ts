@@ -233,7 +233,7 @@ export async function convertLlama(
   type: TensorType,
 ): Promise<void> {
   const checkpoint = await openCheckpoint(directory);
-  const config = checkpoint.config as HFConfig;
+  const config = checkpoint.config;
   const shape = shapeOf(config);
   const tensors = llamaTensors(shape).map((entry) =>
     ggufTensor(entry, type, () => {

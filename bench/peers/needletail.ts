@@ -2,6 +2,7 @@
 import { openCheckpoint } from '../../src/checkpoint/checkpoint.ts';
 import { dummySource } from '../../src/checkpoint/dummy.ts';
 import { compile } from '../../src/compiler/compile.ts';
+import { expectedTensors } from '../../src/compiler/expected-tensors.ts';
 import type { Plan } from '../../src/compiler/plan.ts';
 import { createDevice, kernelsFor } from '../../src/device/create-device.ts';
 import type { Device, Executable } from '../../src/device/device.ts';
@@ -9,7 +10,7 @@ import type { SamplingBatch, StepBatch } from '../../src/device/step.ts';
 import type { HFConfig } from '../../src/models/model-definition.ts';
 import { findModel } from '../../src/models/registry.ts';
 import type { FloatDType } from '../../src/tensor/dtype.ts';
-import type { TensorCatalog, TensorSource } from '../../src/tensor/tensor-source.ts';
+import type { TensorSource } from '../../src/tensor/tensor-source.ts';
 import type { EngineUnderTest, PassItem, Stepper } from './measures.ts';
 
 const BLOCK_SIZE = 16;
@@ -57,11 +58,7 @@ function planFor({ config, dtype }: OurModel, device: Device): Plan {
 
 async function openWeights({ directory, dtype }: OurModel, plan: Plan): Promise<TensorSource> {
   if (directory !== null) return (await openCheckpoint(directory)).source;
-  const parts = plan.weights.flatMap((weight) => weight.parts);
-  const catalog: TensorCatalog = new Map(
-    parts.map((part) => [part.tensor, { dtype, shape: part.tensorShape }]),
-  );
-  return dummySource(catalog, 1);
+  return dummySource(expectedTensors(plan, dtype), 1);
 }
 
 function executableStepper(executable: Executable, blocksPerSeq: number): Stepper {
@@ -89,7 +86,7 @@ function stepBatch(items: readonly PassItem[], blocksPerSeq: number, numGroups: 
   const tables = items.flatMap(({ sequence }) =>
     Array.from({ length: blocksPerSeq }, (_, i) => sequence * blocksPerSeq + i),
   );
-  const logitRows = ends.map((end) => end - 1).filter((_, i) => items[i]!.wantsLogits);
+  const logitRows = ends.map((end) => end - 1).filter((_, i) => items[i].wantsLogits);
   const group = {
     slotMapping: Int32Array.from(slots),
     blockTables: Int32Array.from(tables),

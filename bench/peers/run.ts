@@ -11,7 +11,7 @@ import { median } from '../../src/bench/metrics.ts';
 import { formatNumber, formatStamp, formatTable, stampRun, writeRecord } from '../../src/bench/report.ts';
 import { findPreset } from '../../src/models/presets.ts';
 import type { FloatDType } from '../../src/tensor/dtype.ts';
-import type { ContenderOptions, MeasureResult } from './contender.ts';
+import { CALM, type ContenderOptions, type MeasureResult } from './contender-options.ts';
 import { convertLlama, writeRandomLlama } from './llama-gguf.ts';
 import { MEASURES } from './measures.ts';
 import { installPeer, PEER_VERSION } from './install-peer.ts';
@@ -93,18 +93,24 @@ async function measureInTurns(): Promise<Result[]> {
 }
 
 interface Cell {
+  /** Other processes were at work in one of the rounds. */
+  readonly isDisturbed: boolean;
   readonly median: number;
   readonly min: number;
   readonly max: number;
 }
 
 function cellOf(results: readonly Result[], model: string, contender: string, measure: string): Cell {
-  const values = results
-    .filter(
-      (result) => result.model === model && result.contender === contender && result.measure === measure,
-    )
-    .map((result) => result.tokensPerSecond);
-  return { median: median(values), min: Math.min(...values), max: Math.max(...values) };
+  const rounds = results.filter(
+    (result) => result.model === model && result.contender === contender && result.measure === measure,
+  );
+  const values = rounds.map((result) => result.tokensPerSecond);
+  return {
+    isDisturbed: rounds.some((result) => (result.othersCpu ?? 0) > CALM),
+    median: median(values),
+    min: Math.min(...values),
+    max: Math.max(...values),
+  };
 }
 
 /** Ours against the peer's faster type. */
@@ -114,8 +120,8 @@ function ratioOf(results: readonly Result[], model: string, dtype: FloatDType, m
 }
 
 function modelTable(results: readonly Result[], model: string): string {
-  const show = ({ median, min, max }: Cell) =>
-    `${formatNumber(median)} (${formatNumber(min)}..${formatNumber(max)})`;
+  const show = ({ median, min, max, isDisturbed }: Cell) =>
+    `${formatNumber(median)} (${formatNumber(min)}..${formatNumber(max)})${isDisturbed ? '*' : ''}`;
   const contenders = ['needletail', 'llama.cpp'].flatMap((engine) =>
     types.map((type) => `${engine} ${type}`),
   );
@@ -146,5 +152,7 @@ console.log(
   `peer     node-llama-cpp ${PEER_VERSION}; ${flags.threads} threads; median (least..greatest) of ${flags.rounds} rounds`,
 );
 for (const model of models) console.log(`\n${modelTable(results, model)}`);
+if (results.some((result) => (result.othersCpu ?? 0) > CALM))
+  console.log(`\n* other processes took over ${100 * CALM} % of the CPU in a round`);
 if (flags['output-json'])
   writeRecord(flags['output-json'], { ...stamp, peer: `node-llama-cpp ${PEER_VERSION}`, ratios, results });

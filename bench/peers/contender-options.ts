@@ -1,0 +1,29 @@
+// What the orchestrator and its measuring processes say to each other.
+import type { FloatDType } from '../../src/tensor/dtype.ts';
+
+/** What `run.ts` passes as the one argument, in JSON. */
+export interface ContenderOptions {
+  readonly engine: 'needletail' | 'llama.cpp';
+  /** A preset's name, or a checkpoint's folder. */
+  readonly model: string;
+  readonly dtype: FloatDType;
+  readonly numThreads: number;
+  readonly measures: readonly string[];
+  /** Timings of a measure before a disturbed one is accepted. */
+  readonly maxTries: number;
+  /** For llama.cpp. */
+  readonly scratch: string;
+  readonly gguf: string;
+}
+
+/** What it prints, one per measure. */
+export interface MeasureResult {
+  readonly measure: string;
+  readonly tokensPerSecond: number;
+  /** Share of the machine's CPU time that other processes took meanwhile; null where the system does not say. */
+  readonly othersCpu: number | null;
+  readonly engine: string;
+}
+
+/** Above this share of CPU time for others a timing is disturbed. */
+export const CALM = 0.1;
