@@ -17,7 +17,7 @@ export interface ServerOptions {
   /** What running requests get to end after `close` was called. */
   readonly drainTimeoutMs?: number;
   readonly logLevel?: LogLevel;
-  /** End the engine with the server (default true). */
+  /** End the engine with the server (default true); one that could not start leaves it alone. */
   readonly ownsLLM?: boolean;
 }
 

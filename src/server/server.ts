@@ -37,20 +37,24 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const context = createContext(settings);
   const app = createApp(context, settings);
   const stopLog = logStats(context, app.log);
-  const release = async () => {
+  const stop = async () => {
     stopLog();
     await app.close();
     context.metrics.close();
-    if (settings.ownsLLM) await settings.llm.close();
   };
   const url = await listen(app, settings).catch(async (error: unknown) => {
-    await release();
+    await stop();
     throw error;
   });
+  const end = async () => {
+    await drain(context.activity, settings.drainTimeoutMs);
+    await stop();
+    if (settings.ownsLLM) await settings.llm.close();
+  };
   let closing: Promise<void> | null = null;
   return {
     url,
-    close: () => (closing ??= drain(context.activity, settings.drainTimeoutMs).then(release)),
+    close: () => (closing ??= end()),
     abort: () => context.activity.abortAll(),
   };
 }
