@@ -48,12 +48,21 @@ async function runBuild(name: string, flags: Flags): Promise<void> {
         pack: (weight) => packWeight(weight, source),
         files: subject.checkpoint === null ? [] : await companionFiles(subject.checkpoint.directory),
       },
-      { onProgress: progressBar('packing') },
+      { onProgress: progressBar('packing'), signal: interruption() },
     );
   } finally {
     source.close();
   }
   console.log(describe(plan, flags.output));
+}
+
+/** Ctrl-C: stops between two weights, so that nothing half-written stays behind. */
+function interruption(): AbortSignal {
+  const stop = new AbortController();
+  process.once('SIGINT', () =>
+    stop.abort(new NeedletailError('aborted', 'interrupted; nothing was written')),
+  );
+  return stop.signal;
 }
 
 async function targetOf(config: EngineConfig): Promise<Target> {

@@ -139,6 +139,7 @@ describe('build', () => {
     expect(plan.header.checkpointHash).toMatch(/^[0-9a-f]{64}$/);
     expect(await run('inspect', at('plan'))).toContain('gpt2, 2 layers');
     expect(await run('inspect', at('plan'))).toContain('context 128');
+    await expect(run('inspect', at('plan'), '--max-model-len', '256')).rejects.toThrow(/built for 128/);
     await expect(run('inspect', at('plan'), '--show', 'graph')).rejects.toThrow(/holds no graph/);
   });
 

@@ -9,6 +9,7 @@ import type { Plan, Target } from '../compiler/plan.ts';
 import { kernelUses, printKernels, printPlan } from '../compiler/print-plan.ts';
 import { createDevice, kernelsFor } from '../device/create-device.ts';
 import type { EngineConfig } from '../engine/config.ts';
+import { fitToPlan } from '../engine/plan-limits.ts';
 import { findSubject, type Subject } from '../engine/subject.ts';
 import { printGraph } from '../ir/print.ts';
 import { isNeedletailError, NeedletailError } from '../util/errors.ts';
@@ -100,9 +101,7 @@ async function planOf(
     return compileToFit(subject.model, config, target, kernelsFor(target), availableBytes);
   const { plan, weights } = await readPlanDirectory(subject.directory);
   weights.close();
-  const { kvCacheMemoryBytes, memoryUtilization } = config;
-  const { maxModelLen } = plan.model;
-  const { maxNumSeqs } = plan.limits;
+  const { kvCacheMemoryBytes, memoryUtilization, maxModelLen, maxNumSeqs } = fitToPlan(config, plan);
   const budget = { availableBytes, kvCacheMemoryBytes, memoryUtilization, maxNumSeqs, maxModelLen };
   return { plan, ledger: memoryLedger(plan, budget), shortenedFrom: null };
 }

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { plainKernels, TINY_LLAMA } from '../../test/support/compile.ts';
 import { loadReference } from '../../test/support/reference-checkpoint.ts';
 import { findModel } from '../models/registry.ts';
-import { compileToFit, publishedDType } from './compile-to-fit.ts';
+import { compileRequestFor, compileToFit, publishedDType } from './compile-to-fit.ts';
 
 const MODEL = { definition: findModel(TINY_LLAMA), config: TINY_LLAMA, tensors: null, checkpointHash: null };
 const TARGET = { kind: 'reference', arch: 'any' } as const;
@@ -48,6 +48,22 @@ describe('compileToFit', () => {
       shortenedFrom: null,
       ledger: { error: expect.stringContaining('weights') as string },
     });
+  });
+});
+
+describe('logit rows', () => {
+  const rowsOf = (vocabSize: number) => {
+    const config = { ...TINY_LLAMA, vocab_size: vocabSize };
+    return compileRequestFor({ ...MODEL, config }, SETTINGS, TARGET, []).limits.maxNumLogitRows;
+  };
+
+  test('suffice for a whole step of prompt tokens beside every sequence’s next token', () => {
+    expect(rowsOf(96)).toBe(32 + 4);
+  });
+
+  test('are fewer where the vocabulary makes them large, and never none', () => {
+    expect(rowsOf(2 ** 20)).toBe(16 + 4);
+    expect(rowsOf(2 ** 26)).toBe(1 + 4);
   });
 });
 

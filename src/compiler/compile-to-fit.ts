@@ -1,7 +1,7 @@
 // From a user's settings to a plan that fits into memory: what `auto` and unset flags become.
 import type { KernelDescription } from '../kernels/kernel.ts';
 import type { HFConfig, ModelDefinition } from '../models/model-definition.ts';
-import { isFloatDType, type FloatDType } from '../tensor/dtype.ts';
+import { isFloatDType, itemSize, type FloatDType } from '../tensor/dtype.ts';
 import type { TensorCatalog } from '../tensor/tensor-source.ts';
 import { compile } from './compile.ts';
 import { memoryLedger, type Ledger } from './ledger.ts';
@@ -40,6 +40,9 @@ export interface FittedPlan {
   readonly shortenedFrom: number | null;
 }
 
+/** Logits of prompt tokens to be scored take at most so much of a step's memory. */
+const MAX_PROMPT_LOGIT_BYTES = 64 * 2 ** 20;
+
 export function compileRequestFor(
   model: ModelToCompile,
   settings: PlanSettings,
@@ -47,15 +50,18 @@ export function compileRequestFor(
   kernels: readonly KernelDescription[],
 ): CompileRequest {
   const { maxNumBatchedTokens, maxNumSeqs, blockSize } = settings;
+  const { vocabSize, maxPositions } = model.definition.facts(model.config);
+  const affordableRows = Math.floor(MAX_PROMPT_LOGIT_BYTES / (vocabSize * itemSize('float32')));
+  const numPromptRows = Math.max(1, Math.min(maxNumBatchedTokens, affordableRows));
   const dtype = settings.dtype === 'auto' ? publishedDType(model.config, model.tensors) : settings.dtype;
   return {
     ...model,
     target,
     recipe: { weightDType: dtype, kvDType: dtype, activationPrecision: settings.activationDType },
-    // Every token may be scored, and several choices may start from one token.
-    limits: { maxNumBatchedTokens, maxNumSeqs, maxNumLogitRows: maxNumBatchedTokens + maxNumSeqs },
+    // One row for the next token of each sequence, beside the prompt's.
+    limits: { maxNumBatchedTokens, maxNumSeqs, maxNumLogitRows: numPromptRows + maxNumSeqs },
     blockSize,
-    maxModelLen: settings.maxModelLen ?? model.definition.facts(model.config).maxPositions,
+    maxModelLen: settings.maxModelLen ?? maxPositions,
     kernels,
   };
 }

@@ -62,10 +62,15 @@ function printTable({ id, numPositions, rotaryDim, attentionFactor, bytes }: Rop
 
 function printGroup({ index, window, layers, bytesPerToken }: KVCacheGroup): string {
   const { numKvHeads, keyHeadDim, valueHeadDim, dtype } = layers[0];
-  const list = layers.map((spec) => spec.layer).join(', ');
   const looksBack = window === null ? '' : `, window ${window}`;
   const heads = `${numKvHeads} heads of ${keyHeadDim} + ${valueHeadDim}`;
-  return `g${index} layers ${list}: ${dtype}, ${heads}${looksBack}, ${formatCount(bytesPerToken)} bytes per token`;
+  return `g${index} layers ${printLayers(layers.map((spec) => spec.layer))}: ${dtype}, ${heads}${looksBack}, ${formatCount(bytesPerToken)} bytes per token`;
+}
+
+/** `0–79` where they follow one another. */
+function printLayers(layers: readonly number[]): string {
+  const isRun = layers.length > 2 && layers.every((layer, i) => layer === layers[0] + i);
+  return isRun ? `${layers[0]}–${layers.at(-1)}` : layers.join(', ');
 }
 
 function printBuffer({ id, name, dtype, shape, offset, bytes }: BufferSpec): string {
