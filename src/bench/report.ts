@@ -31,17 +31,20 @@ function currentCommit(): string | null {
   return changes === '' ? commit : `${commit}-dirty`;
 }
 
-/** Shell words as they were given, with the program's own path shortened. */
-function commandLine(): string {
-  const [, script = '', ...args] = process.argv;
+/** Shell words as they were given, the program's path shortened and API keys left out. */
+export function formatCommand(argv: readonly string[]): string {
+  const [, script = '', ...args] = argv;
+  const hidden = args.map((word, i) =>
+    args[i - 1] === '--api-key' ? '...' : word.replace(/^--api-key=.*/, '--api-key=...'),
+  );
   const quote = (word: string) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word}'`);
-  return [path.relative(ROOT, script), ...args].map(quote).join(' ');
+  return [path.relative(ROOT, script), ...hidden].map(quote).join(' ');
 }
 
 export function stampRun(): RunStamp {
   return {
     date: new Date().toISOString(),
-    command: commandLine(),
+    command: formatCommand(process.argv),
     version: VERSION,
     commit: currentCommit(),
     node: process.version,
