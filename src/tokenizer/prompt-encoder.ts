@@ -2,6 +2,7 @@
 import { NeedletailError } from '../util/errors.ts';
 import { isJsonObject, type JsonObject } from '../util/json-file.ts';
 import { HFTokenizer } from './hf-tokenizers.ts';
+import { withLibraryFixes } from './library-fixes.ts';
 import { SpecialTokenGuard } from './special-token-guard.ts';
 import { extraSpecialTokens, namedSpecialTokens, type TokenizerFiles } from './tokenizer-files.ts';
 
@@ -89,7 +90,7 @@ export class PromptEncoder {
 }
 
 export function createPromptEncoder({ tokenizer, config }: TokenizerFiles): PromptEncoder {
-  return new PromptEncoder(tokenizer, [
+  return new PromptEncoder(withLibraryFixes(tokenizer), [
     ...namedSpecialTokens(config).values(),
     ...extraSpecialTokens(config),
   ]);

@@ -8,6 +8,8 @@ export type Piece = string | Uint8Array;
 export interface TokenTableOptions {
   /** The `decoder` section of tokenizer.json. */
   readonly decoder: unknown;
+  /** One more than the highest id. */
+  readonly size: number;
   readonly tokenOf: (id: number) => string | undefined;
   /** Ids of added tokens: their content is text, not byte-level code. */
   readonly addedIds: ReadonlySet<number>;
@@ -45,6 +47,7 @@ export class TokenTable {
 
   /** Ids that no token has (vocabularies are often padded) are empty text. */
   piece(id: number): Piece {
+    if (!(id >= 0 && id < this.#options.size)) return '';
     return (this.#pieces[id] ??= this.#makePiece(id));
   }
 

@@ -198,6 +198,16 @@ describe('long texts', () => {
     );
   });
 
+  it('have no fewer tokens than is said before they are encoded', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'binary' }), fc.nat(20), (text, numRepeats) => {
+        const repeated = `${text} the story`.repeat(numRepeats);
+        expect(tokenizer.minNumTokens(repeated)).toBeLessThanOrEqual(tokenizer.encode(repeated).length);
+      }),
+    );
+    expect(tokenizer.minNumTokens('a'.repeat(1_000_000))).toBeGreaterThan(10_000);
+  });
+
   it('are refused beyond the limit', async () => {
     const text = 'a '.repeat(500_001);
     await expect(tokenizer.encodeLong(text)).rejects.toMatchObject({
@@ -208,10 +218,10 @@ describe('long texts', () => {
   });
 
   it('that take too long are refused, and the next ones are served', async () => {
-    // A minute less 0.1 s per 1000 characters: nothing for the first text, plenty for the second.
+    // 90 s less 0.1 s per 1000 characters: nothing for the first text, plenty for the second.
     const slow = await Tokenizer.load(SHIPPED, {
       ...limits,
-      maxEncodeMs: 60_000,
+      maxEncodeMs: 90_000,
       maxEncodeMsPerKilochar: -100,
     });
     const [refused, served] = [slow.encodeLong('a'.repeat(900_000)), slow.encodeLong('a b '.repeat(100))];
@@ -225,6 +235,37 @@ describe('long texts', () => {
     const closed = expect(waiting).rejects.toMatchObject({ code: 'shutting_down' });
     await tokenizer.close();
     await closed;
+  });
+});
+
+describe('where the library errs, the ids are still those of Hugging Face', () => {
+  let folder: string;
+  beforeEach(async () => {
+    folder = await mkdtemp(path.join(tmpdir(), 'needletail-tokenizer-'));
+  });
+  afterEach(() => rm(folder, { recursive: true, force: true }));
+
+  const encode = async (source: string, preTokenizer: object, text: string) => {
+    const json = readJson<object>(source, 'tokenizer.json');
+    const changed = { ...json, normalizer: null, pre_tokenizer: preTokenizer };
+    await writeFile(path.join(folder, 'tokenizer.json'), JSON.stringify(changed));
+    return list((await Tokenizer.load(folder)).encode(text, { addSpecialTokens: false }));
+  };
+
+  it('on a Metaspace that splits at spaces', async () => {
+    const metaspace = { type: 'Metaspace', replacement: '▁', prepend_scheme: 'first' };
+    const ids = await encode(SENTENCEPIECE, metaspace, 'the  king    you<|end|> her');
+    expect(ids).toEqual([339, 335, 356, 351, 335, 335, 335, 368, 365, 376, 364]);
+  });
+
+  it('on digits of all scripts', async () => {
+    const byteLevel = { type: 'ByteLevel', add_prefix_space: false, use_regex: true };
+    const digits = {
+      type: 'Sequence',
+      pretokenizers: [{ type: 'Digits', individual_digits: true }, byteLevel],
+    };
+    const ids = await encode(SHIPPED, digits, '4 ½ of 2024 ４５');
+    expect(ids).toEqual([25, 226, 132, 127, 294, 226, 23, 21, 23, 25, 226, 177, 126, 248, 177, 126, 249]);
   });
 });
 

@@ -49,6 +49,7 @@ export class Tokenizer {
   readonly #surroundings: Surroundings;
   readonly #templateSources: ReadonlyMap<string, string>;
   readonly #templates = new Map<string, ChatTemplate>();
+  #maxTokenLength: number | null = null;
 
   private constructor(directory: string, files: TokenizerFiles, limits: EncodeLimits) {
     this.#encoder = createPromptEncoder(files);
@@ -103,6 +104,15 @@ export class Tokenizer {
   bytesOf(id: number): Uint8Array {
     const piece = this.#table.piece(id);
     return typeof piece === 'string' ? Buffer.from(piece) : piece;
+  }
+
+  /**
+   * The text has at least so many tokens: what is certainly too long for the context need not be tokenized. It counts
+   * as if every token were the longest of the vocabulary.
+   */
+  minNumTokens(text: string): number {
+    this.#maxTokenLength ??= longestToken(this.#encoder);
+    return Math.ceil(text.length / this.#maxTokenLength);
   }
 
   /** Blocks the event loop: for texts that are known to be short. Requests go through `encodeLong`. */
@@ -210,19 +220,29 @@ export class Tokenizer {
   }
 }
 
+/** In characters as the vocabulary spells them: byte-level spelling is never shorter than the text. */
+function longestToken(encoder: PromptEncoder): number {
+  let longest = 1;
+  for (let id = 0; id < encoder.vocabSize; id++)
+    longest = Math.max(longest, encoder.tokenOf(id)?.length ?? 0);
+  return longest;
+}
+
 function createTable(encoder: PromptEncoder, { tokenizer }: TokenizerFiles): TokenTable {
   return new TokenTable({
     decoder: tokenizer['decoder'],
+    size: encoder.vocabSize,
     tokenOf: (id) => encoder.tokenOf(id),
     addedIds: new Set(encoder.addedTokens.map((token) => token.id)),
     specialIds: new Set(encoder.addedTokens.filter((token) => token.special).map((token) => token.id)),
   });
 }
 
-/** SentencePiece vocabularies merge over spaces: to them a text is one word, which costs several times as much. */
+/** Without a pre-tokenizer a text is one word to the vocabulary, which costs several times as much. */
 function splitsWords({ tokenizer }: TokenizerFiles): boolean {
   const preTokenizer = tokenizer['pre_tokenizer'];
-  return isJsonObject(preTokenizer) && preTokenizer['type'] !== 'Metaspace';
+  if (!isJsonObject(preTokenizer)) return false;
+  return preTokenizer['type'] !== 'Metaspace' || preTokenizer['split'] !== false;
 }
 
 const PROBE = 'a';
