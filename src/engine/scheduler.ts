@@ -64,6 +64,8 @@ export class Scheduler {
 
   constructor(config: SchedulerConfig, blocks: BlockManager) {
     checkTokenBudget(config);
+    if (config.maxNumPromptRows < 1)
+      throw new Error('a step without a prompt row would never score a prompt');
     this.#config = config;
     this.#blocks = blocks;
     this.#isStatic = config.batchingPolicy.startsWith('static');
@@ -227,8 +229,9 @@ export class Scheduler {
     for (let next = this.#waiting[0]; next; next = this.#waiting[0]) {
       // A static batch is filled at once, even if the budget makes some of it wait for their first token.
       if (budget.tokens === 0 && !this.#isStatic) return;
+      if (!this.#hasSeats(next)) return;
       const prefix = this.#findPrefix(next);
-      if (!this.#hasSeats(next) || !this.#hasBlocks(next, prefix)) return;
+      if (!this.#hasBlocks(next, prefix)) return;
       this.#waiting.shift();
       this.#start(next, prefix, budget);
     }

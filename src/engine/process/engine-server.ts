@@ -102,8 +102,10 @@ class EngineServer {
     if (signal.aborted) return;
     const message = writeStep(this.#writer, engine.stats(), outputs.map(toHandleOutput));
     if (!this.#pipe.write(message)) await once(this.#pipe, 'drain', { signal }).catch(() => {});
+    if (!engine.failure) return;
     // A process whose device failed is of no use; the parent starts another.
-    if (engine.failure) void this.#end();
+    process.exitCode = 1;
+    void this.#end();
   }
 
   async #end(): Promise<void> {
