@@ -9,6 +9,7 @@ import { Generation } from './generation.ts';
 import { type GenerateParams, parseGenerateParams } from './generate-params.ts';
 import { type LoadOptions, loadParts } from './load.ts';
 import { outputStream } from './output-stream.ts';
+import type { LLMParts } from './parts.ts';
 import {
   checkTokenIds,
   type GenerationDefaults,
@@ -24,20 +25,6 @@ export type Prompt = string | { readonly promptTokenIds: Int32Array | readonly n
 export interface RunOptions {
   /** Cancels the request: the loop or promise then fails with `aborted`. */
   readonly signal?: AbortSignal;
-}
-
-/** What an LLM is made of; `LLM.load` finds all of it. */
-export interface LLMParts {
-  readonly engine: EngineClient;
-  /** null: prompts are token ids and text stays empty. */
-  readonly tokenizer: Tokenizer | null;
-  /** Jinja text instead of the checkpoint's chat template. */
-  readonly chatTemplate: string | null;
-  readonly defaults: GenerationDefaults;
-  /** Whether the engine's scheduling heeds priorities. */
-  readonly hasPriorities: boolean;
-  /** For requests that name none. */
-  readonly seed: number;
 }
 
 export class LLM implements AsyncDisposable {

@@ -9,7 +9,7 @@ import { startEngineProcess } from '../engine/process/engine-process.ts';
 import type { EngineClient } from '../engine/protocol.ts';
 import { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { NeedletailError } from '../util/errors.ts';
-import type { LLMParts } from './llm.ts';
+import type { LLMParts } from './parts.ts';
 import { type GenerationDefaults, NEUTRAL_DEFAULTS } from './resolve.ts';
 
 /** The engine's settings (`EngineConfig`), and what stands before the engine. */
@@ -35,7 +35,7 @@ export interface LoadOptions extends Partial<Omit<EngineConfig, 'model'>> {
 export async function loadParts(model: string, options: LoadOptions): Promise<LLMParts> {
   const folder = await findFolder(model, options);
   const config = engineConfig(folder ?? model, options);
-  const [engine, tokenizer] = await startBoth(config, folder, options);
+  const [engine, tokenizer] = await startBoth(config, tokenizerFolder(folder, options), options);
   return {
     engine,
     tokenizer,
@@ -46,19 +46,15 @@ export async function loadParts(model: string, options: LoadOptions): Promise<LL
   };
 }
 
-/** null: a preset, which has no files. */
+/** null: a config alone or a preset, which have no files beside them. What else a name may be, the engine says. */
 async function findFolder(model: string, options: LoadOptions): Promise<string | null> {
   const { onProgress, signal } = options;
-  if (options.loadFormat === 'dummy' && !model.includes('/') && !(await isFolder(model))) return null;
+  const stats = await stat(model).catch(() => null);
+  if (stats?.isFile() || (!stats && !model.includes('/'))) return null;
   return resolveModel(model, {
     signal,
     onProgress: onProgress && ((p) => onProgress(p.overallBytes, p.overallTotalBytes, 'download')),
   });
-}
-
-async function isFolder(path: string): Promise<boolean> {
-  const stats = await stat(path).catch(() => null);
-  return stats?.isDirectory() ?? false;
 }
 
 function engineConfig(model: string, options: LoadOptions): EngineConfig {
@@ -67,15 +63,15 @@ function engineConfig(model: string, options: LoadOptions): EngineConfig {
   return { ...DEFAULT_ENGINE_CONFIG, ...(Object.fromEntries(given) as Partial<EngineConfig>), model };
 }
 
-/** Side by side, as both take their time; none is left behind if the other fails. */
+/** Side by side, as both take their time; an engine without its tokenizer is ended again. */
 async function startBoth(
   config: EngineConfig,
-  folder: string | null,
+  tokenizerFolder: string | null,
   options: LoadOptions,
 ): Promise<[EngineClient, Tokenizer | null]> {
   const [engine, tokenizer] = await Promise.allSettled([
     startEngine(config, options),
-    loadTokenizer(folder, options),
+    tokenizerFolder === null ? null : Tokenizer.load(tokenizerFolder),
   ]);
   if (engine.status === 'rejected') throw engine.reason;
   if (tokenizer.status === 'fulfilled') return [engine.value, tokenizer.value];
@@ -88,8 +84,7 @@ async function startEngine(config: EngineConfig, options: LoadOptions): Promise<
   if (options.inProcess === true) {
     // Native code stays out of this process unless it is wanted here.
     const { loadEngine } = await import('../engine/load-engine.ts');
-    const onBytes = (done: number, total: number) => onProgress?.(done, total, 'weights');
-    return new InProcessEngine(await loadEngine(config, { onProgress: onBytes }));
+    return new InProcessEngine(await loadEngine(config, onProgress ? { onProgress } : {}));
   }
   return startEngineProcess(config, {
     onProgress: ({ done, total, stage }) => onProgress?.(done, total, stage),
@@ -97,13 +92,14 @@ async function startEngine(config: EngineConfig, options: LoadOptions): Promise<
   });
 }
 
-async function loadTokenizer(folder: string | null, options: LoadOptions): Promise<Tokenizer | null> {
+/** null: none. A model without files and without random weights cannot run anyway, which the engine says better. */
+function tokenizerFolder(folder: string | null, options: LoadOptions): string | null {
   if (options.skipTokenizerInit === true) return null;
   const source = options.tokenizer ?? folder;
-  if (source !== null) return Tokenizer.load(source);
+  if (source !== null || options.loadFormat !== 'dummy') return source;
   throw new NeedletailError(
     'invalid_request',
-    'a preset has no tokenizer; name a folder with --tokenizer, or add --skip-tokenizer-init and send token ids',
+    'a config alone has no tokenizer; name a folder with --tokenizer, or add --skip-tokenizer-init and send token ids',
     { param: 'tokenizer' },
   );
 }

@@ -1,7 +1,8 @@
 // A server over a fake engine and the shipped model's tokenizer, on a free port.
 import { fileURLToPath } from 'node:url';
 import OpenAI from 'openai';
-import { LLM, type LLMParts } from '../../src/llm/llm.ts';
+import { LLM } from '../../src/llm/llm.ts';
+import type { LLMParts } from '../../src/llm/parts.ts';
 import { NEUTRAL_DEFAULTS } from '../../src/llm/resolve.ts';
 import type { ServerOptions } from '../../src/server/options.ts';
 import { type RunningServer, startServer } from '../../src/server/server.ts';
