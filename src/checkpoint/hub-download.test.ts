@@ -260,6 +260,14 @@ describe('a download that cannot be', () => {
     expect(error.message).toMatch(message);
   });
 
+  it('explains a gated model whose files alone are guarded', async () => {
+    const mishap = { kind: 'status', status: 401, headers: { 'x-error-code': 'GatedRepo' } } as const;
+    hub.mishaps.set('config.json', [mishap]);
+    const error = await refusal(resolve());
+    expect(error).toMatchObject({ code: 'model_not_found' });
+    expect(error.message).toMatch(/org\/model is gated: accept its terms/);
+  });
+
   it('blames the token if there is one', async () => {
     hub.mishaps.set('listing', [{ kind: 'status', status: 403, headers: { 'x-error-code': 'GatedRepo' } }]);
     const error = await refusal(resolve('org/model', {}, { HF_TOKEN: 'wrong' }));

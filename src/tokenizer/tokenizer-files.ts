@@ -11,7 +11,7 @@ const MAX_TEMPLATE_BYTES = 2 ** 20;
 export interface TokenizerFiles {
   /** tokenizer.json as parsed. */
   readonly tokenizer: JsonObject;
-  /** tokenizer_config.json; empty if there is none. */
+  /** tokenizer_config.json over special_tokens_map.json; empty if there is neither. */
   readonly config: JsonObject;
   /** Chat templates by name; most checkpoints have none or just `default`. */
   readonly templates: ReadonlyMap<string, string>;
@@ -21,7 +21,10 @@ export interface TokenizerFiles {
 export async function readTokenizerFiles(directory: string): Promise<TokenizerFiles> {
   const tokenizer = await readObject(directory, 'tokenizer.json', MAX_TOKENIZER_BYTES);
   if (tokenizer === null) throw noTokenizer(directory);
-  const config = (await readObject(directory, 'tokenizer_config.json', MAX_CONFIG_BYTES)) ?? {};
+  // Older checkpoints name their special tokens in a file of their own.
+  const specialTokens = await readObject(directory, 'special_tokens_map.json', MAX_CONFIG_BYTES);
+  const ownConfig = await readObject(directory, 'tokenizer_config.json', MAX_CONFIG_BYTES);
+  const config = { ...specialTokens, ...ownConfig };
   return { tokenizer, config, templates: await readTemplates(directory, config) };
 }
 

@@ -355,6 +355,12 @@ describe('a folder with', () => {
     expect(list((await load()).encode('the'))).toEqual(ids);
   });
 
+  it('special_tokens_map.json takes from it what tokenizer_config.json does not say', async () => {
+    await write('special_tokens_map.json', { bos_token: { content: '<s>' }, eos_token: '<|end|>' });
+    await write('tokenizer_config.json', { eos_token: '</s>' });
+    expect(await load()).toMatchObject({ bosToken: '<s>', eosToken: '</s>' });
+  });
+
   it('special tokens that only tokenizer_config.json names leaves them out of texts', async () => {
     await write('tokenizer_config.json', { extra_special_tokens: ['▁king'] });
     const tokenizer = await load();
