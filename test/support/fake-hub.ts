@@ -130,7 +130,7 @@ function damage(body: Buffer, mishap: Mishap | undefined): Buffer {
   if (mishap?.kind === 'tooLong') return Buffer.concat([body, Buffer.alloc(100)]);
   if (mishap?.kind !== 'corrupt') return body;
   const copy = Buffer.from(body);
-  copy[copy.length >> 1]! ^= 1;
+  copy[copy.length >> 1] ^= 1;
   return copy;
 }
 
