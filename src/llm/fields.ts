@@ -1,11 +1,12 @@
 // Schemas of single request fields with their bounds: shared by the library's parameters and the server's protocol.
 import { z } from 'zod';
-import { MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS } from '../tokenizer/stop-strings.ts';
+import { MAX_STOP_STRING_LENGTH } from '../tokenizer/stop-strings.ts';
 
 const MAX_INT32 = 2 ** 31 - 1;
 
 export const MAX_CHOICES = 128;
 export const MAX_LOGPROBS = 20;
+const MAX_STOP_STRINGS = 16;
 const MAX_STOP_TOKEN_IDS = 1024;
 const MAX_LOGIT_BIASES = 1024;
 const MAX_TIMEOUT_MS = 24 * 60 * 60 * 1000;
