@@ -1,4 +1,5 @@
 // Which HTTP requests are being answered, so that a server that ends can wait for them or cut them off.
+import { setMaxListeners } from 'node:events';
 import { shuttingDown } from './errors.ts';
 
 export interface OpenGeneration {
@@ -25,6 +26,7 @@ export class HttpActivity {
   /** A controller within reach of `abortAll`. */
   openGeneration(): OpenGeneration {
     const controller = new AbortController();
+    setMaxListeners(0, controller.signal); // every prompt of a request listens
     if (this.#isAborted) controller.abort(shuttingDown());
     this.#generations.add(controller);
     return { controller, close: () => this.#generations.delete(controller) };

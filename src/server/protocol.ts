@@ -3,6 +3,8 @@ import { z } from 'zod';
 import * as field from '../llm/fields.ts';
 import { chatTemplateKwargs, messages, prompts } from './protocol-values.ts';
 
+const MAX_DETOKENIZED = 2 ** 18;
+
 /** Accepted only without a value: clients send null for what they do not use. */
 const unsupported = z.null('is not supported by this server').optional();
 
@@ -119,7 +121,13 @@ export const tokenizeRequest = z
     }
   });
 
-export const detokenizeRequest = z.strictObject({ model: responseFields.model, tokens: field.tokenIds });
+export const detokenizeRequest = z.strictObject({
+  model: responseFields.model,
+  tokens: field.tokenIds.refine(
+    ({ length }) => length <= MAX_DETOKENIZED,
+    `has at most ${MAX_DETOKENIZED} elements`,
+  ),
+});
 
 export type CompletionRequest = z.output<typeof completionRequest>;
 export type ChatRequest = z.output<typeof chatRequest>;

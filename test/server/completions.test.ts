@@ -1,6 +1,6 @@
 // /v1/completions through the official client.
 import type OpenAI from 'openai';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { type TestServer, startTestServer } from '../support/test-server.ts';
 
 type Params = Omit<OpenAI.CompletionCreateParamsNonStreaming, 'model'>;
@@ -57,6 +57,18 @@ describe('in one piece', () => {
       prompt_tokens: idsOf(a).length + idsOf(b).length,
       completion_tokens: 16,
     });
+  });
+
+  test('many prompts, without a word on stderr', async () => {
+    const onWarning = vi.fn();
+    process.on('warning', onWarning);
+    const prompts = Array.from({ length: 300 }, (_, i) => [10 + i, 11 + i, 12 + i]);
+    const { choices } = await complete({ prompt: prompts, max_tokens: 3, return_token_ids: true });
+    process.off('warning', onWarning);
+    expect(choices.map((choice) => (choice as unknown as { token_ids: number[] }).token_ids)).toEqual(
+      prompts,
+    );
+    expect(onWarning).not.toHaveBeenCalled();
   });
 
   test('add_special_tokens: false leaves the first token out', async () => {

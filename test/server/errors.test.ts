@@ -163,6 +163,11 @@ describe('the right status', () => {
       expect(response.status).toBe(415);
       await errorOf(response);
     }
+    const untyped = await fetch(`${server.url}${COMPLETIONS}`, {
+      method: 'POST',
+      body: new Blob(['{"prompt":"x"}']),
+    });
+    expect(untyped.status).toBe(415);
   });
 
   test('422 for a chat without a template, and for text without a tokenizer', async () => {

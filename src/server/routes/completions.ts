@@ -1,7 +1,11 @@
 // POST /v1/completions: one prompt or several, as texts or token ids.
 import type { FastifyInstance } from 'fastify';
 import { randomUUID } from 'node:crypto';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { GenerateParams } from '../../llm/generate-params.ts';
+import type { LLM } from '../../llm/llm.ts';
 import { parseOrThrow } from '../../llm/parse.ts';
+import type { GenerationJob } from '../../llm/resolve.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import { CompletionFormat } from '../completion-format.ts';
 import type { ServerContext } from '../context.ts';
@@ -21,14 +25,26 @@ export function addCompletionRoute(app: FastifyInstance, context: ServerContext)
     const model = checkModel(request.model, context.servedModelNames);
     checkNumChoices(request.prompt.length, request.n ?? 1);
     const params = completionParams(request);
-    const jobs = await Promise.all(
-      request.prompt.map((prompt) => context.llm.prepare(toPrompt(prompt), params)),
-    );
+    const jobs = await prepareAll(context.llm, request.prompt, params);
     const logprobs = new LogprobsFormat(context.llm.tokenizer, request);
     const envelope = { id: `cmpl-${randomUUID()}`, created: Math.floor(Date.now() / 1000), model };
     const format = new CompletionFormat(envelope, request, jobs, logprobs);
     return serveGeneration(exchange, jobs, format, request.stream === true);
   });
+}
+
+/** One after the other: thousands of short texts tokenized at once would hold up everyone's streams. */
+async function prepareAll(
+  llm: LLM,
+  prompts: readonly PromptInput[],
+  params: GenerateParams,
+): Promise<GenerationJob[]> {
+  const jobs: GenerationJob[] = [];
+  for (const prompt of prompts) {
+    if (jobs.length > 0) await nextTurn();
+    jobs.push(await llm.prepare(toPrompt(prompt), params));
+  }
+  return jobs;
 }
 
 function toPrompt(prompt: PromptInput) {
