@@ -64,14 +64,7 @@ template <class Format, int kRows, int kVectors>
 [[gnu::always_inline]] inline void multiply_step(Floats (&sums)[kRows][kVectors], const float* x,
                                                  const typename Format::Weight* weight, int64_t panel_stride) {
   multiply_word<Format, 0>(sums, x, weight, panel_stride);
-  if constexpr (Format::kWords == 2) {
-#ifdef BAR
-    asm("" : "+r"(x), "+r"(weight));
-#elif defined(BARM)
-    asm volatile("" ::: "memory");
-#endif
-    multiply_word<Format, 1>(sums, x, weight, panel_stride);
-  }
+  if constexpr (Format::kWords == 2) multiply_word<Format, 1>(sums, x, weight, panel_stride);
 }
 
 /// Finish one vector of y, of which `columns` lanes exist.
