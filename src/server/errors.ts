@@ -61,6 +61,7 @@ export function shuttingDown(): NeedletailError {
 function errorType(status: number): string {
   if (status === 401) return 'authentication_error';
   if (status === 404) return 'not_found_error';
+  if (status === 408) return 'timeout_error';
   if (status === 429) return 'rate_limit_error';
   return status >= 500 ? 'server_error' : 'invalid_request_error';
 }

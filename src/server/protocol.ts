@@ -39,6 +39,7 @@ const samplingFields = {
   seed: field.seed.nullish(),
   n: field.n.nullish(),
   max_tokens: field.maxTokens.nullish(),
+  max_completion_tokens: field.maxTokens.nullish(), // the newer name; some clients send both to both endpoints
   min_tokens: field.minTokens.nullish(),
   stop: field.stop.nullish(),
   stop_token_ids: field.stopTokenIds.nullish(),
@@ -79,7 +80,7 @@ export const completionRequest = z
     best_of: only(1),
     suffix: unsupported,
   })
-  .superRefine(checkStreamFields);
+  .superRefine(checkCommonFields);
 
 export const chatRequest = z
   .strictObject({
@@ -91,18 +92,14 @@ export const chatRequest = z
     add_special_tokens: only(false),
     logprobs: z.boolean().nullish(),
     top_logprobs: field.numLogprobs.nullish(),
-    max_completion_tokens: field.maxTokens.nullish(),
     modalities: z.tuple([z.literal('text')], 'only ["text"] is supported').nullish(),
     tools: unsupported,
     tool_choice: only('none'),
   })
-  .superRefine(checkStreamFields)
+  .superRefine(checkCommonFields)
   .superRefine((request, context) => {
     if (request.logprobs !== true && isGiven(request.top_logprobs)) {
       refuse(context, 'top_logprobs', 'only goes with logprobs: true');
-    }
-    if (isGiven(request.max_tokens) && isGiven(request.max_completion_tokens)) {
-      refuse(context, 'max_tokens', 'is the old name of max_completion_tokens: give one of them');
     }
   });
 
@@ -139,18 +136,25 @@ export type CommonRequest = Omit<
   'prompt' | 'logprobs' | 'best_of' | 'suffix' | 'add_special_tokens'
 >;
 
-interface StreamFields {
+interface CommonFields {
   readonly stream?: boolean | null | undefined;
   readonly stream_options?: object | null | undefined;
   readonly prompt_logprobs?: number | null | undefined;
+  readonly max_tokens?: number | null | undefined;
+  readonly max_completion_tokens?: number | null | undefined;
 }
 
-function checkStreamFields(request: StreamFields, context: z.RefinementCtx): void {
-  if (request.stream !== true && isGiven(request.stream_options)) {
+/** What one field alone cannot tell. */
+function checkCommonFields(request: CommonFields, context: z.RefinementCtx): void {
+  const { stream, stream_options, prompt_logprobs, max_tokens, max_completion_tokens } = request;
+  if (stream !== true && isGiven(stream_options)) {
     refuse(context, 'stream_options', 'only goes with stream: true');
   }
-  if (request.stream === true && isGiven(request.prompt_logprobs)) {
+  if (stream === true && isGiven(prompt_logprobs)) {
     refuse(context, 'prompt_logprobs', 'does not go with stream: true');
+  }
+  if (isGiven(max_tokens) && isGiven(max_completion_tokens) && max_tokens !== max_completion_tokens) {
+    refuse(context, 'max_tokens', 'is the older name of max_completion_tokens, which has another value');
   }
 }
 

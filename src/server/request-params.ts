@@ -9,7 +9,7 @@ const DEFAULT_COMPLETION_TOKENS = 16;
 export function completionParams(request: CompletionRequest): GenerateParams {
   return {
     ...commonParams(request),
-    maxTokens: request.max_tokens ?? DEFAULT_COMPLETION_TOKENS,
+    maxTokens: maxTokensOf(request) ?? DEFAULT_COMPLETION_TOKENS,
     logprobs: request.logprobs,
     echo: request.echo,
     addSpecialTokens: request.add_special_tokens,
@@ -20,9 +20,13 @@ export function completionParams(request: CompletionRequest): GenerateParams {
 export function chatParams(request: ChatRequest): GenerateParams {
   return {
     ...commonParams(request),
-    maxTokens: request.max_completion_tokens ?? request.max_tokens,
+    maxTokens: maxTokensOf(request),
     logprobs: request.logprobs === true ? (request.top_logprobs ?? 0) : null,
   };
+}
+
+function maxTokensOf(request: CommonRequest): number | null | undefined {
+  return request.max_completion_tokens ?? request.max_tokens;
 }
 
 function commonParams(request: CommonRequest): GenerateParams {

@@ -41,8 +41,10 @@ describe('in one piece', () => {
     });
   });
 
-  test('16 tokens by default', async () => {
+  test('16 tokens by default, another number by either name', async () => {
     expect((await complete({ prompt: PROMPT })).usage?.completion_tokens).toBe(16);
+    const both = { max_tokens: 5, max_completion_tokens: 5 };
+    expect((await complete({ prompt: PROMPT, ...both })).usage?.completion_tokens).toBe(5);
   });
 
   test('texts and token ids, alone and in lists, give the same', async () => {

@@ -78,7 +78,7 @@ describe('400 that names the field', () => {
       'messages[0].tool_calls',
     ],
     ['top_logprobs alone', CHAT, { ...user('x'), top_logprobs: 2 }, 'top_logprobs'],
-    ['two names of one limit', CHAT, { ...user('x'), max_tokens: 1, max_completion_tokens: 1 }, 'max_tokens'],
+    ['two names of one limit', CHAT, { ...user('x'), max_tokens: 1, max_completion_tokens: 2 }, 'max_tokens'],
     [
       'deep template arguments',
       CHAT,
