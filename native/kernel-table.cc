@@ -34,6 +34,7 @@ constexpr KernelEntry kKernels[] = {
     {"add", add, nullptr, -1, -1},
     {"multiply", multiply, nullptr, -1, -1},
     {"scale", scale, nullptr, -1, -1},
+    {"clamp", clamp, nullptr, -1, -1},
     {"softcap", softcap, nullptr, -1, -1},
     {"activation", activation, nullptr, -1, -1},
     {"gated_activation", gated_activation, nullptr, -1, -1},

@@ -18,10 +18,17 @@ import { OPS } from './ops/index.ts';
 import { STEP_INPUT_TYPES } from './step-inputs.ts';
 import { verifyGraph } from './verify.ts';
 
+export interface RowRange {
+  readonly start: number;
+  readonly count: number;
+}
+
 /** Where a parameter stands in the checkpoint, if not as a whole tensor of its own name and shape. */
 export interface ParameterStorage {
-  /** The published tensor that it is a range of rows of, and that tensor's number of rows (after transposition). */
-  readonly fused?: { readonly tensor: string; readonly rowStart: number; readonly numRows: number };
+  /** The published tensor whose ranges of rows it is, and that tensor's number of rows (after transposition). */
+  readonly fused?: { readonly tensor: string; readonly ranges: readonly RowRange[]; readonly numRows: number };
+  /** A vector that is the rows of a published matrix, or several published vectors, one after the other. */
+  readonly parts?: readonly WeightPart[];
   /** The tensor is stored `[columns, rows]`. */
   readonly transpose?: boolean;
   readonly shard?: Parameter['shard'];
@@ -53,7 +60,7 @@ export class GraphBuilder {
   parameter(name: string, shape: readonly number[], storage: ParameterStorage = {}): Value {
     if (this.#parameters.has(name)) throw new GraphError(`parameter ${name} is defined twice`);
     const value = this.#newValue(name, { dtype: 'float32', shape });
-    const parts = [wholePart(name, shape, storage)];
+    const parts = storage.parts ?? partsOf(name, shape, storage);
     this.#parameters.set(name, { name, value, parts, shard: storage.shard ?? 'none' });
     return value;
   }
@@ -97,19 +104,21 @@ export class GraphBuilder {
   }
 }
 
-function wholePart(name: string, shape: readonly Dim[], storage: ParameterStorage): WeightPart {
+function partsOf(name: string, shape: readonly Dim[], storage: ParameterStorage): readonly WeightPart[] {
+  const { fused, transpose = false } = storage;
   const [rows, columns = 1] = shape as readonly number[];
-  const tensorRows = storage.fused?.numRows ?? rows;
-  const transpose = storage.transpose ?? false;
-  const matrixShape = transpose ? [columns, tensorRows] : [tensorRows, columns];
-  return {
-    name,
-    tensor: storage.fused?.tensor ?? name,
-    tensorShape: shape.length === 1 ? [tensorRows] : matrixShape,
+  const numRows = fused?.numRows ?? rows;
+  const matrixShape = transpose ? [columns, numRows] : [numRows, columns];
+  const tensorShape = shape.length === 1 ? [numRows] : matrixShape;
+  const ranges = fused?.ranges ?? [{ start: 0, count: rows }];
+  return ranges.map(({ start, count }) => ({
+    name: fused ? `${fused.tensor}[${start}:${start + count}]` : name,
+    tensor: fused?.tensor ?? name,
+    tensorShape,
     transpose,
-    rowStart: storage.fused?.rowStart ?? 0,
-    rowCount: rows,
+    rowStart: start,
+    rowCount: count,
     columnStart: 0,
     columnCount: columns,
-  };
+  }));
 }

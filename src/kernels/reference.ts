@@ -9,6 +9,7 @@ const OP_NAMES = [
   'add',
   'multiply',
   'scale',
+  'clamp',
   'activation',
   'softcap',
   'rope',

@@ -7,6 +7,7 @@ import type { HFConfig } from './model-definition.ts';
 /** Fields that any config may carry and that do not change what a forward pass computes. */
 const NEUTRAL_FIELDS: ReadonlySet<string> = new Set([
   ...['architectures', 'model_type', 'transformers_version', '_name_or_path', '_commit_hash', 'tokenizer_class'],
+  ...['name_or_path', 'auto_map', 'custom_pipelines', 'model_max_length', 'cache_implementation'],
   ...['dtype', 'torch_dtype', 'use_cache', 'initializer_range', 'gradient_checkpointing', 'is_decoder'],
   ...['_attn_implementation', '_attn_implementation_autoset', 'attn_implementation', '_flash_attn_2_enabled'],
   ...['bos_token_id', 'eos_token_id', 'pad_token_id', 'unk_token_id', 'sep_token_id', 'decoder_start_token_id'],
@@ -44,6 +45,14 @@ export const count = z.int().positive();
 /** A number of layers; the bound keeps a broken config from building a graph without end. */
 export const layerCount = count.max(1000);
 
+/** A field of which one value alone is implemented, which is also what it means where it is missing. */
+export function only<T extends string | number | boolean | null>(value: T): z.ZodDefault<z.ZodLiteral<T>> {
+  return z.literal(value).default(() => value as never);
+}
+
+/** How far each layer looks back, as newer configs list it. */
+export const layerTypes = z.array(z.enum(['full_attention', 'sliding_attention'])).nullish();
+
 /** An activation by any of the names that configs use for it. */
 export const activationName = z.string().transform((name): ActivationKind => {
   const kind = ACTIVATION_NAMES[name];
@@ -60,11 +69,9 @@ export const activationName = z.string().transform((name): ActivationKind => {
  */
 export function readConfig<S extends z.ZodObject>(schema: S, config: HFConfig, neutral: readonly string[]): z.output<S> {
   const modelType = String(config['model_type']);
+  refuseQuantized(config, modelType);
   const result = schema.safeParse(config);
-  if (!result.success) {
-    const issues = result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`);
-    throw new NeedletailError('bad_checkpoint', `config.json of a ${modelType} model: ${issues.join('; ')}`);
-  }
+  if (!result.success) throw refusal(result.error.issues, modelType);
   const unknown = Object.entries(config).filter(([field, value]) => !isNeutral(field, schema, neutral) && !isOff(value));
   if (unknown.length === 0) return result.data;
   const fields = unknown.map(([field, value]) => `${field}: ${JSON.stringify(value)}`).join(', ');
@@ -84,8 +91,43 @@ export function evenShare(hiddenSize: number, numHeads: number): number {
   );
 }
 
+/** A value that is none of those implemented (`only`, an enumeration) is not the checkpoint's fault. */
+function refusal(issues: readonly z.core.$ZodIssue[], modelType: string): NeedletailError {
+  const problems = issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ');
+  if (issues.some((issue) => issue.code !== 'invalid_value')) {
+    return new NeedletailError('bad_checkpoint', `config.json of a ${modelType} model: ${problems}`);
+  }
+  const message = `config.json of a ${modelType} model sets what is not implemented: ${problems}`;
+  return new NeedletailError('unsupported_model', message);
+}
+
+function refuseQuantized({ quantization_config: quantization }: HFConfig, modelType: string): void {
+  if (typeof quantization !== 'object' || quantization === null) return;
+  const method = String((quantization as HFConfig)['quant_method'] ?? 'unnamed');
+  throw new NeedletailError(
+    'unsupported_model',
+    `the weights of this ${modelType} model are quantized (quantization_config: ${method}), which is not implemented; ` +
+      'take a checkpoint of bfloat16, float16 or float32 weights',
+  );
+}
+
 function isNeutral(field: string, schema: z.ZodObject, neutral: readonly string[]): boolean {
   return field in schema.shape || NEUTRAL_FIELDS.has(field) || neutral.includes(field);
+}
+
+/** The window of each layer by its type; a list of another length than the layers is refused. */
+export function windowsOf(
+  types: z.output<typeof layerTypes>,
+  numLayers: number,
+  window: number | null,
+): readonly (number | null)[] {
+  if (types && types.length !== numLayers) {
+    throw new NeedletailError(
+      'bad_checkpoint',
+      `config.json: layer_types lists ${types.length} layers, but the model has ${numLayers}`,
+    );
+  }
+  return (types ?? []).map((type) => (type === 'sliding_attention' ? window : null));
 }
 
 function isOff(value: unknown): boolean {

@@ -13,14 +13,16 @@ interface ModelSpec<S extends z.ZodObject> extends Pick<ModelDefinition, 'tensor
   readonly schema: S;
   /** Further fields of this model_type's configs that mean nothing for inference. */
   readonly neutralFields?: readonly string[];
+  /** Other spellings of fields: the schema's name by the other one. */
+  readonly aliases?: Readonly<Record<string, string>>;
   readonly facts: (config: z.output<S>) => Omit<ModelFacts, 'numParameters'>;
   /** States the computation; returns the logits `[numLogitRows, vocabSize]`. */
   readonly forward: (scope: Scope, config: z.output<S>, contextLength: number) => Tensor;
 }
 
 export function defineModel<S extends z.ZodObject>(spec: ModelSpec<S>): ModelDefinition {
-  const { modelType, architectures, schema, neutralFields = [], facts, forward, ...names } = spec;
-  const read = (config: HFConfig): z.output<S> => readConfig(schema, config, neutralFields);
+  const { modelType, architectures, schema, neutralFields = [], aliases = {}, facts, forward, ...names } = spec;
+  const read = (config: HFConfig): z.output<S> => readConfig(schema, renamed(config, aliases), neutralFields);
   const buildGraph = (config: HFConfig, options: BuildOptions): Graph => {
     const known = read(config);
     const tracer = new Tracer(modelType, options.kvDType);
@@ -43,6 +45,13 @@ export function defineModel<S extends z.ZodObject>(spec: ModelSpec<S>): ModelDef
     },
     ...names,
   };
+}
+
+/** Fields under the schema's names, which win where a config has both spellings. */
+function renamed(config: HFConfig, aliases: Readonly<Record<string, string>>): HFConfig {
+  const entries = Object.entries(config).map(([field, value]) => [aliases[field] ?? field, value] as const);
+  const own = Object.entries(config).filter(([field]) => !Object.hasOwn(aliases, field));
+  return Object.fromEntries([...entries, ...own]);
 }
 
 /** Each size of the config is fine by itself, but the ops find that they do not go together. */

@@ -1,17 +1,18 @@
-// Llama 2 and 3, and everything published in their shape.
+// Llama 2 and 3, everything published in their shape, and the frame that their relatives vary.
 import { z } from 'zod';
 import type { RopeParameters } from '../ir/ops/rope.ts';
-import { Attention } from '../nn/attention.ts';
-import { Embedding, LMHead } from '../nn/embedding.ts';
-import { add } from '../nn/functional.ts';
-import { GatedMLP } from '../nn/mlp.ts';
-import { Module } from '../nn/module.ts';
-import { RMSNorm } from '../nn/norm.ts';
+import { Attention, type AttentionOptions } from '../nn/attention.ts';
+import { SequentialBlock } from '../nn/block.ts';
+import { decoderLogits, type DecoderOptions } from '../nn/decoder.ts';
+import { GatedMLP, type GatedMLPOptions } from '../nn/mlp.ts';
+import type { Module } from '../nn/module.ts';
+import { rmsNorm, type NormLayer } from '../nn/norm.ts';
 import type { Scope, Tensor } from '../nn/tensor.ts';
 import { activationName, count, evenShare, layerCount } from './config.ts';
 import { defineModel } from './define-model.ts';
 import type { ModelFacts } from './model-definition.ts';
 import { maxContextLength, readRope, ropeFields, ropeFor } from './rope-config.ts';
+import { isRotaryBuffer, publishedNames } from './tensor-names.ts';
 
 /** What Llama and its relatives name alike. */
 export const llamaFields = {
@@ -24,59 +25,89 @@ export const llamaFields = {
   head_dim: count.nullish(),
   hidden_act: activationName.default('silu'),
   max_position_embeddings: count.default(2048),
-  rms_norm_eps: z.number().default(1e-6),
   tie_word_embeddings: z.boolean().default(false),
   ...ropeFields,
 };
 
-const schema = z.object({
-  ...llamaFields,
-  attention_bias: z.boolean().default(false),
-  mlp_bias: z.boolean().default(false),
-});
+export type LlamaConfig = z.output<z.ZodObject<typeof llamaFields>>;
 
-export type LlamaConfig = z.output<typeof schema>;
-
-class LlamaLayer extends Module {
-  readonly inputNorm: RMSNorm;
-  readonly attention: Attention;
-  readonly postAttentionNorm: RMSNorm;
-  readonly mlp: GatedMLP;
-
-  constructor(scope: Scope, config: LlamaConfig, layer: number, rope: RopeParameters, window: number | null) {
-    super(scope);
-    const { hidden_size: hiddenSize, num_attention_heads: numHeads, rms_norm_eps: eps } = config;
-    this.inputNorm = new RMSNorm(scope.at('input_layernorm'), hiddenSize, eps);
-    this.attention = new Attention(scope.at('self_attn'), {
-      ...{ layer, hiddenSize, numHeads, headDim: headDimOf(config), window, rope, bias: config.attention_bias },
-      numKvHeads: config.num_key_value_heads ?? numHeads,
-      names: { q: 'q_proj', k: 'k_proj', v: 'v_proj', output: 'o_proj' },
-    });
-    this.postAttentionNorm = new RMSNorm(scope.at('post_attention_layernorm'), hiddenSize, eps);
-    this.mlp = new GatedMLP(scope.at('mlp'), {
-      ...{ hiddenSize, intermediateSize: config.intermediate_size },
-      ...{ activation: config.hidden_act, bias: config.mlp_bias },
-    });
-  }
-
-  protected forward(x: Tensor): Tensor {
-    const attended = add(x, this.attention.apply(this.inputNorm.apply(x)));
-    return add(attended, this.mlp.apply(this.postAttentionNorm.apply(attended)));
-  }
+/** The halves of a layer, and its norms by name. */
+export interface LayerParts {
+  readonly attention: Module;
+  readonly mlp: Module;
+  readonly norm: (name: string) => Module;
 }
 
-/** Logits of a decoder in Llama's shape; `window`: tokens that attention looks back at. */
-export function llamaLogits(scope: Scope, config: LlamaConfig, contextLength: number, window: number | null): Tensor {
-  const { vocab_size: vocabSize, hidden_size: hiddenSize } = config;
-  const rope = ropeFor(readRope(config), headDimOf(config), contextLength);
-  const model = scope.at('model');
-  const embedding = new Embedding(model.at('embed_tokens'), vocabSize, hiddenSize);
-  let x = embedding.apply(scope.tracer.input('tokenIds'));
-  for (let layer = 0; layer < config.num_hidden_layers; layer++) {
-    x = new LlamaLayer(model.at(`layers.${layer}`), config, layer, rope, window).apply(x);
-  }
-  x = new RMSNorm(model.at('norm'), hiddenSize, config.rms_norm_eps).apply(x);
-  return new LMHead(scope.at('lm_head'), vocabSize, hiddenSize, config.tie_word_embeddings ? embedding : null).apply(x);
+/** What makes a relative of Llama; where a member is missing it does as Llama does. */
+export interface LlamaVariant {
+  readonly norm: NormLayer;
+  /** Of all layers; null: positions enter otherwise. */
+  readonly rope?: RopeParameters | null;
+  readonly attention?: (scope: Scope, base: AttentionOptions) => Module;
+  readonly mlp?: (scope: Scope, base: GatedMLPOptions, layer: number) => Module;
+  /** Names of the halves within a layer. */
+  readonly halves?: { readonly attention: string; readonly mlp: string };
+  readonly block?: (scope: Scope, parts: LayerParts) => Module;
+  /** Around the layers. */
+  readonly frame?: Partial<DecoderOptions>;
+}
+
+/** Logits of a decoder in Llama's shape. */
+export function llamaLogits(
+  scope: Scope,
+  config: LlamaConfig,
+  contextLength: number,
+  variant: LlamaVariant,
+): Tensor {
+  const { norm, halves = { attention: 'self_attn', mlp: 'mlp' }, block = preNormBlock } = variant;
+  const { attention = (at, base) => new Attention(at, base), mlp = (at, base) => new GatedMLP(at, base) } = variant;
+  const { rope = ropeFor(readRope(config), headDimOf(config), contextLength) } = variant;
+  const hiddenSize = config.hidden_size;
+  return decoderLogits(scope, {
+    vocabSize: config.vocab_size,
+    hiddenSize,
+    numLayers: config.num_hidden_layers,
+    tied: config.tie_word_embeddings,
+    names: { embedding: 'model.embed_tokens', layers: 'model.layers', norm: 'model.norm', head: 'lm_head' },
+    norm: (at) => norm(at, hiddenSize),
+    layer: (at, layer) =>
+      block(at, {
+        attention: attention(at.at(halves.attention), attentionOptions(config, layer, rope)),
+        mlp: mlp(at.at(halves.mlp), mlpOptions(config), layer),
+        norm: (name) => norm(at.at(name), hiddenSize),
+      }),
+    ...variant.frame,
+  });
+}
+
+/** The norm before attention, and the one before the feed-forward. */
+function preNormBlock(scope: Scope, { attention, mlp, norm }: LayerParts): Module {
+  return new SequentialBlock(scope, {
+    attention: { norm: norm('input_layernorm'), body: attention },
+    mlp: { norm: norm('post_attention_layernorm'), body: mlp },
+  });
+}
+
+function attentionOptions(config: LlamaConfig, layer: number, rope: RopeParameters | null): AttentionOptions {
+  return {
+    layer,
+    hiddenSize: config.hidden_size,
+    numHeads: config.num_attention_heads,
+    numKvHeads: config.num_key_value_heads ?? config.num_attention_heads,
+    headDim: headDimOf(config),
+    rope,
+    bias: false,
+    names: { q: 'q_proj', k: 'k_proj', v: 'v_proj', output: 'o_proj' },
+  };
+}
+
+function mlpOptions(config: LlamaConfig): GatedMLPOptions {
+  return {
+    hiddenSize: config.hidden_size,
+    intermediateSize: config.intermediate_size,
+    activation: config.hidden_act,
+    bias: false,
+  };
 }
 
 export function llamaFacts(config: LlamaConfig): Omit<ModelFacts, 'numParameters'> {
@@ -88,27 +119,31 @@ export function llamaFacts(config: LlamaConfig): Omit<ModelFacts, 'numParameters
   };
 }
 
-function headDimOf(config: LlamaConfig): number {
+export function headDimOf(config: LlamaConfig): number {
   return config.head_dim ?? evenShare(config.hidden_size, config.num_attention_heads);
 }
 
-/** Frequencies that old checkpoints carry along; they follow from the config. */
-export function isRotaryBuffer(tensor: string): boolean {
-  return tensor.endsWith('.rotary_emb.inv_freq');
-}
-
-/** Checkpoints may lack the prefix of the inner model; a shared table may be stored under its other name. */
-export function llamaTensorNames(tensor: string): readonly string[] {
-  const names = [tensor, tensor.replace(/^model\./, '')];
-  return tensor === 'model.embed_tokens.weight' ? [...names, 'lm_head.weight'] : names;
-}
+/** How checkpoints of Llama's shape name their tensors. */
+export const llamaTensors = {
+  tensorNames: publishedNames('model', 'model.embed_tokens', 'lm_head'),
+  isBuffer: isRotaryBuffer,
+};
 
 export const llama = defineModel({
   modelType: 'llama',
   architectures: ['LlamaForCausalLM'],
-  schema,
+  schema: z.object({
+    ...llamaFields,
+    rms_norm_eps: z.number().default(1e-6),
+    attention_bias: z.boolean().default(false),
+    mlp_bias: z.boolean().default(false),
+  }),
   facts: llamaFacts,
-  forward: (scope, config, contextLength) => llamaLogits(scope, config, contextLength, null),
-  tensorNames: llamaTensorNames,
-  isBuffer: isRotaryBuffer,
+  forward: (scope, config, contextLength) =>
+    llamaLogits(scope, config, contextLength, {
+      norm: rmsNorm(config.rms_norm_eps),
+      attention: (at, base) => new Attention(at, { ...base, bias: config.attention_bias }),
+      mlp: (at, base) => new GatedMLP(at, { ...base, bias: config.mlp_bias }),
+    }),
+  ...llamaTensors,
 });

@@ -1,11 +1,39 @@
 // The models that needletail runs, found by a config's architecture.
 import { NeedletailError } from '../util/errors.ts';
+import { cohere } from './cohere.ts';
+import { gemma2 } from './gemma2.ts';
+import { gemma3 } from './gemma3.ts';
+import { glm } from './glm.ts';
+import { gptBigCode } from './gpt-bigcode.ts';
 import { gpt2 } from './gpt2.ts';
+import { granite } from './granite.ts';
 import { llama } from './llama.ts';
 import { mistral } from './mistral.ts';
+import { olmo2 } from './olmo2.ts';
+import { phi3 } from './phi3.ts';
+import { qwen2 } from './qwen2.ts';
+import { qwen3 } from './qwen3.ts';
+import { stablelm } from './stablelm.ts';
+import { starcoder2 } from './starcoder2.ts';
 import type { HFConfig, ModelDefinition } from './model-definition.ts';
 
-const MODELS: readonly ModelDefinition[] = [gpt2, llama, mistral];
+const MODELS: readonly ModelDefinition[] = [
+  cohere,
+  gemma2,
+  gemma3,
+  glm,
+  gptBigCode,
+  gpt2,
+  granite,
+  llama,
+  mistral,
+  olmo2,
+  phi3,
+  qwen2,
+  qwen3,
+  stablelm,
+  starcoder2,
+];
 
 /** The definition for a checkpoint's config. Throws `unsupported_model` naming the supported architectures. */
 export function findModel(config: HFConfig): ModelDefinition {

@@ -11,6 +11,7 @@ describe('spellings', () => {
       theta: 500_000,
       maxPositions: 8192,
       scaling: { type: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 2048 },
+      rotaryShare: 1,
     });
   });
 
@@ -21,7 +22,12 @@ describe('spellings', () => {
   });
 
   it('falls back to what transformers assumes', () => {
-    expect(readRope({ ...base, rope_scaling: null })).toEqual({ theta: 10_000, maxPositions: 8192, scaling: { type: 'default' } });
+    expect(readRope({ ...base, rope_scaling: null })).toEqual({
+      theta: 10_000,
+      maxPositions: 8192,
+      scaling: { type: 'default' },
+      rotaryShare: 1,
+    });
     expect(readRope({ ...base, rope_theta: 1e6 }).theta).toBe(1e6);
   });
 

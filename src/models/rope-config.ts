@@ -15,7 +15,10 @@ export const ropeFields = {
   original_max_position_embeddings: count.nullish(),
 };
 
-type RopeFields = z.output<z.ZodObject<typeof ropeFields>> & { readonly max_position_embeddings: number };
+export type RopeFields = z.output<z.ZodObject<typeof ropeFields>> & {
+  readonly max_position_embeddings: number;
+  readonly partial_rotary_factor?: number | null | undefined;
+};
 
 /** Fields of a scaling, in snake case, without those that are null. */
 type ScalingFields = Readonly<Record<string, unknown>>;
@@ -24,12 +27,18 @@ export interface RopeConfig {
   readonly theta: number;
   readonly scaling: RopeScaling;
   readonly maxPositions: number;
+  /** Share of each head's columns that turn. */
+  readonly rotaryShare: number;
 }
 
 const factor = z.number().positive();
 const optional = z.number().optional();
 /** Fields that every type may carry. `finetuned` is a remark of early YaRN models. */
-const common = { rope_theta: z.number().positive().optional(), finetuned: z.boolean().optional() };
+const common = {
+  rope_theta: z.number().positive().optional(),
+  partial_rotary_factor: z.number().positive().max(1).optional(),
+  finetuned: z.boolean().optional(),
+};
 const stretched = { ...common, factor, original_max_position_embeddings: count };
 
 /** What each type may say, and what it means; a field that is not here is refused. */
@@ -49,8 +58,12 @@ const SCALINGS: Readonly<Record<RopeScaling['type'], z.ZodType<RopeScaling>>> = 
   yarn: z
     .strictObject({
       ...stretched,
-      ...{ attention_factor: optional, mscale: optional, mscale_all_dim: optional },
-      ...{ beta_fast: optional, beta_slow: optional, truncate: z.boolean().default(true) },
+      attention_factor: optional,
+      mscale: optional,
+      mscale_all_dim: optional,
+      beta_fast: optional,
+      beta_slow: optional,
+      truncate: z.boolean().default(true),
     })
     .transform((given) => ({
       type: 'yarn',
@@ -86,16 +99,27 @@ export function readRope(fields: RopeFields): RopeConfig {
   const given = isSet(fields.rope_scaling) ? fields.rope_scaling! : (fields.rope_parameters ?? {});
   const { type: oldType, rope_type: type = oldType ?? 'default', ...rest } = withoutNulls(given);
   const theta = (rest['rope_theta'] as number | undefined) ?? fields.rope_theta ?? DEFAULT_THETA;
-  return { theta, scaling: readScaling(type, rest, fields), maxPositions: fields.max_position_embeddings };
+  return {
+    theta,
+    scaling: readScaling(type, rest, fields),
+    maxPositions: fields.max_position_embeddings,
+    rotaryShare: (rest['partial_rotary_factor'] as number | undefined) ?? fields.partial_rotary_factor ?? 1,
+  };
 }
 
-/** The angles for heads all of whose `headDim` columns turn. */
-export function ropeFor(rope: RopeConfig, headDim: number, contextLength: number): RopeParameters {
-  const { scaling } = rope;
-  if (scaling.type === 'longrope' && [scaling.shortFactor, scaling.longFactor].some((f) => f.length !== headDim / 2)) {
-    throw new NeedletailError('bad_checkpoint', `config.json: longrope needs ${headDim / 2} short and long factors`);
+/** The angles for heads of `headDim` columns; `interleaved`: neighbouring columns are pairs, as in GPT-J. */
+export function ropeFor(
+  rope: RopeConfig,
+  headDim: number,
+  contextLength: number,
+  interleaved = false,
+): RopeParameters {
+  const { scaling, rotaryShare } = rope;
+  const rotaryDim = Math.floor(headDim * rotaryShare);
+  if (scaling.type === 'longrope' && [scaling.shortFactor, scaling.longFactor].some((f) => f.length !== rotaryDim / 2)) {
+    throw new NeedletailError('bad_checkpoint', `config.json: longrope needs ${rotaryDim / 2} short and long factors`);
   }
-  return ropeParameters({ ...rope, rotaryDim: headDim, contextLength });
+  return { ...ropeParameters({ ...rope, rotaryDim, contextLength }), interleaved };
 }
 
 export function maxContextLength(rope: RopeConfig): number {

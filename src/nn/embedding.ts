@@ -6,9 +6,12 @@ import type { Scope, Tensor } from './tensor.ts';
 export class Embedding extends Module {
   readonly weight: Tensor;
 
-  constructor(scope: Scope, numEmbeddings: number, dim: number) {
+  /** `offset`: rows of the stored table that stand before the first one used, as OPT's positions have them. */
+  constructor(scope: Scope, numEmbeddings: number, dim: number, offset = 0) {
     super(scope);
-    this.weight = scope.parameter('weight', [numEmbeddings, dim]);
+    const range = { start: offset, count: numEmbeddings };
+    const fused = { tensor: scope.nameOf('weight'), ranges: [range], numRows: offset + numEmbeddings };
+    this.weight = scope.parameter('weight', [numEmbeddings, dim], offset === 0 ? {} : { fused });
   }
 
   protected forward(ids: Tensor): Tensor {
@@ -16,17 +19,26 @@ export class Embedding extends Module {
   }
 }
 
-/** Logits of the wanted rows: `[numTokens, hidden]` → `[numLogitRows, vocabSize]`. */
+export interface LMHeadOptions {
+  readonly vocabSize: number;
+  readonly inputs: number;
+  /** The embedding whose table it shares; null for a table of its own. */
+  readonly tied: Embedding | null;
+  readonly bias: boolean;
+}
+
+/** Logits of the wanted rows: `[numTokens, inputs]` → `[numLogitRows, vocabSize]`. */
 export class LMHead extends Module {
   readonly weight: Tensor;
+  readonly bias: Tensor | null;
 
-  /** `tied`: the embedding whose table it shares; null for a table of its own. */
-  constructor(scope: Scope, vocabSize: number, hiddenSize: number, tied: Embedding | null) {
+  constructor(scope: Scope, { vocabSize, inputs, tied, bias }: LMHeadOptions) {
     super(scope);
-    this.weight = tied?.weight ?? scope.parameter('weight', [vocabSize, hiddenSize]);
+    this.weight = tied?.weight ?? scope.parameter('weight', [vocabSize, inputs]);
+    this.bias = bias ? scope.parameter('bias', [vocabSize]) : null;
   }
 
   protected forward(x: Tensor): Tensor {
-    return linear(gatherLogitRows(x), this.weight);
+    return linear(gatherLogitRows(x), this.weight, this.bias);
   }
 }

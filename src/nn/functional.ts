@@ -19,9 +19,17 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number, weightOffset = 0
   return x.tracer.apply('rmsNorm', [x, weight], { eps, groupSize, weightOffset })[0];
 }
 
-/** Each group of `weight`'s size shifted to mean 0, divided by its deviation, times weight, plus bias. */
-export function layerNorm(x: Tensor, weight: Tensor, bias: Tensor | null, eps: number): Tensor {
-  const groupSize = weight.shape[0] as number;
+/**
+ * Each group of `groupSize` columns shifted to mean 0, divided by its deviation, times weight, plus bias. These have
+ * `groupSize` elements (the default: as many as the weight has), or one for every column.
+ */
+export function layerNorm(
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | null,
+  eps: number,
+  groupSize = weight.shape[0] as number,
+): Tensor {
   return x.tracer.apply('layerNorm', bias ? [x, weight, bias] : [x, weight], { eps, groupSize })[0];
 }
 
@@ -31,6 +39,20 @@ export function add(a: Tensor, b: Tensor): Tensor {
 
 export function multiply(a: Tensor, b: Tensor): Tensor {
   return a.tracer.apply('multiply', [a, b])[0];
+}
+
+export function scale(x: Tensor, factor: number): Tensor {
+  return x.tracer.apply('scale', [x], { factor })[0];
+}
+
+/** cap · tanh(x / cap). */
+export function softcap(x: Tensor, cap: number): Tensor {
+  return x.tracer.apply('softcap', [x], { cap })[0];
+}
+
+/** Every element moved into [−limit, limit]. */
+export function clamp(x: Tensor, limit: number): Tensor {
+  return x.tracer.apply('clamp', [x], { min: -limit, max: limit })[0];
 }
 
 export function activation(x: Tensor, kind: ActivationKind): Tensor {
@@ -56,6 +78,10 @@ export interface AttentionSpec {
   readonly scale: number;
   /** Tokens a query looks back at, itself included; null: all. */
   readonly window: number | null;
+  /** Scores become cap · tanh(score / cap); null: they stay. */
+  readonly softcap: number | null;
+  /** `[numHeads]`: a score falls by its head's slope times the distance; null: it does not. */
+  readonly alibiSlopes: readonly number[] | null;
 }
 
 /**
@@ -69,6 +95,5 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec):
   const group = tracer.graph.kvCache({ layer, numKvHeads, ...dims, window, dtype: tracer.kvDType });
   const [token] = tracer.apply('kvWrite', [k, v, tracer.input('slotMapping', group)], { layer });
   const step = [tracer.input('blockTables', group), tracer.input('cuSeqlensQ'), tracer.input('contextLens')];
-  const attributes = { ...spec, valueHeadDim: headDim, softcap: null, alibiSlopes: null };
-  return tracer.apply('attention', [q, token, ...step], attributes)[0];
+  return tracer.apply('attention', [q, token, ...step], { ...spec, valueHeadDim: headDim })[0];
 }

@@ -1,5 +1,6 @@
 // A linear layer, and how checkpoints store its weight.
 import type { Parameter } from '../ir/graph.ts';
+import type { RowRange } from '../ir/graph-builder.ts';
 import { linear } from './functional.ts';
 import { Module } from './module.ts';
 import type { Scope, Tensor } from './tensor.ts';
@@ -12,8 +13,8 @@ export interface LinearOptions {
   readonly shard?: Parameter['shard'];
   /** The checkpoint stores the weight `[inputs, outputs]`, as GPT-2's Conv1D does. */
   readonly transpose?: boolean;
-  /** The layer is outputs `[start, start + outputs)` of a tensor that the checkpoint stores in one with others. */
-  readonly fused?: { readonly start: number; readonly outputs: number };
+  /** The layer is these outputs, one range after the other, of a tensor that the checkpoint stores in one with others. */
+  readonly fused?: { readonly ranges: readonly RowRange[]; readonly outputs: number };
 }
 
 export class Linear extends Module {
@@ -34,7 +35,7 @@ export class Linear extends Module {
   }
 }
 
-/** A parameter of its own, or a range of a fused one's rows, then named `c_attn.weight[0:768]`. */
+/** A parameter of its own, or ranges of a fused one's rows, then named `c_attn.weight[0:768]`. */
 function ownedParameter(
   scope: Scope,
   name: string,
@@ -43,7 +44,8 @@ function ownedParameter(
   storage: { readonly transpose?: boolean; readonly shard: Parameter['shard'] },
 ): Tensor {
   if (!fused) return scope.parameter(name, shape, storage);
-  const range = `[${fused.start}:${fused.start + shape[0]}]`;
-  const whole = { tensor: scope.nameOf(name), rowStart: fused.start, numRows: fused.outputs };
+  const [{ start, count }, ...others] = fused.ranges;
+  const range = `[${start}:${start + count}${others.length > 0 ? ',…' : ''}]`;
+  const whole = { tensor: scope.nameOf(name), ranges: fused.ranges, numRows: fused.outputs };
   return scope.parameter(name + range, shape, { ...storage, fused: whole });
 }

@@ -12,6 +12,17 @@ interface MLPSizes {
   readonly bias: boolean;
 }
 
+/** Names in a checkpoint; `gateUp` is one tensor of the gate's rows and then the up projection's. */
+export type GatedMLPNames =
+  | { readonly gate: string; readonly up: string; readonly down: string }
+  | { readonly gateUp: string; readonly down: string };
+
+export interface GatedMLPOptions extends MLPSizes {
+  readonly names?: GatedMLPNames;
+}
+
+const HF_NAMES: GatedMLPNames = { gate: 'gate_proj', up: 'up_proj', down: 'down_proj' };
+
 /** down(act(gate(x)) · up(x)), such as SwiGLU (Shazeer, "GLU variants improve transformer", 2020). */
 export class GatedMLP extends Module {
   readonly gate: Linear;
@@ -19,15 +30,27 @@ export class GatedMLP extends Module {
   readonly down: Linear;
   readonly activation: ActivationKind;
 
-  constructor(scope: Scope, sizes: MLPSizes) {
+  constructor(scope: Scope, options: GatedMLPOptions) {
     super(scope);
-    const { hiddenSize, intermediateSize, bias } = sizes;
-    const expand = { inputs: hiddenSize, outputs: intermediateSize, bias, shard: 'rows' } as const;
-    this.gate = new Linear(scope.at('gate_proj'), expand);
-    this.up = new Linear(scope.at('up_proj'), expand);
-    const contract = { inputs: intermediateSize, outputs: hiddenSize, bias, shard: 'columns' } as const;
-    this.down = new Linear(scope.at('down_proj'), contract);
-    this.activation = sizes.activation;
+    const { hiddenSize, intermediateSize, bias, names = HF_NAMES } = options;
+    const expand = (part: 'gate' | 'up'): Linear => {
+      const shape = { inputs: hiddenSize, outputs: intermediateSize, bias, shard: 'rows' } as const;
+      if (!('gateUp' in names)) return new Linear(scope.at(names[part]), shape);
+      const range = { start: part === 'gate' ? 0 : intermediateSize, count: intermediateSize };
+      return new Linear(scope.at(names.gateUp), {
+        ...shape,
+        fused: { ranges: [range], outputs: 2 * intermediateSize },
+      });
+    };
+    this.gate = expand('gate');
+    this.up = expand('up');
+    this.down = new Linear(scope.at(names.down), {
+      inputs: intermediateSize,
+      outputs: hiddenSize,
+      bias,
+      shard: 'columns',
+    });
+    this.activation = options.activation;
   }
 
   protected forward(x: Tensor): Tensor {
@@ -51,16 +74,20 @@ export class MLP extends Module {
   constructor(scope: Scope, options: MLPOptions) {
     super(scope);
     const { hiddenSize, intermediateSize, bias, names, transpose = false } = options;
-    const expand = { inputs: hiddenSize, outputs: intermediateSize, bias, transpose, shard: 'rows' } as const;
-    this.up = new Linear(scope.at(names.up), expand);
-    const contract = {
+    this.up = new Linear(scope.at(names.up), {
+      inputs: hiddenSize,
+      outputs: intermediateSize,
+      bias,
+      transpose,
+      shard: 'rows',
+    });
+    this.down = new Linear(scope.at(names.down), {
       inputs: intermediateSize,
       outputs: hiddenSize,
       bias,
       transpose,
       shard: 'columns',
-    } as const;
-    this.down = new Linear(scope.at(names.down), contract);
+    });
     this.activation = options.activation;
   }
 

@@ -7,7 +7,25 @@ import { decodeFloats, toBfloat16Bits } from '../../src/tensor/dtype.ts';
 import type { TensorCatalog, TensorSource, TensorView } from '../../src/tensor/tensor-source.ts';
 import { NeedletailError } from '../../src/util/errors.ts';
 
-export const REFERENCE_NAMES = ['llama2', 'llama3_gqa', 'llama_head128', 'mistral', 'gpt2'] as const;
+export const REFERENCE_NAMES = [
+  'llama2',
+  'llama3_gqa',
+  'llama_head128',
+  'mistral',
+  'gpt2',
+  'qwen2',
+  'qwen3',
+  'gemma2',
+  'gemma3',
+  'phi3',
+  'glm',
+  'granite',
+  'olmo2',
+  'cohere',
+  'stablelm',
+  'starcoder2',
+  'gpt_bigcode',
+] as const;
 
 const FIXTURES = new URL('../fixtures/reference/', import.meta.url).pathname;
 

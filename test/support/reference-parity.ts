@@ -2,6 +2,8 @@
 // however the prompts are cut into steps, mixed with others, or laid out in KV blocks.
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { StepBatch } from '../../src/device/step.ts';
+import { kvCacheGroups } from '../../src/ir/kv-cache-groups.ts';
+import { findModel } from '../../src/models/registry.ts';
 import { loadReference, REFERENCE_NAMES, type ReferenceCheckpoint } from './reference-checkpoint.ts';
 import { stepBatch, type SequenceChunk } from './step-batch.ts';
 
@@ -35,7 +37,7 @@ export function describeReferenceParity(
     it('computes each prompt in one step', async () => {
       for (const prompt of reference.prompts.keys()) {
         const { length } = reference.prompts[prompt];
-        expectLogits(reference, await run(batchOf([chunk(reference, prompt, 0, length)])), [
+        expectLogits(reference, await run(batchOf(reference, [chunk(reference, prompt, 0, length)])), [
           [prompt, 0, length],
         ]);
       }
@@ -43,30 +45,37 @@ export function describeReferenceParity(
 
     it('computes prompts in one batch', async () => {
       const ranges = reference.prompts.map((tokens, prompt) => [prompt, 0, tokens.length] as const);
-      const step = batchOf(ranges.map(([prompt, start, end]) => chunk(reference, prompt, start, end)));
+      const step = batchOf(
+        reference,
+        ranges.map(([prompt, start, end]) => chunk(reference, prompt, start, end)),
+      );
       expectLogits(reference, await run(step), ranges);
     });
 
     it('computes prompts in chunks, beside chunks and decodes of others', async () => {
       for (const ranges of MIXED_STEPS) {
-        const step = batchOf(ranges.map(([prompt, start, end]) => chunk(reference, prompt, start, end)));
+        const step = batchOf(
+          reference,
+          ranges.map(([prompt, start, end]) => chunk(reference, prompt, start, end)),
+        );
         expectLogits(reference, await run(step), ranges);
       }
     });
 
     it('reuses the blocks of an equal prefix', async () => {
-      await run(batchOf([chunk(reference, 3, 0, 48)]));
+      await run(batchOf(reference, [chunk(reference, 3, 0, 48)]));
       const [first, second] = blocksOf(3);
       const shared = { ...chunk(reference, 3, 32, 48), blocks: [first, second, 31] };
-      expectLogits(reference, await run(batchOf([shared])), [[3, 32, 48]]);
+      expectLogits(reference, await run(batchOf(reference, [shared])), [[3, 32, 48]]);
     });
 
     it('copies a block before it writes to the copy', async () => {
-      await run(batchOf([chunk(reference, 3, 0, 40)]));
+      await run(batchOf(reference, [chunk(reference, 3, 0, 40)]));
       const [first, second, third] = blocksOf(3);
       const forked = { ...chunk(reference, 3, 40, 48), blocks: [first, second, 30] };
-      const blockCopies = Int32Array.of(0, third, 30); // group, source, destination
-      expectLogits(reference, await run({ ...batchOf([forked]), blockCopies }), [[3, 40, 48]]);
+      const step = batchOf(reference, [forked]);
+      const blockCopies = Int32Array.from(step.groups.flatMap((_, group) => [group, third, 30])); // group, source, destination
+      expectLogits(reference, await run({ ...step, blockCopies }), [[3, 40, 48]]);
     });
 
     it('chooses the greedy tokens', async () => {
@@ -76,7 +85,7 @@ export function describeReferenceParity(
           const { tokenIds, ...rest } = chunk(reference, prompt, numDone === 0 ? 0 : end - 1, end);
           return { ...rest, tokenIds, logitRows: [tokenIds.length - 1] };
         });
-        expectGreedyTokens(reference, await run(batchOf(chunks)), numDone);
+        expectGreedyTokens(reference, await run(batchOf(reference, chunks)), numDone);
       }
     });
   });
@@ -114,8 +123,12 @@ function chunk(reference: ReferenceCheckpoint, prompt: number, start: number, en
   return { tokenIds, numCached: start, blocks: blocksOf(prompt), logitRows: [...tokenIds.keys()] };
 }
 
-function batchOf(chunks: readonly SequenceChunk[]): StepBatch {
-  return stepBatch(chunks, PARITY_BLOCK_SIZE);
+function batchOf({ config }: ReferenceCheckpoint, chunks: readonly SequenceChunk[]): StepBatch {
+  const graph = findModel(config).buildGraph(config, {
+    kvDType: 'float32',
+    maxModelLen: PARITY_MAX_MODEL_LEN,
+  });
+  return stepBatch(chunks, PARITY_BLOCK_SIZE, kvCacheGroups(graph.kvCaches).length);
 }
 
 function expectLogits(reference: ReferenceCheckpoint, actual: Float32Array, ranges: readonly Range[]): void {

@@ -1,4 +1,4 @@
-// Ops that work on each element alone: add, multiply, scale, softcap, activation.
+// Ops that work on each element alone: add, multiply, scale, clamp, softcap, activation.
 import { z } from 'zod';
 import type { Attributes } from '../graph.ts';
 import { floatsOf, floatTensor, type HostTensor } from '../host-tensor.ts';
@@ -63,6 +63,15 @@ export const scale = unary(
   ({ factor }) =>
     (x) =>
       x * factor,
+);
+
+/** Moves values that lie outside of [min, max] to its nearer end; null: there is no end. */
+export const clamp = unary(
+  'clamp',
+  z.strictObject({ min: z.number().nullable(), max: z.number().nullable() }),
+  ({ min, max }) =>
+    (x) =>
+      Math.min(Math.max(x, min ?? -Infinity), max ?? Infinity),
 );
 
 /** Keeps values within ±cap, smoothly. */

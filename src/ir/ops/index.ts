@@ -1,7 +1,7 @@
 // Every op by name.
 import type { OpDefinition } from '../op.ts';
 import { attention } from './attention.ts';
-import { activation, add, multiply, scale, softcap } from './elementwise.ts';
+import { activation, add, clamp, multiply, scale, softcap } from './elementwise.ts';
 import { embedding } from './embedding.ts';
 import { gatedActivation } from './gated-activation.ts';
 import { gatherRows } from './gather-rows.ts';
@@ -21,6 +21,7 @@ const PRIMITIVE_OPS = [
   add,
   multiply,
   scale,
+  clamp,
   activation,
   softcap,
   slice,

@@ -1,4 +1,5 @@
-// layerNorm: (x − mean) / √(variance + eps) · weight + bias; and its fusion with the residual add before it.
+// layerNorm: (x − mean) / √(variance + eps) · weight + bias, over groups of columns; and its fusion with the residual add
+// before it.
 import { z } from 'zod';
 import { floatsOf, floatTensor, type HostTensor } from '../host-tensor.ts';
 import { defineOp } from '../op.ts';
@@ -15,21 +16,25 @@ export const layerNorm = defineOp({
 
   infer(node, { groupSize }) {
     node.check(node.matrix(0) % groupSize === 0, `columns must be a multiple of groupSize ${groupSize}`);
-    node.vector(1, groupSize);
-    if (node.inputs.length > 2) node.vector(2, groupSize);
+    // One weight for every column of a group, or groups with weights of their own.
+    const numWeights = node.inputs[1].shape[0] === groupSize ? groupSize : node.matrix(0);
+    node.vector(1, numWeights);
+    if (node.inputs.length > 2) node.vector(2, numWeights);
     return [node.inputs[0]];
   },
 
   interpret([x, weight, bias]: readonly HostTensor[], { eps, groupSize }) {
     const output = floatTensor(x.shape);
+    const numWeights = weight.shape[0];
     for (let start = 0; start < output.data.length; start += groupSize) {
       const group = floatsOf(x).subarray(start, start + groupSize);
       const mean = group.reduce((sum, value) => sum + value, 0) / groupSize;
       const variance = group.reduce((sum, value) => sum + (value - mean) ** 2, 0) / groupSize;
       const factor = 1 / Math.sqrt(variance + eps);
       group.forEach((value, i) => {
-        output.data[start + i] =
-          (value - mean) * factor * floatsOf(weight)[i] + (bias ? floatsOf(bias)[i] : 0);
+        const normed = (value - mean) * factor;
+        const at = (start + i) % numWeights;
+        output.data[start + i] = normed * floatsOf(weight)[at] + (bias ? floatsOf(bias)[at] : 0);
       });
     }
     return [output];

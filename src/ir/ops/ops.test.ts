@@ -111,6 +111,11 @@ describe('norms', () => {
     expectRows(run('layerNorm', inputs, { eps: 3, groupSize: 2 })[0], [[-0.5, 0.5, 0, 0]]);
   });
 
+  it('layerNorm of groups with weights of their own', () => {
+    const inputs = [matrix([1, 3, 5, 7]), vector(1, 2, 3, 4), vector(0, 0, 0, 1)];
+    expectRows(run('layerNorm', inputs, { eps: 0, groupSize: 2 })[0], [[-1, 2, -3, 5]]);
+  });
+
   it('addRmsNorm also gives the sum', () => {
     const [sum, normed] = run('addRmsNorm', [matrix([1, 2]), matrix([2, 2]), vector(1, 2)], {
       eps: 0,
@@ -135,6 +140,11 @@ describe('elementwise', () => {
     expectRows(run('add', [x, matrix([1, 1, 1])])[0], [[-1, 1, 4]]);
     expectRows(run('multiply', [x, matrix([1, 2, 3])])[0], [[-2, 0, 9]]);
     expectRows(run('scale', [x], { factor: 0.5 })[0], [[-1, 0, 1.5]]);
+  });
+
+  it('clamp moves what is outside to the nearer end', () => {
+    expectRows(run('clamp', [x], { min: -1, max: 2 })[0], [[-1, 0, 2]]);
+    expectRows(run('clamp', [x], { min: null, max: 2 })[0], [[-2, 0, 2]]);
   });
 
   it('softcap bends towards the cap', () => {
@@ -213,6 +223,7 @@ describe('what ops declare to passes', () => {
       add: [[x, other], {}],
       multiply: [[x, other], {}],
       scale: [[x], { factor: 3 }],
+      clamp: [[x], { min: -1, max: 2 }],
       softcap: [[x], { cap: 2 }],
       activation: [[x], { kind: 'silu' }],
       gatedActivation: [[x], { kind: 'silu' }],

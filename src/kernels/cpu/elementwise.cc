@@ -1,4 +1,4 @@
-// add, multiply, scale, activation, softcap and gatedActivation. Outputs may take the place of an input exactly.
+// add, multiply, scale, clamp, activation, softcap and gatedActivation. Outputs may take the place of an input exactly.
 #include "kernels.h"
 #include "row-range.h"
 #include "vector-math.h"
@@ -83,6 +83,14 @@ void multiply(const ThreadContext& context, const Command& command, const Step& 
 void scale(const ThreadContext& context, const Command& command, const Step& step) {
   const float factor = command.floats[0];
   map(context, command, step, [factor](Floats x) { return x * factor; });
+}
+
+/// Parameters: min, max.
+void clamp(const ThreadContext& context, const Command& command, const Step& step) {
+  const Floats low = broadcast(command.floats[0]);
+  const Floats high = broadcast(command.floats[1]);
+  // A NaN is the second operand's result, so that it stays one.
+  map(context, command, step, [=](Floats x) { return min(high, max(low, x)); });
 }
 
 /// Parameters: cap.

@@ -46,6 +46,8 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
 
   it.each([
     ['scale', { factor: -1.75 }],
+    ['clamp', { min: -1.5, max: 1 }],
+    ['clamp', { min: null, max: 2 }],
     ['softcap', { cap: 2.5 }],
     ...ACTIVATION_KINDS.map((kind) => ['activation', { kind }] as const),
   ] as const)('%s %j', async (op, attributes) => {

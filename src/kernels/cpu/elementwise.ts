@@ -22,6 +22,10 @@ function encodeKind({ kind }: LaunchAttributes): readonly Parameter[] {
 export const add = singleKernel('add', 'add');
 export const multiply = singleKernel('multiply', 'multiply');
 export const scale = singleKernel('scale', 'scale', ({ factor }) => [float(factor)]);
+export const clamp = singleKernel('clamp', 'clamp', ({ min, max }) => [
+  float(min ?? -Infinity),
+  float(max ?? Infinity),
+]);
 export const softcap = singleKernel('softcap', 'softcap', ({ cap }) => [float(cap)]);
 export const activation = singleKernel('activation', 'activation', encodeKind);
 export const gatedActivation = singleKernel('gatedActivation', 'gated_activation', encodeKind);

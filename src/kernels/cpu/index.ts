@@ -1,7 +1,7 @@
 // Launch descriptions of every kernel of the CPU device.
 import { attention } from './attention.ts';
 import type { CpuKernelDescription } from './cpu-kernel.ts';
-import { activation, add, gatedActivation, multiply, scale, softcap } from './elementwise.ts';
+import { activation, add, clamp, gatedActivation, multiply, scale, softcap } from './elementwise.ts';
 import { embedding } from './embedding.ts';
 import { gatherRows } from './gather-rows.ts';
 import { addLayerNorm, layerNorm } from './layer-norm.ts';
@@ -17,6 +17,7 @@ export const CPU_KERNELS: readonly CpuKernelDescription[] = [
   add,
   multiply,
   scale,
+  clamp,
   activation,
   softcap,
   rope,

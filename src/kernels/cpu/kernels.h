@@ -13,6 +13,7 @@ void add_layer_norm(const ThreadContext&, const Command&, const Step&);
 void add(const ThreadContext&, const Command&, const Step&);
 void multiply(const ThreadContext&, const Command&, const Step&);
 void scale(const ThreadContext&, const Command&, const Step&);
+void clamp(const ThreadContext&, const Command&, const Step&);
 void softcap(const ThreadContext&, const Command&, const Step&);
 void activation(const ThreadContext&, const Command&, const Step&);
 void gated_activation(const ThreadContext&, const Command&, const Step&);

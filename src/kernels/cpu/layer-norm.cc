@@ -38,19 +38,21 @@ void normalize(const float* x, const float* weight, const float* bias, float* y,
   });
 }
 
-const float* bias_of(const Operand& bias) { return bias.is_present() ? bias.row(0) : nullptr; }
+const float* bias_of(const Operand& bias, int64_t start = 0) { return bias.is_present() ? bias.row(0) + start : nullptr; }
 
 }  // namespace
 
-/// Parameters: eps, group size.
+/// Weight and bias have one element for each column of a group, or of the row. Parameters: eps, group size.
 void layer_norm(const ThreadContext& context, const Command& command, const Step& step) {
   const Operand& x = command.inputs[0];
+  const Operand& weight = command.inputs[1];
   const int64_t size = command.ints[1];
   const int64_t groups = x.columns / size;
   const Range range = share_of(context, step.rows(command) * groups);
   for (int64_t i = range.begin; i < range.end; i++) {
     const int64_t start = i % groups * size;
-    normalize(x.row(i / groups) + start, command.inputs[1].row(0), bias_of(command.inputs[2]),
+    const int64_t weight_start = weight.columns == size ? 0 : start;
+    normalize(x.row(i / groups) + start, weight.row(0) + weight_start, bias_of(command.inputs[2], weight_start),
               command.outputs[0].row(i / groups) + start, size, command.floats[0]);
   }
 }

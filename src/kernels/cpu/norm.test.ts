@@ -53,6 +53,15 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
     await checkLaunch(session, launch, plainStep(rows));
   });
 
+  it('layerNorm over groups with weights of their own', async () => {
+    const [rows, groupSize, columns] = [5, 20, 60];
+    const x = matrix(rows, columns, randomValues(rows * columns, 1));
+    const inputs = [x, vector(columns, 2), vector(columns, 3)];
+    const attributes = { eps: 1e-6, groupSize };
+    const launch = { op: 'layerNorm', attributes, inputs, outputs: [matrix(rows, columns)] };
+    await checkLaunch(session, launch, plainStep(rows));
+  });
+
   it.each([true, false])('layerNorm, with bias: %s', async (hasBias) => {
     await forEachShape(async (rows, columns) => {
       // Far from zero, where a one-pass variance would lose its digits.
