@@ -46,10 +46,10 @@ export class RequestState {
     for (const logprobs of scored) this.#promptLogprobs?.push(logprobs);
   }
 
-  /** Once, when they are complete. */
+  /** Once, when the prompt is computed and they are complete. */
   takePromptLogprobs(): (TokenLogprobs | null)[] | null {
+    if (this.#prefilledMs === null) return null;
     const promptLogprobs = this.#promptLogprobs;
-    if (promptLogprobs?.length !== this.numPromptTokens) return null;
     this.#promptLogprobs = null;
     return promptLogprobs;
   }

@@ -62,8 +62,9 @@ function whenGone(child: ChildProcess): Promise<string> {
   });
 }
 
-/** Node 20 runs TypeScript only through a loader. */
+/** Older versions of Node run TypeScript only through a loader. */
 function loaderFlags(entry: URL): string[] {
-  if (!entry.pathname.endsWith('.ts') || 'typescript' in process.features) return [];
+  const { typescript } = process.features as { readonly typescript?: unknown };
+  if (!entry.pathname.endsWith('.ts') || typescript) return [];
   return ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href];
 }
