@@ -15,8 +15,10 @@ namespace {
 constexpr int32_t kTileRows = 64;
 /// Tokens of a KV tile, rounded to whole blocks.
 constexpr int32_t kTileTokens = 64;
-/// From this many rows on, a KV tile is converted to float32 once instead of at each use.
-constexpr int32_t kMinRowsToConvert = 2 * kProductRows;
+/// From this many rows on, a KV tile is converted to float32 once instead of at each use. Fewer rows read the cache's
+/// blocks as they are, in longer tiles.
+constexpr int32_t kMinRowsToConvert = 16;
+constexpr int32_t kLongTile = kTileRows / kMinRowsToConvert;
 /// A decoded token's context is cut into pieces of this many tokens, whatever the batch, so that its result does not
 /// depend on the batch; longer ones only where a step would need more than kMaxPartials of them.
 constexpr int32_t kSplitTokens = 512;
@@ -162,7 +164,7 @@ class ItemFinder {
 /// A thread's tiles. Row r is query r / group_size, head r % group_size of the group.
 struct Tiles {
   float* queries;     // [tile_rows, key_dim], scaled
-  float* scores;      // [tile_rows, tile_tokens], then probabilities
+  float* scores;      // [tile_rows, tile_tokens] or fewer rows of more tokens, then probabilities
   float* output;      // [tile_rows, value_dim], not yet divided by the sums
   float* largest;     // [tile_rows], of the scores so far
   float* sums;        // [tile_rows], of the probabilities so far
@@ -176,7 +178,7 @@ struct Tiles {
       return start;
     };
     queries = take(rows * cache.key_dim);
-    scores = take(rows * tokens);
+    scores = take(std::max<int64_t>(rows, kTileRows) * tokens);
     output = take(rows * cache.value_dim);
     largest = take(rows);
     sums = take(rows);
@@ -202,9 +204,10 @@ class Worker {
   void run(const WorkItem& item) {
     item_ = item;
     rows_ = item.num_queries * launch_.group_size;
+    converts_ = rows_ >= kMinRowsToConvert;
+    tokens_ = launch_.tile_tokens * (converts_ ? 1 : kLongTile);
     start_rows();
-    const int32_t first = item.begin / launch_.tile_tokens * launch_.tile_tokens;
-    for (int32_t start = first; start < item.end; start += launch_.tile_tokens) attend(start);
+    for (int32_t start = item.begin / tokens_ * tokens_; start < item.end; start += tokens_) attend(start);
     if (item.partial < 0) finish();
     else keep_partial();
   }
@@ -232,18 +235,25 @@ class Worker {
   /// The tile of tokens from position `start` on, of which [begin, end) count.
   void attend(int32_t start) {
     const int32_t begin = std::max(0, item_.begin - start);
-    const int32_t end = std::min(launch_.tile_tokens, item_.end - start);
-    const bool converts = rows_ >= kMinRowsToConvert;
-    if (converts) convert_tile(start, end);
-    std::memset(tiles_.scores, 0, sizeof(float) * rows_ * launch_.tile_tokens);
-    if (converts) multiply_tile<float>({tiles_.queries, cache_.key_dim, tiles_.keys, launch_.tile_tokens,
-                                        tiles_.scores, launch_.tile_tokens, cache_.key_dim}, rows_, end);
+    const int32_t end = std::min(tokens_, item_.end - start);
+    std::memset(tiles_.scores, 0, sizeof(float) * rows_ * tokens_);
+    if (converts_) score_tile(start, end);
     else score_blocks(start, end);
     for (int32_t row = 0; row < rows_; row++) weigh(row, start, begin, end);
-    if (converts) multiply_tile<float>({tiles_.scores + begin, launch_.tile_tokens,
-                                        tiles_.values + int64_t(begin) * cache_.value_dim, cache_.value_dim,
-                                        tiles_.output, cache_.value_dim, end - begin}, rows_, cache_.value_dim);
+    if (converts_) sum_tile(begin, end);
     else sum_blocks(start, begin, end);
+  }
+
+  /// Scores of a tile that is converted first, and the sum of its values weighted by probability.
+  void score_tile(int32_t start, int32_t end) {
+    convert_tile(start, end);
+    multiply_tile<float>(
+        {tiles_.queries, cache_.key_dim, tiles_.keys, tokens_, tiles_.scores, tokens_, cache_.key_dim}, rows_, end);
+  }
+  void sum_tile(int32_t begin, int32_t end) {
+    const float* values = tiles_.values + int64_t(begin) * cache_.value_dim;
+    multiply_tile<float>({tiles_.scores + begin, tokens_, values, cache_.value_dim, tiles_.output, cache_.value_dim,
+                          end - begin}, rows_, cache_.value_dim);
   }
 
   void convert_tile(int32_t start, int32_t end) {
@@ -252,7 +262,7 @@ class Worker {
       const T* keys = cache_.keys<T>(block, item_.kv_head);
       const T* values = cache_.values<T>(block, item_.kv_head);
       for (int32_t d = 0; d < cache_.key_dim; d++) {
-        convert(keys + int64_t(d) * cache_.block_size, tiles_.keys + int64_t(d) * launch_.tile_tokens + offset,
+        convert(keys + int64_t(d) * cache_.block_size, tiles_.keys + int64_t(d) * tokens_ + offset,
                 cache_.block_size);
       }
       const int64_t num_values = int64_t(std::min(cache_.block_size, end - offset)) * cache_.value_dim;
@@ -265,12 +275,12 @@ class Worker {
     });
   }
 
-  /// Scores and weighted sums straight from the cache's blocks, for few rows.
+  /// The same straight from the cache's blocks.
   void score_blocks(int32_t start, int32_t end) {
     for (int32_t offset = 0; offset < end; offset += cache_.block_size) {
       const T* keys = cache_.keys<T>(launch_.block(item_.seq, (start + offset) / cache_.block_size), item_.kv_head);
-      multiply_tile<T>({tiles_.queries, cache_.key_dim, keys, cache_.block_size, tiles_.scores + offset,
-                        launch_.tile_tokens, cache_.key_dim}, rows_, cache_.block_size);
+      multiply_tile<T>({tiles_.queries, cache_.key_dim, keys, cache_.block_size, tiles_.scores + offset, tokens_,
+                        cache_.key_dim}, rows_, cache_.block_size);
     }
   }
   void sum_blocks(int32_t start, int32_t begin, int32_t end) {
@@ -278,20 +288,20 @@ class Worker {
       const int64_t block = launch_.block(item_.seq, (start + offset) / cache_.block_size);
       const int32_t first = std::max(begin, offset), last = std::min(end, offset + cache_.block_size);
       const T* values = cache_.values<T>(block, item_.kv_head) + int64_t(first - offset) * cache_.value_dim;
-      multiply_tile<T>({tiles_.scores + first, launch_.tile_tokens, values, cache_.value_dim, tiles_.output,
+      multiply_tile<T>({tiles_.scores + first, tokens_, values, cache_.value_dim, tiles_.output,
                         cache_.value_dim, last - first}, rows_, cache_.value_dim);
     }
   }
 
   /// Turns a row's scores of tile tokens [begin, end) into probabilities relative to the largest score so far.
   void weigh(int32_t row, int32_t start, int32_t begin, int32_t end) {
-    float* scores = tiles_.scores + int64_t(row) * launch_.tile_tokens;
+    float* scores = tiles_.scores + int64_t(row) * tokens_;
     const int32_t position = position_of(row);
     const int32_t visible_begin = std::min(end, std::max(begin, launch_.first_visible(position) - start));
     const int32_t visible_end = std::max(visible_begin, std::min(end, position + 1 - start));
     adjust(row, scores, end, position - start);
     std::fill(scores, scores + visible_begin, -INFINITY);
-    std::fill(scores + visible_end, scores + launch_.tile_tokens, -INFINITY);
+    std::fill(scores + visible_end, scores + end, -INFINITY);
     if (visible_begin == visible_end) std::fill(scores, scores + end, 0.0f);
     else accumulate(row, scores, end);
   }
@@ -361,6 +371,8 @@ class Worker {
   Tiles tiles_;
   WorkItem item_;
   int32_t rows_ = 0;
+  int32_t tokens_ = 0;
+  bool converts_ = false;
 };
 
 /// Adds up the partial results of one head of a split sequence.

@@ -24,46 +24,62 @@ struct TileProduct {
   int32_t depth;
 };
 
+/// Sums that run side by side for one element of c: few rows alone would wait for each addition to end.
+constexpr int depth_lanes(int rows, int vectors) {
+  const int lanes = 8 / (rows * vectors);
+  return lanes > 4 ? 4 : lanes < 1 ? 1 : lanes;
+}
+
 /// kRows rows by kVectors vectors of columns at `row`, `column`; the last vector has `count` lanes.
 template <int kRows, int kVectors, typename T>
 inline void multiply_vectors(const TileProduct<T>& p, int64_t row, int64_t column, int count) {
-  Floats sums[kRows][kVectors];
+  constexpr int kDepths = depth_lanes(kRows, kVectors);
+  Floats sums[kDepths][kRows][kVectors] = {};
   const float* a = p.a + row * p.a_stride;
   const T* b = p.b + column;
-  float* c = p.c + row * p.c_stride + column;
   const bool is_whole = count == kLanes;
-  NEEDLETAIL_UNROLL
-  for (int r = 0; r < kRows; r++) {
-    NEEDLETAIL_UNROLL
-    for (int v = 0; v < kVectors; v++) sums[r][v] = zeros();
-  }
-  for (int32_t k = 0; k < p.depth; k++, b += p.b_stride) {
+  const auto add_product = [&](int32_t k, Floats (&to)[kRows][kVectors]) {
     Floats columns[kVectors];
+    const T* from = b + k * p.b_stride;
     NEEDLETAIL_UNROLL
     for (int v = 0; v < kVectors; v++) {
-      columns[v] = is_whole || v + 1 < kVectors ? load_floats(b + v * kLanes) : load_first_floats(b + v * kLanes, count);
+      const T* place = from + v * kLanes;
+      columns[v] = is_whole || v + 1 < kVectors ? load_floats(place) : load_first_floats(place, count);
     }
     NEEDLETAIL_UNROLL
     for (int r = 0; r < kRows; r++) {
       const Floats factor = broadcast(a[r * p.a_stride + k]);
       NEEDLETAIL_UNROLL
-      for (int v = 0; v < kVectors; v++) sums[r][v] = multiply_add(factor, columns[v], sums[r][v]);
+      for (int v = 0; v < kVectors; v++) to[r][v] = multiply_add(factor, columns[v], to[r][v]);
     }
+  };
+  int32_t k = 0;
+  for (; k + kDepths <= p.depth; k += kDepths) {
+    NEEDLETAIL_UNROLL
+    for (int i = 0; i < kDepths; i++) add_product(k + i, sums[i]);
   }
+  for (; k < p.depth; k++) add_product(k, sums[0]);
   NEEDLETAIL_UNROLL
   for (int r = 0; r < kRows; r++) {
     NEEDLETAIL_UNROLL
     for (int v = 0; v < kVectors; v++) {
-      float* to = c + r * p.c_stride + v * kLanes;
+      NEEDLETAIL_UNROLL
+      for (int i = 1; i < kDepths; i++) sums[0][r][v] = sums[0][r][v] + sums[i][r][v];
+      float* to = p.c + (row + r) * p.c_stride + column + v * kLanes;
       const int lanes = v + 1 < kVectors ? kLanes : count;
-      store_lanes(to, load_lanes(to, lanes) + sums[r][v], lanes);
+      store_lanes(to, load_lanes(to, lanes) + sums[0][r][v], lanes);
     }
   }
 }
 
 template <int kRows, typename T>
 inline void multiply_row_block(const TileProduct<T>& p, int64_t row, int64_t columns) {
+  // Few rows take many columns at once, so that b is read in its own order.
+  constexpr int kWide = kProductRows * 2 / kRows < 8 ? kProductRows * 2 / kRows : 8;
   int64_t column = 0;
+  for (; column + kWide * kLanes <= columns; column += kWide * kLanes) {
+    multiply_vectors<kRows, kWide>(p, row, column, kLanes);
+  }
   for (; column + 2 * kLanes <= columns; column += 2 * kLanes) multiply_vectors<kRows, 2>(p, row, column, kLanes);
   for (; column < columns; column += kLanes) {
     const int64_t left = columns - column;

@@ -31,23 +31,28 @@ inline Floats copy_sign(Floats v, Floats sign) {
   return as_floats((as_ints(v) & 0x7fffffff) | (as_ints(sign) & int32_t(0x80000000u)));
 }
 
-inline float sum_lanes(Floats v) {
+#if defined(__AVX512F__)
+inline float sum_lanes(Floats v) { return _mm512_reduce_add_ps(v); }
+/// Of lanes that are no NaN.
+inline float max_lanes(Floats v) { return _mm512_reduce_max_ps(v); }
+#else
+template <typename F>
+inline float fold_lanes(Floats v, F f) {
   float lanes[kLanes];
   store(lanes, v);
   for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    for (int i = 0; i < width; i++) lanes[i] = f(lanes[i], lanes[i + width]);
   }
   return lanes[0];
 }
-
-/// NaN if any lane is.
-inline float max_lanes(Floats v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  float largest = lanes[0];
-  for (int i = 1; i < kLanes; i++) largest = lanes[i] > largest || lanes[i] != lanes[i] ? lanes[i] : largest;
-  return largest;
+inline float sum_lanes(Floats v) {
+  return fold_lanes(v, [](float a, float b) { return a + b; });
 }
+/// Of lanes that are no NaN.
+inline float max_lanes(Floats v) {
+  return fold_lanes(v, [](float a, float b) { return a > b ? a : b; });
+}
+#endif
 
 /// e^x within 1e-7 of itself for x in [−87, 88]; 0 below, e^88 above, NaN for NaN.
 inline Floats exp(Floats x) {
