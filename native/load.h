@@ -11,7 +11,8 @@ struct NtLoadTask {
   needletail::DType target_dtype;
   needletail::Layout layout;
   int32_t is_transposed;
-  int32_t reserved;
+  /// Part: from one row that it takes to the next.
+  int32_t row_step;
   const void* source;
   void* target;
   /// Part: columns of the checkpoint's tensor. Copy: bytes. Rope table: columns.

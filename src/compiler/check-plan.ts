@@ -1,7 +1,7 @@
 // Whether a plan is consistent in itself: a device trusts its ids, ranges and sizes when it computes addresses.
 import { layoutBytes } from '../kernels/kernel.ts';
 import { itemSize } from '../tensor/dtype.ts';
-import { elementCount, rowSize } from '../tensor/shape.ts';
+import { asMatrix, elementCount, rowSize } from '../tensor/shape.ts';
 import type { BufferOperand, Operand, Plan } from './plan.ts';
 import { stepDims } from './step-dims.ts';
 
@@ -40,9 +40,10 @@ function checkWeights({ weights }: Plan): string | null {
 }
 
 function isInside(part: Plan['weights'][number]['parts'][number]): boolean {
-  const [first, second = 1] = part.tensorShape;
+  const [first, second] = asMatrix(part.tensorShape);
   const [rows, columns] = part.transpose ? [second, first] : [first, second];
-  return part.rowStart + part.rowCount <= rows && part.columnStart + part.columnCount <= columns;
+  const lastRow = part.rowStart + (part.rowCount - 1) * part.rowStep;
+  return lastRow < rows && part.columnStart + part.columnCount <= columns;
 }
 
 function checkTables({ ropeTables, model }: Plan): string | null {

@@ -22,7 +22,7 @@ export const GRAPH_PASSES: readonly {
   readonly name: string;
   readonly run: (graph: Graph, request: CompileRequest) => Graph;
 }[] = [
-  { name: 'bind-tensors', run: (graph, { definition, tensors }) => bindTensors(graph, definition, tensors) },
+  { name: 'bind-tensors', run: bindTensors },
   { name: 'shard', run: (graph, { rank = 0, worldSize = 1 }) => shard(graph, rank, worldSize) },
   { name: 'hoist-gather', run: hoistGather },
   { name: 'merge', run: merge },

@@ -57,6 +57,7 @@ const partOf = (columns: number) =>
     .record({
       rows: fc.integer({ min: 1, max: 37 }),
       rowsBefore: fc.integer({ min: 0, max: 5 }),
+      rowStep: fc.integer({ min: 1, max: 3 }),
       rowsAfter: fc.integer({ min: 0, max: 5 }),
       columnsBefore: fc.integer({ min: 0, max: 3 }),
       columnsAfter: fc.integer({ min: 0, max: 3 }),
@@ -66,7 +67,7 @@ const partOf = (columns: number) =>
     })
     .map((choice) => {
       const shape = [
-        choice.rowsBefore + choice.rows + choice.rowsAfter,
+        choice.rowsBefore + choice.rows * choice.rowStep + choice.rowsAfter,
         choice.columnsBefore + columns + choice.columnsAfter,
       ];
       const tensorShape = choice.transpose ? shape.toReversed() : shape;
@@ -92,6 +93,7 @@ describe('packWeight', () => {
           transpose: choice.transpose,
           rowStart: choice.rowsBefore,
           rowCount: choice.rows,
+          rowStep: choice.rowStep,
           columnStart: choice.columnsBefore,
           columnCount: choice.columns,
         }));
@@ -104,7 +106,7 @@ describe('packWeight', () => {
           const stride = choice.tensorShape[1];
           for (let r = 0; r < choice.rows; r++) {
             for (let c = 0; c < choice.columns; c++) {
-              const [i, j] = [choice.rowsBefore + r, choice.columnsBefore + c];
+              const [i, j] = [choice.rowsBefore + r * choice.rowStep, choice.columnsBefore + c];
               const value = values[choice.transpose ? j * stride + i : i * stride + j];
               expected[address(layout, choice.columns, firstRow + r, c)] = roundTo(dtype, value);
             }
@@ -128,6 +130,7 @@ describe('packWeight', () => {
       transpose: false,
       rowStart: 0,
       rowCount: 3,
+      rowStep: 1,
       columnStart: 0,
       columnCount: 1,
     };
@@ -150,6 +153,7 @@ describe('packWeight', () => {
       transpose: false,
       rowStart: 0,
       rowCount: 3,
+      rowStep: 1,
       columnStart: 0,
       columnCount: 1,
     };
@@ -169,6 +173,7 @@ describe('packWeight', () => {
       transpose: false,
       rowStart: 0,
       rowCount: 4,
+      rowStep: 1,
       columnStart: 0,
       columnCount: 2,
     };

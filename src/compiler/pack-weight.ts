@@ -11,7 +11,7 @@ import {
   toBfloat16Bits,
   toFloat16Bits,
 } from '../tensor/dtype.ts';
-import { formatShape, shapesEqual } from '../tensor/shape.ts';
+import { asMatrix, formatShape, shapesEqual } from '../tensor/shape.ts';
 import type { TensorSource, TensorView } from '../tensor/tensor-source.ts';
 import { NeedletailError } from '../util/errors.ts';
 import type { WeightSpec } from './plan.ts';
@@ -70,31 +70,37 @@ function sameBits(like: Bits, length: number): Bits {
 
 /** The part's `[rowCount, columnCount]` elements, without a copy where they are whole rows of the tensor. */
 function cutPart(part: WeightPart, tensor: Bits): BitMatrix {
-  const { rowStart, rowCount: rows, columnStart, columnCount: columns } = part;
-  const tensorColumns = part.tensorShape[1] ?? 1;
-  if (!part.transpose && columns === tensorColumns) {
+  const { rowStart, rowCount: rows, rowStep, columnStart, columnCount: columns } = part;
+  const [, tensorColumns] = asMatrix(part.tensorShape);
+  if (!part.transpose && columns === tensorColumns && rowStep === 1) {
     return { rows, columns, bits: tensor.subarray(rowStart * columns, (rowStart + rows) * columns) };
   }
   const bits = sameBits(tensor, rows * columns);
   if (part.transpose) {
-    transpose(bits, rows, columns, tensor.subarray(columnStart * tensorColumns + rowStart), tensorColumns);
+    const source = tensor.subarray(columnStart * tensorColumns + rowStart);
+    transpose({ rows, columns, bits }, source, tensorColumns, rowStep);
   } else {
     for (let row = 0; row < rows; row++) {
-      const start = (rowStart + row) * tensorColumns + columnStart;
+      const start = (rowStart + row * rowStep) * tensorColumns + columnStart;
       bits.set(tensor.subarray(start, start + columns), row * columns);
     }
   }
   return { rows, columns, bits };
 }
 
-/** `target[r, c] = source[c, r]`, in bands of rows so that a cache line of the source serves several of them. */
-function transpose(target: Bits, rows: number, columns: number, source: Bits, sourceStride: number): void {
+/** `target[r, c] = source[c, r · step]`, in bands of rows so that a cache line of the source serves several of them. */
+function transpose(
+  { rows, columns, bits: target }: BitMatrix,
+  source: Bits,
+  sourceStride: number,
+  step: number,
+): void {
   const band = 32;
   for (let start = 0; start < rows; start += band) {
     const end = Math.min(start + band, rows);
     for (let column = 0; column < columns; column++) {
       const base = column * sourceStride;
-      for (let row = start; row < end; row++) target[row * columns + column] = source[base + row]!;
+      for (let row = start; row < end; row++) target[row * columns + column] = source[base + row * step]!;
     }
   }
 }

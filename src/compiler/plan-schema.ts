@@ -25,6 +25,7 @@ const weightPart = z.strictObject({
   transpose: z.boolean(),
   rowStart: count,
   rowCount: count,
+  rowStep: count.positive(),
   columnStart: count,
   columnCount: count,
 });

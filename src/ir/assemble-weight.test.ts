@@ -7,7 +7,7 @@ const tensors: Record<string, Float32Array> = {
   bias: Float32Array.of(7, 8, 9),
 };
 const read = (name: string): Float32Array => tensors[name];
-const whole = { columnStart: 0, columnCount: 2, transpose: false };
+const whole = { rowStep: 1, columnStart: 0, columnCount: 2, transpose: false };
 
 it('stacks ranges of tensors, transposed ones turned', () => {
   const parts = [
@@ -18,15 +18,24 @@ it('stacks ranges of tensors, transposed ones turned', () => {
 });
 
 it('cuts columns, as a shard does', () => {
-  const shard = { rowStart: 0, rowCount: 2, columnStart: 1, columnCount: 1 };
+  const shard = { rowStart: 0, rowCount: 2, rowStep: 1, columnStart: 1, columnCount: 1 };
   const stored = { name: 'w', tensor: 'a', tensorShape: [3, 2], transpose: false };
   expect([...assembleWeight([{ ...stored, ...shard }], read)]).toEqual([2, 4]);
   const turned = { name: 'w', tensor: 'b', tensorShape: [2, 3], transpose: true };
   expect([...assembleWeight([{ ...turned, ...shard }], read)]).toEqual([4, 5]);
 });
 
+it('takes every second row, and pieces of a tensor with three dimensions as rows of the last', () => {
+  // Two experts [2, 3]: their columns 0 and 2 as rows, which a checkpoint interleaves with another weight's.
+  const cube = { name: 'w', tensor: 'cube', tensorShape: [2, 2, 3], transpose: true };
+  const odd = { rowStart: 0, rowCount: 2, rowStep: 2, columnCount: 2 };
+  const parts = [0, 2].map((columnStart) => ({ ...cube, ...odd, columnStart }));
+  const values = Float32Array.from({ length: 12 }, (_, i) => i);
+  expect([...assembleWeight(parts, () => values)]).toEqual([0, 3, 2, 5, 6, 9, 8, 11]);
+});
+
 it('takes a range of a vector', () => {
   const part = { name: 'bias', tensor: 'bias', tensorShape: [3], transpose: false };
-  const range = { rowStart: 1, rowCount: 2, columnStart: 0, columnCount: 1 };
+  const range = { rowStart: 1, rowCount: 2, rowStep: 1, columnStart: 0, columnCount: 1 };
   expect([...assembleWeight([{ ...part, ...range }], read)]).toEqual([8, 9]);
 });

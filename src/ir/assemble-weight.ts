@@ -1,4 +1,5 @@
 // Assembles a parameter's values from the tensors of a checkpoint: the plain counterpart of the devices' packing.
+import { asMatrix } from '../tensor/shape.ts';
 import type { WeightPart } from './graph.ts';
 
 /** A checkpoint's tensor in float32, `part.tensorShape` row-major. */
@@ -17,20 +18,13 @@ export function assembleWeight(parts: readonly WeightPart[], readTensor: ReadTen
 }
 
 function copyPart(part: WeightPart, tensor: Float32Array, target: Float32Array): void {
-  const { rowStart, rowCount, columnStart, columnCount, transpose } = part;
-  const stride = part.tensorShape[1] ?? 1;
+  const { rowStart, rowCount, rowStep, columnStart, columnCount, transpose } = part;
+  const [, stride] = asMatrix(part.tensorShape);
   for (let row = 0; row < rowCount; row++) {
-    const start = (rowStart + row) * stride + columnStart;
+    const tensorRow = rowStart + row * rowStep;
+    const start = tensorRow * stride + columnStart;
     if (!transpose) target.set(tensor.subarray(start, start + columnCount), row * columnCount);
-    else
-      copyColumn(
-        tensor,
-        columnStart * stride + rowStart + row,
-        stride,
-        target,
-        row * columnCount,
-        columnCount,
-      );
+    else copyColumn(tensor, columnStart * stride + tensorRow, stride, target, row * columnCount, columnCount);
   }
 }
 

@@ -26,8 +26,12 @@ export interface RowRange {
 /** Where a parameter stands in the checkpoint, if not as a whole tensor of its own name and shape. */
 export interface ParameterStorage {
   /** The published tensor whose ranges of rows it is, and that tensor's number of rows (after transposition). */
-  readonly fused?: { readonly tensor: string; readonly ranges: readonly RowRange[]; readonly numRows: number };
-  /** A vector that is the rows of a published matrix, or several published vectors, one after the other. */
+  readonly fused?: {
+    readonly tensor: string;
+    readonly ranges: readonly RowRange[];
+    readonly numRows: number;
+  };
+  /** Pieces of published tensors, one after the other, where it is no range of rows of a single one. */
   readonly parts?: readonly WeightPart[];
   /** The tensor is stored `[columns, rows]`. */
   readonly transpose?: boolean;
@@ -118,6 +122,7 @@ function partsOf(name: string, shape: readonly Dim[], storage: ParameterStorage)
     transpose,
     rowStart: start,
     rowCount: count,
+    rowStep: 1,
     columnStart: 0,
     columnCount: columns,
   }));

@@ -57,12 +57,14 @@ export interface WeightPart {
   readonly name: string;
   /** The tensor's canonical name; the bind pass replaces it by the one that the checkpoint at hand uses. */
   readonly tensor: string;
-  /** The tensor's whole shape in the checkpoint, as stored. */
+  /** The tensor's whole shape in the checkpoint, as stored; with more than two dimensions the last are its columns. */
   readonly tensorShape: readonly number[];
   readonly transpose: boolean;
   /** Rows of the (transposed) tensor that this part takes: all of them unless fused or sharded. */
   readonly rowStart: number;
   readonly rowCount: number;
+  /** From one row taken to the next: 1 unless the tensor interleaves several weights' rows. */
+  readonly rowStep: number;
   /** Columns likewise. Vectors have one column block of size 1 and `rowCount` rows. */
   readonly columnStart: number;
   readonly columnCount: number;

@@ -94,7 +94,7 @@ export function evenShare(hiddenSize: number, numHeads: number): number {
 /** A value that is none of those implemented (`only`, an enumeration) is not the checkpoint's fault. */
 function refusal(issues: readonly z.core.$ZodIssue[], modelType: string): NeedletailError {
   const problems = issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ');
-  if (issues.some((issue) => issue.code !== 'invalid_value')) {
+  if (issues.some(({ code }) => code !== 'invalid_value' && code !== 'unrecognized_keys')) {
     return new NeedletailError('bad_checkpoint', `config.json of a ${modelType} model: ${problems}`);
   }
   const message = `config.json of a ${modelType} model sets what is not implemented: ${problems}`;

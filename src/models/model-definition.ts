@@ -35,5 +35,5 @@ export interface ModelDefinition {
    */
   tensorNames?(tensor: string): readonly string[];
   /** Tensors of published checkpoints that are no weights (causal masks, rotary frequencies) and may be ignored. */
-  isBuffer?(tensor: string): boolean;
+  isBuffer?(tensor: string, config: HFConfig): boolean;
 }

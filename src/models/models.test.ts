@@ -126,8 +126,8 @@ describe('llama', () => {
 
   it('ignores frequencies that old checkpoints carry', () => {
     const model = findModel(llama);
-    expect(model.isBuffer?.('model.layers.0.self_attn.rotary_emb.inv_freq')).toBe(true);
-    expect(model.isBuffer?.('model.layers.0.self_attn.q_proj.weight')).toBe(false);
+    expect(model.isBuffer?.('model.layers.0.self_attn.rotary_emb.inv_freq', llama)).toBe(true);
+    expect(model.isBuffer?.('model.layers.0.self_attn.q_proj.weight', llama)).toBe(false);
   });
 });
 
@@ -156,7 +156,7 @@ describe('gpt2', () => {
         name: `transformer.h.0.attn.c_attn.weight[${rowStart}:${rowStart + 32}]`,
         tensor: 'transformer.h.0.attn.c_attn.weight',
         tensorShape: [32, 96],
-        ...{ transpose: true, rowStart, rowCount: 32, columnStart: 0, columnCount: 32 },
+        ...{ transpose: true, rowStart, rowCount: 32, rowStep: 1, columnStart: 0, columnCount: 32 },
       })),
     );
   });
@@ -188,9 +188,9 @@ describe('gpt2', () => {
   it('knows the names of the first checkpoints', () => {
     const model = findModel(gpt2);
     expect(model.tensorNames?.('transformer.h.0.ln_1.weight')).toContain('h.0.ln_1.weight');
-    expect(model.isBuffer?.('h.0.attn.bias')).toBe(true);
-    expect(model.isBuffer?.('transformer.h.0.attn.masked_bias')).toBe(true);
-    expect(model.isBuffer?.('h.0.attn.c_attn.bias')).toBe(false);
+    expect(model.isBuffer?.('h.0.attn.bias', gpt2)).toBe(true);
+    expect(model.isBuffer?.('transformer.h.0.attn.masked_bias', gpt2)).toBe(true);
+    expect(model.isBuffer?.('h.0.attn.c_attn.bias', gpt2)).toBe(false);
   });
 
   it('refuses cross attention', () => {

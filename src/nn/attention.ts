@@ -42,6 +42,8 @@ export interface AttentionOptions extends HeadCounts {
   readonly rope?: RopeParameters | null;
   /** Queries, keys and values are kept within ±clip. */
   readonly clip?: number | null;
+  /** Each head has a learned logit that takes part in its softmax, `sinks` `[numHeads]`. */
+  readonly hasSinks?: boolean;
   /** What queries and keys go through before they turn. */
   readonly queryNorm?: Module | null;
   readonly keyNorm?: Module | null;
@@ -54,6 +56,7 @@ export class Attention extends Module {
   readonly k: Linear;
   readonly v: Linear;
   readonly output: Linear;
+  readonly sinks: Tensor | null;
   readonly #options: AttentionOptions;
 
   constructor(scope: Scope, options: AttentionOptions) {
@@ -78,6 +81,7 @@ export class Attention extends Module {
       transpose,
       shard: 'columns',
     });
+    this.sinks = options.hasSinks ? scope.parameter('sinks', [numHeads]) : null;
     this.#options = options;
   }
 
@@ -98,7 +102,7 @@ export class Attention extends Module {
       alibiSlopes = null,
     } = this.#options;
     const spec = { layer, numHeads, numKvHeads, headDim, scale, window, softcap, alibiSlopes };
-    return attention(q, k, v, spec);
+    return attention(q, k, v, spec, this.sinks);
   }
 
   #clipped(x: Tensor): Tensor {

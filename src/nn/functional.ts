@@ -1,6 +1,7 @@
 // The vocabulary that modules and models are written in: one function per primitive op, and attention over the cache.
 import type { ActivationKind } from '../ir/ops/activation-kinds.ts';
 import type { RopeParameters } from '../ir/ops/rope.ts';
+import type { Routing } from '../ir/ops/route-experts.ts';
 import type { Tensor } from './tensor.ts';
 
 /** Rows of `table` `[numEmbeddings, dim]` for `ids` `[numTokens]`: `[numTokens, dim]`. */
@@ -50,9 +51,9 @@ export function softcap(x: Tensor, cap: number): Tensor {
   return x.tracer.apply('softcap', [x], { cap })[0];
 }
 
-/** Every element moved into [−limit, limit]. */
-export function clamp(x: Tensor, limit: number): Tensor {
-  return x.tracer.apply('clamp', [x], { min: -limit, max: limit })[0];
+/** Every element moved into [min, max]; null: there is no such end. */
+export function clamp(x: Tensor, min: number | null, max: number | null): Tensor {
+  return x.tracer.apply('clamp', [x], { min, max })[0];
 }
 
 export function activation(x: Tensor, kind: ActivationKind): Tensor {
@@ -84,16 +85,90 @@ export interface AttentionSpec {
   readonly alibiSlopes: readonly number[] | null;
 }
 
+/** The arrays of the step that attention reads beside its operands. */
+function attentionInputs({ tracer }: Tensor, group: number): readonly Tensor[] {
+  return [tracer.input('blockTables', group), tracer.input('cuSeqlensQ'), tracer.input('contextLens')];
+}
+
 /**
  * Causal attention of each sequence over its cached tokens, this step's keys and values first written there.
  * `[numTokens, numHeads · headDim]`, twice `[numTokens, numKvHeads · headDim]` → `[numTokens, numHeads · headDim]`.
+ * `sinks` `[numHeads]`: a further logit of each head's softmax, which no value answers.
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec): Tensor {
+export function attention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  spec: AttentionSpec,
+  sinks: Tensor | null = null,
+): Tensor {
   const { tracer } = q;
   const { layer, numKvHeads, headDim, window } = spec;
   const dims = { keyHeadDim: headDim, valueHeadDim: headDim };
   const group = tracer.graph.kvCache({ layer, numKvHeads, ...dims, window, dtype: tracer.kvDType });
   const [token] = tracer.apply('kvWrite', [k, v, tracer.input('slotMapping', group)], { layer });
-  const step = [tracer.input('blockTables', group), tracer.input('cuSeqlensQ'), tracer.input('contextLens')];
-  return tracer.apply('attention', [q, token, ...step], { ...spec, valueHeadDim: headDim })[0];
+  const inputs = [q, token, ...attentionInputs(q, group), ...(sinks ? [sinks] : [])];
+  return tracer.apply('attention', inputs, { ...spec, valueHeadDim: headDim })[0];
+}
+
+export interface LatentAttentionSpec {
+  readonly layer: number;
+  readonly numHeads: number;
+  /** Columns of the rotary key, and of each head's query for it. */
+  readonly ropeDim: number;
+  /** Columns of the latent. */
+  readonly latentDim: number;
+  readonly scale: number;
+}
+
+/**
+ * Attention over a cache of one rotary key and one latent per token, this step's first written there. A latent is key
+ * and value of every head: `q` `[numTokens, numHeads · ropeDim]` meets `k` `[numTokens, ropeDim]`, `latentQ`
+ * `[numTokens, numHeads · latentDim]` meets `latent` `[numTokens, latentDim]`; the result is shaped like `latentQ`.
+ */
+export function latentAttention(
+  q: Tensor,
+  latentQ: Tensor,
+  k: Tensor,
+  latent: Tensor,
+  { layer, numHeads, ropeDim, latentDim, scale }: LatentAttentionSpec,
+): Tensor {
+  const { tracer } = q;
+  const dims = { numKvHeads: 1, keyHeadDim: ropeDim, valueHeadDim: latentDim };
+  const group = tracer.graph.kvCache({ layer, ...dims, window: null, dtype: tracer.kvDType });
+  const [token] = tracer.apply('kvWrite', [k, latent, tracer.input('slotMapping', group)], { layer });
+  const attributes = { layer, numHeads, numKvHeads: 1, headDim: ropeDim, valueHeadDim: latentDim, scale };
+  return tracer.apply('latentAttention', [q, token, ...attentionInputs(q, group), latentQ], attributes)[0];
+}
+
+/** The experts of each token and their weights, both `[numTokens, numExpertsPerToken]`, from logits `[numTokens, numExperts]`. */
+export function routeExperts(
+  logits: Tensor,
+  correction: Tensor | null,
+  routing: Routing,
+): { readonly weights: Tensor; readonly ids: Tensor } {
+  const inputs = correction ? [logits, correction] : [logits];
+  const [weights, ids] = logits.tracer.apply('routeExperts', inputs, routing);
+  return { weights, ids };
+}
+
+/**
+ * One of `numGroups` linears, stacked in `weight` `[numGroups · outputs, inputs]`, for each slot of a token: the ones
+ * that `ids` `[numTokens, slots]` names, or all in turn. `x` `[numTokens, inputs]`, or with columns for each slot, →
+ * `[numTokens, slots · outputs]`.
+ */
+export function groupedLinear(
+  x: Tensor,
+  weight: Tensor,
+  numGroups: number,
+  ids: Tensor | null = null,
+  bias: Tensor | null = null,
+): Tensor {
+  const inputs = [x, weight, ...(ids ? [ids] : []), ...(bias ? [bias] : [])];
+  return x.tracer.apply('groupedLinear', inputs, { numGroups })[0];
+}
+
+/** `[numTokens, slots · columns]` summed over slots with `weights` `[numTokens, slots]`: `[numTokens, columns]`. */
+export function combineExperts(x: Tensor, weights: Tensor): Tensor {
+  return x.tracer.apply('combineExperts', [x, weights])[0];
 }

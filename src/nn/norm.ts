@@ -49,7 +49,7 @@ export class HeadLayerNorm extends Module {
   constructor(scope: Scope, numHeads: number, headDim: number, eps: number, stored: 'matrix' | 'vectors') {
     super(scope);
     const parts = Array.from({ length: numHeads }, (_, head): WeightPart => {
-      const shared = { rowStart: 0, rowCount: headDim, columnCount: 1 };
+      const shared = { rowStart: 0, rowCount: headDim, rowStep: 1, columnCount: 1 };
       if (stored === 'vectors') {
         const name = scope.nameOf(`norms.${head}.weight`);
         return { ...shared, name, tensor: name, tensorShape: [headDim], transpose: false, columnStart: 0 };

@@ -143,8 +143,15 @@ function attentionFactor(scaling: RopeScaling): number {
 }
 
 function yarnAttentionFactor({ factor, mscale, mscaleAllDim }: YarnScaling): number {
-  const magnitude = (weight: number): number => (factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1);
-  return mscale && mscaleAllDim ? magnitude(mscale) / magnitude(mscaleAllDim) : magnitude(1);
+  const isRelative = mscale && mscaleAllDim;
+  return isRelative
+    ? yarnMagnitude(factor, mscale) / yarnMagnitude(factor, mscaleAllDim)
+    : yarnMagnitude(factor, 1);
+}
+
+/** By how much queries and keys grow when YaRN stretches a context `factor` times. */
+export function yarnMagnitude(factor: number, weight: number): number {
+  return factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1;
 }
 
 /** Ding et al., "LongRoPE: extending LLM context window beyond 2 million tokens", 2024. */

@@ -15,7 +15,8 @@ export type DimValues = Readonly<Record<SymbolicDim, number>>;
 export function rowSize(shape: Shape): number {
   let size = 1;
   for (const dim of shape.slice(1)) {
-    if (typeof dim !== 'number') throw new Error(`only the first dimension may be symbolic: [${shape.join(', ')}]`);
+    if (typeof dim !== 'number')
+      throw new Error(`only the first dimension may be symbolic: [${shape.join(', ')}]`);
     size *= dim;
   }
   return size;
@@ -33,6 +34,12 @@ export function resolveDim(dim: Dim, dims: DimValues): number {
 
 export function shapesEqual(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((dim, i) => dim === b[i]);
+}
+
+/** A stored tensor as rows of its last dimension; a vector is rows of one column each. */
+export function asMatrix(shape: readonly number[]): readonly [rows: number, columns: number] {
+  if (shape.length < 2) return [shape[0] ?? 1, 1];
+  return [shape.slice(0, -1).reduce((rows, size) => rows * size, 1), shape.at(-1)!];
 }
 
 /** `[numTokens, 256]`, as the printer and error messages write it. */

@@ -1,7 +1,8 @@
 // Binds every parameter to tensors of the checkpoint at hand: published names tried in order, shapes checked, and
 // nothing of the checkpoint left over that the model does not know.
 import type { Graph, WeightPart } from '../../ir/graph.ts';
-import type { ModelDefinition } from '../../models/model-definition.ts';
+import type { HFConfig, ModelDefinition } from '../../models/model-definition.ts';
+import type { CompileRequest } from '../request.ts';
 import { formatShape, shapesEqual } from '../../tensor/shape.ts';
 import type { TensorCatalog } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
@@ -10,9 +11,12 @@ import { NeedletailError } from '../../util/errors.ts';
 const MAX_LISTED = 5;
 
 /** With `tensors: null` the canonical names stand, as if the checkpoint had exactly what the model asks for. */
-export function bindTensors(graph: Graph, definition: ModelDefinition, tensors: TensorCatalog | null): Graph {
+export function bindTensors(
+  graph: Graph,
+  { definition, config, tensors }: Pick<CompileRequest, 'definition' | 'config' | 'tensors'>,
+): Graph {
   if (tensors === null) return graph;
-  const binding = new Binding(graph, definition, tensors);
+  const binding = new Binding(graph, definition, config, tensors);
   const parameters = graph.parameters.map((parameter) => ({
     ...parameter,
     parts: parameter.parts.map((part) => binding.bind(part)),
@@ -24,14 +28,16 @@ export function bindTensors(graph: Graph, definition: ModelDefinition, tensors: 
 /** Collects what is found and what is wrong (once, though several weights be cut from it): one error tells all. */
 class Binding {
   readonly #definition: ModelDefinition;
+  readonly #config: HFConfig;
   readonly #tensors: TensorCatalog;
   readonly #canonicalNames: ReadonlySet<string>;
   readonly #claimed = new Set<string>();
   readonly #missing = new Set<string>();
   readonly #misshapen = new Set<string>();
 
-  constructor(graph: Graph, definition: ModelDefinition, tensors: TensorCatalog) {
+  constructor(graph: Graph, definition: ModelDefinition, config: HFConfig, tensors: TensorCatalog) {
     this.#definition = definition;
+    this.#config = config;
     this.#tensors = tensors;
     const parts = graph.parameters.flatMap((parameter) => parameter.parts);
     this.#canonicalNames = new Set(parts.map((part) => part.tensor));
@@ -49,7 +55,7 @@ class Binding {
 
   check(): void {
     const unused = [...this.#tensors.keys()].filter(
-      (name) => !this.#claimed.has(name) && !this.#definition.isBuffer?.(name),
+      (name) => !this.#claimed.has(name) && !this.#definition.isBuffer?.(name, this.#config),
     );
     const problems = [
       ...listed('missing', [...this.#missing]),

@@ -138,6 +138,6 @@ function takeRows(parts: readonly WeightPart[], start: number, count: number): r
     const from = Math.max(start - before, 0);
     const to = Math.min(start + count - before, part.rowCount);
     before += part.rowCount;
-    return to > from ? [{ ...part, rowStart: part.rowStart + from, rowCount: to - from }] : [];
+    return to > from ? [{ ...part, rowStart: part.rowStart + from * part.rowStep, rowCount: to - from }] : [];
   });
 }

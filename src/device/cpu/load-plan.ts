@@ -3,7 +3,7 @@ import type { Plan, RopeTable, WeightSpec } from '../../compiler/plan.ts';
 import type { WeightPart } from '../../ir/graph.ts';
 import { Status, check, type Address } from '../../ffi/cpu-library.ts';
 import { isFloatDType, itemSize } from '../../tensor/dtype.ts';
-import { formatShape, shapesEqual } from '../../tensor/shape.ts';
+import { asMatrix, formatShape, shapesEqual } from '../../tensor/shape.ts';
 import type { PackedWeightSource, TensorSource, TensorView } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import type { DeviceMemory, LoadOptions } from '../device.ts';
@@ -169,9 +169,9 @@ class Loader {
       bytes: part.rowCount * columns * itemSize(weight.dtype),
       write: (writer) => {
         writer.int32(KIND_PART, dtypeNumber(view.dtype), dtypeNumber(weight.dtype));
-        writer.int32(layoutNumber(weight.layout), part.transpose ? 1 : 0, 0);
+        writer.int32(layoutNumber(weight.layout), part.transpose ? 1 : 0, part.rowStep);
         writer.int64(this.#addressOf(view.bytes), this.#placement.weights[weight.id]);
-        writer.int64(part.tensorShape[1] ?? 1);
+        writer.int64(asMatrix(part.tensorShape)[1]);
         writer.int64(part.rowStart, part.rowCount, part.columnStart, part.columnCount, row);
         writer.float64(0);
       },

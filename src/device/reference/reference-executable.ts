@@ -16,6 +16,8 @@ export class ReferenceExecutable implements Executable {
   readonly #weights: readonly HostTensor[];
   readonly #caches: PagedKVCaches;
   readonly #arena: Float32Array;
+  /** The same memory, for buffers of int32. */
+  readonly #ints: Int32Array;
   #failure: DeviceError | null = null;
 
   constructor(plan: Plan, weights: readonly Float32Array[], numBlocks: readonly number[]) {
@@ -25,6 +27,7 @@ export class ReferenceExecutable implements Executable {
     const groups = plan.kvCacheGroups.map((group) => group.layers);
     this.#caches = new PagedKVCaches(groups, plan.blockSize, numBlocks);
     this.#arena = new Float32Array(plan.arenaBytes / 4);
+    this.#ints = new Int32Array(this.#arena.buffer);
   }
 
   async run(step: StepBatch): Promise<StepResult> {
@@ -83,29 +86,31 @@ export class ReferenceExecutable implements Executable {
     const { columnStart, columns, rowStride } = operand;
     const { shape } = this.plan.buffers[operand.id];
     const numRows = resolveDim(shape[0], { ...step, numLogitRows: step.logitRows.length });
-    const start = this.#startOf(operand);
-    const data = new Float32Array(numRows * columns);
+    const { memory, start } = this.#placeOf(operand);
+    const size = numRows * columns;
+    const data = memory instanceof Int32Array ? new Int32Array(size) : new Float32Array(size);
     for (let row = 0; row < numRows; row++) {
       const from = start + row * rowStride + columnStart;
-      data.set(this.#arena.subarray(from, from + columns), row * columns);
+      data.set(memory.subarray(from, from + columns), row * columns);
     }
     return { shape: [numRows, columns], data };
   }
 
   #writeBuffer(operand: BufferOperand, { shape, data }: HostTensor): void {
     const { columnStart, columns, rowStride } = operand;
-    const start = this.#startOf(operand);
+    const { memory, start } = this.#placeOf(operand);
     for (let row = 0; row < shape[0]; row++) {
       const values = data.subarray(row * columns, (row + 1) * columns);
-      this.#arena.set(values, start + row * rowStride + columnStart);
+      memory.set(values, start + row * rowStride + columnStart);
     }
   }
 
-  #startOf(operand: BufferOperand): number {
+  /** The arena as the buffer's type, and where in it the buffer starts. */
+  #placeOf(operand: BufferOperand): { readonly memory: Float32Array | Int32Array; readonly start: number } {
     const { dtype, offset, name } = this.plan.buffers[operand.id];
-    if (dtype !== 'float32')
+    if (dtype !== 'float32' && dtype !== 'int32')
       throw new Error(`buffer ${name} is ${dtype}; the reference device computes in float32`);
-    return offset / 4;
+    return { memory: dtype === 'int32' ? this.#ints : this.#arena, start: offset / 4 };
   }
 }
 

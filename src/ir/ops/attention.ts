@@ -1,9 +1,12 @@
 // attention: causal attention of a ragged batch over the paged cache, with all the variations that models ask for.
 import { z } from 'zod';
 import { dot } from '../dot.ts';
-import { floatsOf, floatTensor, intsOf } from '../host-tensor.ts';
+import { floatsOf, floatTensor, intsOf, type HostTensor } from '../host-tensor.ts';
 import { defineOp } from '../op.ts';
 import type { PagedKVCache } from '../paged-kv-cache.ts';
+
+/** A layer's cache, as attention reads it. */
+export type KeysAndValues = Pick<PagedKVCache, 'blockSize' | 'keys' | 'values'>;
 
 const attributesSchema = z.strictObject({
   layer: z.int().nonnegative(),
@@ -26,7 +29,8 @@ export type AttentionAttributes = z.infer<typeof attributesSchema>;
 
 export const attention = defineOp({
   name: 'attention',
-  inputs: ['q', 'token', 'blockTables', 'cuSeqlensQ', 'contextLens'],
+  /** `sinks` `[numHeads]`: logits that take part in each head's softmax and have no value. */
+  inputs: ['q', 'token', 'blockTables', 'cuSeqlensQ', 'contextLens', 'sinks?'],
   attributes: attributesSchema,
 
   infer(node, { numHeads, numKvHeads, headDim, valueHeadDim, alibiSlopes }) {
@@ -38,27 +42,38 @@ export const attention = defineOp({
     node.check((alibiSlopes?.length ?? numHeads) === numHeads, `alibiSlopes must have ${numHeads} elements`);
     node.token(1);
     for (const operand of [2, 3, 4]) node.ints(operand);
+    if (node.inputs.length > 5) node.vector(5, numHeads);
     return [{ dtype: node.inputs[0].dtype, shape: [node.inputs[0].shape[0], numHeads * valueHeadDim] }];
   },
 
-  interpret([q, , blockTables, cuSeqlensQ, contextLens], attributes, caches) {
-    const cache = caches.layer(attributes.layer);
-    const output = floatTensor([q.shape[0], attributes.numHeads * attributes.valueHeadDim]);
-    const [numSeqs, maxBlocksPerSeq] = blockTables.shape;
-    for (let seq = 0; seq < numSeqs; seq++) {
-      const blockTable = intsOf(blockTables).subarray(seq * maxBlocksPerSeq, (seq + 1) * maxBlocksPerSeq);
-      const contextLen = intsOf(contextLens)[seq];
-      const slots = slotsOf(blockTable, contextLen, cache.blockSize);
-      const [firstToken, endToken] = intsOf(cuSeqlensQ).subarray(seq, seq + 2);
-      for (let token = firstToken; token < endToken; token++) {
-        const position = contextLen - (endToken - token);
-        const visible = slots.subarray(firstVisible(position, attributes.window), position + 1);
-        attendToken(floatsOf(q), output.data, token, visible, cache, attributes);
-      }
-    }
-    return [output];
+  interpret([q, , blockTables, cuSeqlensQ, contextLens, sinks], attributes, caches) {
+    const batch = [q, blockTables, cuSeqlensQ, contextLens] as const;
+    return [attend(batch, sinks ? floatsOf(sinks) : null, caches.layer(attributes.layer), attributes)];
   },
 });
+
+/** Attention of the queries of a batch over the blocks of its sequences. */
+export function attend(
+  [q, blockTables, cuSeqlensQ, contextLens]: readonly HostTensor[],
+  sinks: Float32Array | null,
+  cache: KeysAndValues,
+  attributes: AttentionAttributes,
+): HostTensor {
+  const output = floatTensor([q.shape[0], attributes.numHeads * attributes.valueHeadDim]);
+  const [numSeqs, maxBlocksPerSeq] = blockTables.shape;
+  for (let seq = 0; seq < numSeqs; seq++) {
+    const blockTable = intsOf(blockTables).subarray(seq * maxBlocksPerSeq, (seq + 1) * maxBlocksPerSeq);
+    const contextLen = intsOf(contextLens)[seq];
+    const slots = slotsOf(blockTable, contextLen, cache.blockSize);
+    const [firstToken, endToken] = intsOf(cuSeqlensQ).subarray(seq, seq + 2);
+    for (let token = firstToken; token < endToken; token++) {
+      const position = contextLen - (endToken - token);
+      const visible = slots.subarray(firstVisible(position, attributes.window), position + 1);
+      attendToken(floatsOf(q), output.data, token, visible, cache, sinks, attributes);
+    }
+  }
+  return output;
+}
 
 /** Where the cache holds each position of a sequence, `[contextLen]`. */
 function slotsOf(blockTable: Int32Array, contextLen: number, blockSize: number): Int32Array {
@@ -77,7 +92,8 @@ function attendToken(
   output: Float32Array, // [numTokens, numHeads, valueHeadDim]
   token: number,
   visible: Int32Array,
-  cache: PagedKVCache,
+  cache: KeysAndValues,
+  sinks: Float32Array | null,
   attributes: AttentionAttributes,
 ): void {
   const { numHeads, numKvHeads, headDim, valueHeadDim } = attributes;
@@ -89,7 +105,7 @@ function attendToken(
       const distance = visible.length - 1 - i;
       return adjustScore(dot(q, queryStart, cache.keys, keyStart, headDim), distance, head, attributes);
     });
-    softmaxInPlace(scores);
+    softmaxInPlace(scores, sinks?.[head] ?? -Infinity);
     const sum = new Float64Array(valueHeadDim);
     visible.forEach((slot, i) => {
       const valueStart = (slot * numKvHeads + kvHead) * valueHeadDim;
@@ -111,10 +127,11 @@ function adjustScore(
   return alibiSlopes === null ? capped : capped - alibiSlopes[head] * distance;
 }
 
-function softmaxInPlace(scores: Float64Array): void {
-  let largest = -Infinity;
+/** The sink takes its share of the sum. */
+function softmaxInPlace(scores: Float64Array, sink: number): void {
+  let largest = sink;
   for (const score of scores) largest = Math.max(largest, score);
-  let sum = 0;
+  let sum = Math.exp(sink - largest);
   for (let i = 0; i < scores.length; i++) sum += scores[i] = Math.exp(scores[i] - largest);
   for (let i = 0; i < scores.length; i++) scores[i] /= sum;
 }

@@ -2,14 +2,18 @@
 import type { OpDefinition } from '../op.ts';
 import { attention } from './attention.ts';
 import { activation, add, clamp, multiply, scale, softcap } from './elementwise.ts';
+import { combineExperts } from './combine-experts.ts';
 import { embedding } from './embedding.ts';
 import { gatedActivation } from './gated-activation.ts';
 import { gatherRows } from './gather-rows.ts';
+import { groupedLinear } from './grouped-linear.ts';
 import { kvWrite, ropeKvWrite } from './kv-write.ts';
+import { latentAttention } from './latent-attention.ts';
 import { addLayerNorm, layerNorm } from './layer-norm.ts';
 import { linear } from './linear.ts';
 import { addRmsNorm, rmsNorm } from './rms-norm.ts';
 import { rope } from './rope.ts';
+import { routeExperts } from './route-experts.ts';
 import { slice } from './slice.ts';
 
 /** What models state. */
@@ -28,6 +32,10 @@ const PRIMITIVE_OPS = [
   rope,
   kvWrite,
   attention,
+  latentAttention,
+  routeExperts,
+  groupedLinear,
+  combineExperts,
   gatherRows,
 ];
 

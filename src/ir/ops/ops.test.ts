@@ -229,6 +229,15 @@ describe('what ops declare to passes', () => {
       gatedActivation: [[x], { kind: 'silu' }],
       slice: [[x], { start: 1, columns: 2 }],
       rope: [[x, ints(5, 6, 9)], { headDim: 2, rope }],
+      routeExperts: [
+        [x],
+        { numExpertsPerToken: 2, scoring: 'softmax', normalize: true, scale: 1, groups: null },
+      ],
+      groupedLinear: [
+        [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), { shape: [3, 2], data: Int32Array.of(0, 1, 1, 0, 1, 1) }],
+        { numGroups: 2 },
+      ],
+      combineExperts: [[x, matrix([1, 2], [3, 4], [5, 6])], {}],
     };
   const numRows = x.shape[0];
 
