@@ -5,8 +5,8 @@
 #include <cstring>
 #include <new>
 
+#include "../src/kernels/cpu/pack.h"
 #include "../src/kernels/cpu/row-range.h"
-#include "../src/kernels/cpu/vector-math.h"
 #include "needletail.h"
 #include "runtime.h"
 
@@ -34,45 +34,10 @@ void fill_rope_table(const ThreadContext& context, const NtLoadTask& task) {
   }
 }
 
-int64_t packed_index(const NtLoadTask& t, int64_t row, int64_t column) {
-  const int64_t columns = t.column_count;
-  if (t.layout == Layout::kRowMajor) return row * columns + column;
-  if (t.layout == Layout::kPanel16) return (row / 16 * columns + column) * 16 + row % 16;
-  return ((row / 16 * ((columns + 1) / 2) + column / 2) * 16 + row % 16) * 2 + column % 2;
-}
-
-template <typename From, typename To>
-void pack_part(const ThreadContext& context, const NtLoadTask& t) {
-  const auto* source = static_cast<const From*>(t.source);
-  auto* target = static_cast<To*>(t.target);
-  const int64_t row_stride = t.is_transposed ? 1 : t.source_columns;
-  const int64_t column_stride = t.is_transposed ? t.source_columns : 1;
-  const Range rows = share_of(context, t.row_count);
-  for (int64_t row = rows.begin; row < rows.end; row++) {
-    for (int64_t column = 0; column < t.column_count; column++) {
-      const From value = source[(t.row_start + row) * row_stride + (t.column_start + column) * column_stride];
-      from_float(to_float(value), target + packed_index(t, t.target_row + row, column));
-    }
-  }
-}
-
-template <typename From>
-void pack_from(const ThreadContext& context, const NtLoadTask& task) {
-  switch (task.target_dtype) {
-    case DType::kBfloat16: return pack_part<From, Bfloat16>(context, task);
-    case DType::kFloat16: return pack_part<From, Float16>(context, task);
-    default: return pack_part<From, float>(context, task);
-  }
-}
-
 void run_task(const ThreadContext& context, const NtLoadTask& task) {
   if (task.kind == NtLoadKind::kCopy) return copy_bytes(context, task);
   if (task.kind == NtLoadKind::kRopeTable) return fill_rope_table(context, task);
-  switch (task.source_dtype) {
-    case DType::kBfloat16: return pack_from<Bfloat16>(context, task);
-    case DType::kFloat16: return pack_from<Float16>(context, task);
-    default: return pack_from<float>(context, task);
-  }
+  pack_part(context, task);
 }
 
 struct LoadJob {

@@ -2,13 +2,12 @@
 // around everything.
 import type { BufferOperand, Launch, Operand, Plan, WeightSpec } from '../../src/compiler/plan.ts';
 import { CpuRuntime } from '../../src/device/cpu/cpu-runtime.ts';
-import { encodeProgram, findDescription } from '../../src/device/cpu/program-blob.ts';
+import { encodeProgram, findDescription, type Placement } from '../../src/device/cpu/program-blob.ts';
 import { StepMemory } from '../../src/device/cpu/step-memory.ts';
 import type { SamplingBatch, StepBatch, StepResult } from '../../src/device/step.ts';
 import { CpuLibrary, Status, type Address } from '../../src/ffi/cpu-library.ts';
 import type { Attributes, KVCacheSpec, StepInputName } from '../../src/ir/graph.ts';
-import type { WeightLayout } from '../../src/kernels/kernel.ts';
-import { layoutBytes } from '../../src/kernels/kernel.ts';
+import { layoutBytes, type KernelQuery, type WeightLayout } from '../../src/kernels/kernel.ts';
 import { itemSize, toBfloat16Bits, toFloat16Bits, type FloatDType } from '../../src/tensor/dtype.ts';
 import { stepBatch } from './step-batch.ts';
 
@@ -49,6 +48,8 @@ export interface HarnessLaunch {
   readonly inputs: readonly HarnessOperand[];
   readonly outputs: readonly HarnessOperand[];
   readonly rows?: Launch['rows'];
+  /** What its kernels are chosen for; float32 in everything unless said otherwise. */
+  readonly query?: Partial<KernelQuery>;
 }
 
 export function matrix(
@@ -73,9 +74,17 @@ export class CpuHarness {
     this.runtime.close();
   }
 
-  /** A session whose KV caches outlive its launches. */
-  session(caches: readonly KVCacheSpec[] = [], numBlocks = 1, blockSize = 16): HarnessSession {
-    return new HarnessSession(this.runtime, caches, numBlocks, blockSize);
+  /**
+   * A session whose KV caches outlive its launches. Bytes of the caches start as `cacheFill`, by default NaN in every
+   * type: slots that were never written must not matter.
+   */
+  session(
+    caches: readonly KVCacheSpec[] = [],
+    numBlocks = 1,
+    blockSize = 16,
+    cacheFill = 0xff,
+  ): HarnessSession {
+    return new HarnessSession(this.runtime, caches, numBlocks, blockSize, cacheFill);
   }
 }
 
@@ -87,57 +96,70 @@ export class HarnessSession {
   readonly #regions: { address: Address; bytes: number }[] = [];
   readonly #kvCaches: Address[];
 
-  constructor(runtime: CpuRuntime, caches: readonly KVCacheSpec[], numBlocks: number, blockSize: number) {
+  constructor(
+    runtime: CpuRuntime,
+    caches: readonly KVCacheSpec[],
+    numBlocks: number,
+    blockSize: number,
+    cacheFill: number,
+  ) {
     this.#runtime = runtime;
     this.#caches = caches;
     this.#numBlocks = numBlocks;
     this.#blockSize = blockSize;
     this.#kvCaches = caches.map((cache) => {
       const address = this.#allocate(this.#cacheBytes(cache));
-      // Every 16- and 32-bit word a NaN: slots that were never written must not matter.
-      new Uint8Array(this.#runtime.library.view(address, this.#cacheBytes(cache))).fill(0xff);
+      new Uint8Array(this.#runtime.library.view(address, this.#cacheBytes(cache))).fill(cacheFill);
       return address;
     });
   }
 
   /**
-   * Runs the launches in one step. Gives the outputs of the last of them that are matrices, after
-   * checking that nothing around them was touched.
+   * Runs the launches in one step. Gives the outputs of the last of them that are matrices, after checking that nothing
+   * around them was touched.
    */
-  async run(
-    launches: readonly HarnessLaunch[],
-    step: StepBatch,
-    limits?: Partial<Plan['limits']>,
-  ): Promise<Float32Array[]> {
-    const built = new LaunchBuilder(this.#allocate.bind(this), this.#runtime.library);
-    const planned = launches.map((launch) => built.add(launch));
-    const plan = this.#planOf(planned, built, { ...limitsOf(step), ...limits });
-    await this.#runPlan(plan, built, step);
-    return built.readOutputs(launches.at(-1)!.outputs);
+  async run(launches: readonly HarnessLaunch[], step: StepBatch): Promise<Float32Array[]> {
+    const program = this.prepare(launches, step);
+    try {
+      await program.run();
+      return program.readOutputs();
+    } finally {
+      program.free();
+    }
   }
 
   /** Samples each row of `logits` `[rows, vocabSize]`. */
   async sample(logits: Float32Array, vocabSize: number, sampling: SamplingBatch): Promise<StepResult> {
+    const program = this.prepareSampling(logits, vocabSize, sampling);
+    try {
+      return await program.run();
+    } finally {
+      program.free();
+    }
+  }
+
+  /** The same as a program that can run often. */
+  prepare(launches: readonly HarnessLaunch[], step: StepBatch): HarnessProgram {
+    const built = new LaunchBuilder(this.#allocate, this.#runtime.library);
+    const planned = launches.map((launch) => built.add(launch));
+    const plan = this.#planOf(planned, built, limitsOf(step));
+    return new HarnessProgram(this.#runtime, plan, this.#placementOf(built), step, () =>
+      built.readOutputs(launches.at(-1)!.outputs),
+    );
+  }
+
+  prepareSampling(logits: Float32Array, vocabSize: number, sampling: SamplingBatch): HarnessProgram {
     const numRows = logits.length / vocabSize;
     const rows = Array.from({ length: numRows }, (_, row) => row);
-    const step = stepBatch(
-      [
-        {
-          tokenIds: rows,
-          numCached: 0,
-          blocks: new Array<number>(Math.ceil(numRows / 16)).fill(0),
-          logitRows: rows,
-        },
-      ],
-      16,
-    );
-    const built = new LaunchBuilder(this.#allocate.bind(this), this.#runtime.library);
+    const blocks = new Array<number>(Math.ceil(numRows / 16)).fill(0);
+    const step = stepBatch([{ tokenIds: rows, numCached: 0, blocks, logitRows: rows }], 16);
+    const built = new LaunchBuilder(this.#allocate, this.#runtime.library);
     const address = this.#allocate(logits.byteLength);
     new Float32Array(this.#runtime.library.view(address, logits.byteLength)).set(logits);
-    const operand = { columnStart: 0, columns: vocabSize, rowStride: vocabSize };
     const id = built.addBuffer(numRows, vocabSize, vocabSize, address);
-    const plan = this.#planOf([], built, limitsOf(step), { kind: 'buffer', id, ...operand });
-    return this.#runPlan(plan, built, { ...step, sampling });
+    const operand = { kind: 'buffer', id, columnStart: 0, columns: vocabSize, rowStride: vocabSize } as const;
+    const plan = this.#planOf([], built, limitsOf(step), operand);
+    return new HarnessProgram(this.#runtime, plan, this.#placementOf(built), { ...step, sampling }, () => []);
   }
 
   /** The raw bytes of a layer's cache. */
@@ -152,39 +174,34 @@ export class HarnessSession {
     this.#regions.length = 0;
   }
 
-  async #runPlan(plan: Plan, built: LaunchBuilder, step: StepBatch): Promise<StepResult> {
-    const placement = {
+  #placementOf(built: LaunchBuilder): Placement {
+    return {
       weights: built.weightAddresses,
       ropeTables: built.tableAddresses,
       kvCaches: this.#kvCaches,
       arena: 0,
-      workspace: this.#allocate(2 ** 22),
+      workspace: this.#poisonedWorkspace(),
       numBlocks: [this.#numBlocks],
     };
-    const { library } = this.#runtime;
-    const blob = encodeProgram(plan, placement, (name) => library.findKernel(name));
-    const program = library.createProgram(this.#runtime.address, blob);
-    const memory = new StepMemory(library, plan);
-    try {
-      memory.write(step);
-      const status = await this.#runtime.run((job) => library.submitStep(program, memory.address, job));
-      if (status === Status.ok) return memory.readResult(null);
-      throw new Error(`status ${status}: ${status === Status.invalidStep ? memory.readMessage() : ''}`);
-    } finally {
-      memory.free();
-      library.destroyProgram(program);
-    }
+  }
+
+  /** Scratch that no kernel may read before it has written it: all NaN. */
+  #poisonedWorkspace(): Address {
+    const bytes = 2 ** 22;
+    const address = this.#allocate(bytes);
+    new Uint8Array(this.#runtime.library.view(address, bytes)).fill(0xff);
+    return address;
   }
 
   #cacheBytes({ numKvHeads, keyHeadDim, valueHeadDim, dtype }: KVCacheSpec): number {
     return this.#numBlocks * this.#blockSize * numKvHeads * (keyHeadDim + valueHeadDim) * itemSize(dtype);
   }
 
-  #allocate(bytes: number): Address {
+  readonly #allocate = (bytes: number): Address => {
     const region = { address: this.#runtime.library.allocate(Math.max(1, bytes)), bytes: Math.max(1, bytes) };
     this.#regions.push(region);
     return region.address;
-  }
+  };
 
   #planOf(
     launches: Launch[],
@@ -231,6 +248,44 @@ export class HarnessSession {
   }
 }
 
+/** A program with its step, on memory of its session. */
+export class HarnessProgram {
+  readonly readOutputs: () => Float32Array[];
+  readonly #runtime: CpuRuntime;
+  readonly #program: Address;
+  readonly #memory: StepMemory;
+
+  constructor(
+    runtime: CpuRuntime,
+    plan: Plan,
+    placement: Placement,
+    step: StepBatch,
+    readOutputs: () => Float32Array[],
+  ) {
+    const { library } = runtime;
+    this.#runtime = runtime;
+    this.readOutputs = readOutputs;
+    const blob = encodeProgram(plan, placement, (name) => library.findKernel(name));
+    this.#program = library.createProgram(runtime.address, blob);
+    this.#memory = new StepMemory(library, plan);
+    this.#memory.write(step);
+  }
+
+  async run(): Promise<StepResult> {
+    const { library } = this.#runtime;
+    const status = await this.#runtime.run((job) =>
+      library.submitStep(this.#program, this.#memory.address, job),
+    );
+    if (status === Status.ok) return this.#memory.readResult(null);
+    throw new Error(`status ${status}: ${status === Status.invalidStep ? this.#memory.readMessage() : ''}`);
+  }
+
+  free(): void {
+    this.#memory.free();
+    this.#runtime.library.destroyProgram(this.#program);
+  }
+}
+
 function limitsOf(step: StepBatch): Plan['limits'] {
   return {
     maxNumBatchedTokens: Math.max(1, step.numTokens),
@@ -255,8 +310,8 @@ class LaunchBuilder {
     this.#library = library;
   }
 
-  add({ op, attributes, inputs, outputs, rows = 'numTokens' }: HarnessLaunch): Launch {
-    const query = {
+  add({ op, attributes, inputs, outputs, rows = 'numTokens', query: special }: HarnessLaunch): Launch {
+    const query: KernelQuery = {
       arch: this.#library.arch,
       weightDType: 'float32',
       kvDType: 'float32',
@@ -264,7 +319,8 @@ class LaunchBuilder {
       maxRows: 1,
       weightRows: 1,
       weightColumns: 1,
-    } as const;
+      ...special,
+    };
     return {
       op,
       label: '',

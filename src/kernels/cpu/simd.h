@@ -40,6 +40,9 @@ inline void store_first(float* p, Floats v, int count) {
 inline Floats load_float16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+inline void store_float16(uint16_t* p, Floats v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 
 /// Of kLanes pairs of bfloat16, the first of each pair; then the second of each.
 inline Floats load_bfloat16_first(const uint16_t* pairs) {
@@ -69,6 +72,9 @@ inline void store_first(float* p, Floats v, int count) { _mm256_maskstore_ps(p, 
 
 inline Floats load_float16(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline void store_float16(uint16_t* p, Floats v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
 inline Floats load_bfloat16_first(const uint16_t* pairs) {
@@ -111,6 +117,10 @@ inline Floats load_first(const float* p, int count) {
 inline void store_first(float* p, Floats v, int count) { std::memcpy(p, &v, sizeof(float) * count); }
 
 inline Floats load_float16(const uint16_t* p) { return __builtin_convertvector(load_bits<Halves>(p), Floats); }
+inline void store_float16(uint16_t* p, Floats v) {
+  const Halves halves = __builtin_convertvector(v, Halves);
+  std::memcpy(p, &halves, sizeof halves);
+}
 
 inline Floats load_bfloat16_first(const uint16_t* pairs) {
   return reinterpret_cast<Floats>(load_bits<Words>(pairs) << 16);
