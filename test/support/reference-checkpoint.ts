@@ -25,6 +25,18 @@ export const REFERENCE_NAMES = [
   'stablelm',
   'starcoder2',
   'gpt_bigcode',
+  'gptj',
+  'gpt_neox',
+  'bloom',
+  'mpt',
+  'falcon_7b_style',
+  'falcon_40b_style',
+  'opt',
+  'mixtral',
+  'qwen3_moe',
+  'gpt_oss',
+  'deepseek_v2',
+  'deepseek_v3',
 ] as const;
 
 const FIXTURES = new URL('../fixtures/reference/', import.meta.url).pathname;

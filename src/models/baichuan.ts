@@ -1,0 +1,48 @@
+// Baichuan and Baichuan2: Llama with one tensor for queries, keys and values; the 13B models have ALiBi instead of RoPE.
+import { z } from 'zod';
+import { alibiSlopes } from '../nn/alibi.ts';
+import { Attention } from '../nn/attention.ts';
+import { rmsNorm } from '../nn/norm.ts';
+import { count } from './config.ts';
+import { defineModel } from './define-model.ts';
+import { llamaFacts, llamaFields, llamaLogits, llamaTensors } from './llama.ts';
+import { isRotaryBuffer } from './tensor-names.ts';
+
+const schema = z
+  .object(llamaFields)
+  .omit({ num_key_value_heads: true, head_dim: true })
+  .extend({
+    rms_norm_eps: z.number().default(1e-6),
+    /** Only models that turn their heads have it. */
+    max_position_embeddings: count.nullish(),
+    model_max_length: count.default(4096),
+  });
+
+type BaichuanConfig = z.output<typeof schema>;
+
+function asLlama(config: BaichuanConfig) {
+  return { ...config, max_position_embeddings: config.max_position_embeddings ?? config.model_max_length };
+}
+
+export const baichuan = defineModel({
+  modelType: 'baichuan',
+  architectures: ['BaichuanForCausalLM', 'BaiChuanForCausalLM'],
+  schema,
+  neutralFields: ['_from_model_config'],
+  facts: (config) => llamaFacts(asLlama(config)),
+  forward(scope, config, contextLength) {
+    const isAlibi = !config.max_position_embeddings;
+    return llamaLogits(scope, asLlama(config), contextLength, {
+      norm: rmsNorm(config.rms_norm_eps),
+      ...(isAlibi && { rope: null }),
+      attention: (at, base) =>
+        new Attention(at, {
+          ...base,
+          alibiSlopes: isAlibi ? alibiSlopes(base.numHeads) : null,
+          names: { qkv: 'W_pack', output: 'o_proj' },
+        }),
+    });
+  },
+  tensorNames: llamaTensors.tensorNames,
+  isBuffer: (tensor) => isRotaryBuffer(tensor) || tensor.endsWith('.future_mask'),
+});
