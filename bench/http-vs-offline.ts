@@ -25,6 +25,7 @@ const workload = [
   ...['--output-json', record],
 ];
 const engine = ['--max-num-seqs', STREAMS, '--threads', flags.threads];
+const QUIET = ['--log-level', 'warn'];
 
 async function offline(): Promise<number> {
   await run(process.execPath, [CLI, 'bench', 'throughput', ...engine, ...workload]);
@@ -36,9 +37,9 @@ async function offline(): Promise<number> {
 
 async function overHttp(): Promise<number> {
   const port = String(await freePort());
-  const server = start(process.execPath, [CLI, 'serve', ...engine, '--port', port]);
+  const server = start(process.execPath, [CLI, 'serve', ...engine, ...QUIET, '--port', port]);
   try {
-    await untilHealthy(Number(port));
+    await untilHealthy(server, Number(port));
     const target = [
       '--base-url',
       `http://127.0.0.1:${port}`,

@@ -55,7 +55,7 @@ for (let round = 1; round <= Number(flags.rounds); round++)
     );
   }
 
-const staticSpeed = median(runs[0]!.outputTokensPerSecond);
+const staticSpeed = median(runs[0].outputTokensPerSecond);
 const results = runs.map((run) => {
   const speed = median(run.outputTokensPerSecond);
   return { ...run, median: speed, ratioToStatic: speed / staticSpeed };

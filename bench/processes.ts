@@ -36,10 +36,11 @@ export async function run(command: string, args: readonly string[]): Promise<voi
   if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed`);
 }
 
-/** Resolves as soon as a port answers `GET /health` with 200. */
-export async function untilHealthy(port: number, timeoutMs = 60_000): Promise<void> {
+/** Resolves as soon as a started server answers `GET /health` with 200. */
+export async function untilHealthy(server: ChildProcess, port: number, timeoutMs = 60_000): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!(await isHealthy(port))) {
+    if (server.exitCode !== null) throw new Error(`the server ended with status ${server.exitCode}`);
     if (performance.now() > deadline) throw new Error(`port ${port} was not healthy within ${timeoutMs} ms`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }

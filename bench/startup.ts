@@ -43,9 +43,9 @@ function firstToken(port: number): Promise<void> {
 async function measureStart(command: string, args: readonly string[]): Promise<StartTimes> {
   const port = await freePort();
   const startMs = performance.now();
-  const server = start(command, [...args, '--port', String(port)]);
+  const server = start(command, [...args, '--port', String(port), '--log-level', 'warn']);
   try {
-    await untilHealthy(port);
+    await untilHealthy(server, port);
     const healthyMs = performance.now() - startMs;
     await firstToken(port);
     return { healthyMs, firstTokenMs: performance.now() - startMs };
