@@ -21,9 +21,9 @@ export interface StepBatch {
   readonly cuSeqlensQ: Int32Array; // [numSeqs + 1]
   readonly contextLens: Int32Array; // [numSeqs]
   readonly groups: readonly CacheGroupBatch[];
-  /** Tokens whose logits are wanted, ascending, `[numLogitRows]`. */
+  /** Tokens whose logits are wanted, ascending, `[numLogitRows]`; one stands here as often as choices go on from it. */
   readonly logitRows: Int32Array;
-  /** Whole blocks to copy before anything else, as (group, source, destination) triples: copy on write. */
+  /** Whole blocks to copy before anything else, as (group, source, destination) triples, one after the other: copy on write. */
   readonly blockCopies: Int32Array;
   /** One request per logit row, in their order. */
   readonly sampling: SamplingBatch;
