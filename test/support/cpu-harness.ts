@@ -180,14 +180,13 @@ export class HarnessSession {
       ropeTables: built.tableAddresses,
       kvCaches: this.#kvCaches,
       arena: 0,
-      workspace: this.#poisonedWorkspace(),
+      workspace: this.#poisonedWorkspace(Math.max(2 ** 22, built.workspaceBytes)),
       numBlocks: [this.#numBlocks],
     };
   }
 
   /** Scratch that no kernel may read before it has written it: all NaN. */
-  #poisonedWorkspace(): Address {
-    const bytes = 2 ** 22;
+  #poisonedWorkspace(bytes: number): Address {
     const address = this.#allocate(bytes);
     new Uint8Array(this.#runtime.library.view(address, bytes)).fill(0xff);
     return address;
@@ -304,6 +303,9 @@ class LaunchBuilder {
   readonly #allocate: (bytes: number) => Address;
   readonly #library: CpuLibrary;
   readonly #placed = new Map<Matrix, { id: number; address: Address }>();
+  readonly #placedWeights = new Map<HarnessOperand, number>();
+  /** The most that a launch declares. */
+  workspaceBytes = 0;
 
   constructor(allocate: (bytes: number) => Address, library: CpuLibrary) {
     this.#allocate = allocate;
@@ -321,12 +323,14 @@ class LaunchBuilder {
       weightColumns: 1,
       ...special,
     };
+    const description = findDescription(op);
+    this.workspaceBytes = Math.max(this.workspaceBytes, description.workspaceBytes(query));
     return {
       op,
       label: '',
       attributes,
       rows,
-      variants: findDescription(op).variants(query),
+      variants: description.variants(query),
       inputs: inputs.map((operand) => this.#place(operand)),
       outputs: outputs.map((operand) => this.#place(operand)),
     };
@@ -394,6 +398,8 @@ class LaunchBuilder {
   }
 
   #placeWeight(operand: HarnessOperand & { kind: 'weight' }): number {
+    const known = this.#placedWeights.get(operand);
+    if (known !== undefined) return known;
     const { shape, dtype, layout } = operand;
     const [rows, columns] = shape.length === 1 ? [shape[0], 1] : shape;
     const id = this.weights.length;
@@ -402,6 +408,7 @@ class LaunchBuilder {
     packValues(operand, this.#library.view(address, bytes));
     this.weights.push({ id, name: `w${id}`, dtype, shape, layout, parts: [], bytes });
     this.weightAddresses.push(address);
+    this.#placedWeights.set(operand, id);
     return id;
   }
 
