@@ -25,7 +25,7 @@ export function rowSize(shape: Shape): number {
 /** Elements of the whole tensor once the symbols are known. */
 export function elementCount(shape: Shape, dims: DimValues): number {
   if (shape.length === 0) return 1;
-  return resolveDim(shape[0]!, dims) * rowSize(shape);
+  return resolveDim(shape[0], dims) * rowSize(shape);
 }
 
 export function resolveDim(dim: Dim, dims: DimValues): number {
