@@ -21,9 +21,9 @@ const attentionConfig = z.strictObject({
   attn_uses_sequence_id: only(false),
   prefix_lm: only(false),
   // Without a meaning for inference.
-  attn_impl: z.unknown(),
-  attn_pdrop: z.unknown(),
-  model_type: z.unknown(),
+  attn_impl: z.unknown().optional(),
+  attn_pdrop: z.unknown().optional(),
+  model_type: z.unknown().optional(),
 });
 
 const schema = z.object({
@@ -38,7 +38,7 @@ const schema = z.object({
   no_bias: z.boolean().default(true),
   embedding_fraction: only(1),
   tie_word_embeddings: z.boolean().default(true),
-  attn_config: attentionConfig,
+  attn_config: attentionConfig.prefault({}),
 });
 
 type MPTConfig = z.output<typeof schema>;
