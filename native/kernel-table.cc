@@ -43,6 +43,15 @@ constexpr KernelEntry kKernels[] = {
     {"rope_kv_write", rope_kv_write, rope_kv_write_scratch, 3, 5},
     {"gather_rows", gather_rows, nullptr, -1, -1},
     {"attention", attention, attention_scratch, -1, -1},
+    {"latent_attention", latent_attention, latent_attention_scratch, -1, -1},
+    {"route_experts", route_experts, route_experts_scratch, -1, -1},
+    {"combine_experts", combine_experts, nullptr, -1, -1},
+    {"grouped_linear_fp32", grouped_linear_fp32, nullptr, -1, -1},
+    {"grouped_linear_fp16", grouped_linear_fp16, nullptr, -1, -1},
+    {"grouped_linear_bf16", grouped_linear_bf16, nullptr, -1, -1},
+#if defined(__AVX512BF16__)
+    {"grouped_linear_bf16_dot", grouped_linear_bf16_dot, nullptr, -1, -1},
+#endif
 };
 
 }  // namespace

@@ -37,6 +37,8 @@ export interface KernelQuery {
   /** Columns of the matrix operand `[rows, columns]`, for ops that have one. */
   readonly weightRows: number;
   readonly weightColumns: number;
+  /** The op's attributes. */
+  readonly attributes: { readonly [key: string]: unknown };
 }
 
 /** The launch description of one op on one kind of device. */

@@ -165,7 +165,8 @@ export function groupedLinear(
   bias: Tensor | null = null,
 ): Tensor {
   const inputs = [x, weight, ...(ids ? [ids] : []), ...(bias ? [bias] : [])];
-  return x.tracer.apply('groupedLinear', inputs, { numGroups })[0];
+  const numSlots = ids ? (ids.shape[1] as number) : numGroups;
+  return x.tracer.apply('groupedLinear', inputs, { numGroups, numSlots })[0];
 }
 
 /** `[numTokens, slots · columns]` summed over slots with `weights` `[numTokens, slots]`: `[numTokens, columns]`. */

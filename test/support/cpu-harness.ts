@@ -321,6 +321,7 @@ class LaunchBuilder {
       maxRows: 1,
       weightRows: 1,
       weightColumns: 1,
+      attributes,
       ...special,
     };
     const description = findDescription(op);

@@ -65,6 +65,7 @@ function candidateFor(
     maxRows: resolveDim(rows, stepDims(request.limits)),
     weightRows,
     weightColumns,
+    attributes: node.attributes,
   };
   return { node, rows, kernel, query, matrix };
 }

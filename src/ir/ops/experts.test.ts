@@ -95,31 +95,31 @@ describe('groupedLinear', () => {
   const ids = intMatrix([2, 0], [1, 1]);
 
   it('sends each token through the matrices that its ids name', () => {
-    expectValues(run('groupedLinear', [x, weight, ids], { numGroups: 3 })[0], [3, -1, 1, 2, 6, 8, 6, 8]);
+    expectValues(run('groupedLinear', [x, weight, ids], { numGroups: 3, numSlots: 2 })[0], [3, -1, 1, 2, 6, 8, 6, 8]);
   });
 
   it('adds the bias of each matrix', () => {
     const bias = floatTensor([6], Float32Array.of(10, 20, 30, 40, 50, 60));
-    const [y] = run('groupedLinear', [x, weight, ids, bias], { numGroups: 3 });
+    const [y] = run('groupedLinear', [x, weight, ids, bias], { numGroups: 3, numSlots: 2 });
     expectValues(y, [53, 59, 11, 22, 36, 48, 36, 48]);
   });
 
   it('gives slots columns of their own', () => {
     const wide = matrix([1, 2, 3, 4], [5, 6, 7, 8]);
     expectValues(
-      run('groupedLinear', [wide, weight, ids], { numGroups: 3 })[0],
+      run('groupedLinear', [wide, weight, ids], { numGroups: 3, numSlots: 2 })[0],
       [3, -1, 3, 4, 10, 12, 14, 16],
     );
   });
 
   it('goes through all matrices in turn without ids', () => {
     const heads = matrix([1, 2, 3, 4, 5, 6]);
-    expectValues(run('groupedLinear', [heads, weight], { numGroups: 3 })[0], [1, 2, 6, 8, 11, -1]);
+    expectValues(run('groupedLinear', [heads, weight], { numGroups: 3, numSlots: 3 })[0], [1, 2, 6, 8, 11, -1]);
   });
 
   it.each([
-    [['numTokens', 2], [6, 2], { numGroups: 4 }, 'a multiple of numGroups 4'],
-    [['numTokens', 3], [6, 2], { numGroups: 3 }, 'once or for each of 3 slots'],
+    [['numTokens', 2], [6, 2], { numGroups: 4, numSlots: 4 }, 'a multiple of numGroups 4'],
+    [['numTokens', 3], [6, 2], { numGroups: 3, numSlots: 3 }, 'once or for each of 3 slots'],
   ] as const)('refuses x %o, weight %o, %o', (xShape, weightShape, attributes, message) => {
     const inputs = [xShape, weightShape].map((shape) => ({ dtype: 'float32', shape }) as const);
     expect(() => OPS.get('groupedLinear')!.infer({ label: '', inputs, attributes })).toThrow(message);

@@ -37,11 +37,15 @@ struct Launch {
   int32_t window;   // 0: none
   float softcap;    // 0: none
   const float* slopes;  // [num_heads] or null
+  const float* sinks;   // [num_heads] or null
+  /// Queries that meet the values, which are the rest of the keys; null: values are no keys.
+  const Operand* latent_queries;
+  int32_t query_dim;
   int32_t tile_queries;
   int32_t tile_tokens;
   int32_t tile_rows;
 
-  Launch(const Command& command, const Step& step)
+  Launch(const Command& command, const Step& step, bool is_latent)
       : command(command),
         step(step),
         cache(step.kv_cache(command.inputs[1])),
@@ -53,12 +57,18 @@ struct Launch {
         window(command.ints[3]),
         softcap(command.floats[4]),
         slopes(command.constants),
+        sinks(!is_latent && command.inputs[5].is_present() ? command.inputs[5].row(0) : nullptr),
+        latent_queries(is_latent ? &command.inputs[5] : nullptr),
+        query_dim(query_dim_of(cache, is_latent)),
         tile_queries(std::max(1, kTileRows / group_size)),
         tile_tokens(tile_tokens_of(cache)),
         tile_rows(tile_queries * group_size) {}
 
   static int32_t tile_tokens_of(const KvCache& cache) {
     return std::max(1, kTileTokens / cache.block_size) * cache.block_size;
+  }
+  static int32_t query_dim_of(const KvCache& cache, bool is_latent) {
+    return cache.key_dim + (is_latent ? cache.value_dim : 0);
   }
   int32_t first_token(int32_t seq) const { return step.cu_seqlens_q()[seq]; }
   int32_t num_queries(int32_t seq) const { return step.cu_seqlens_q()[seq + 1] - first_token(seq); }
@@ -163,26 +173,26 @@ class ItemFinder {
 
 /// A thread's tiles. Row r is query r / group_size, head r % group_size of the group.
 struct Tiles {
-  float* queries;     // [tile_rows, key_dim], scaled
+  float* queries;     // [tile_rows, query_dim], scaled
   float* scores;      // [tile_rows, tile_tokens] or fewer rows of more tokens, then probabilities
   float* output;      // [tile_rows, value_dim], not yet divided by the sums
   float* largest;     // [tile_rows], of the scores so far
   float* sums;        // [tile_rows], of the probabilities so far
-  float* keys;        // [key_dim, tile_tokens], where converted
+  float* keys;        // [query_dim, tile_tokens], where converted
   float* values;      // [tile_tokens, value_dim]
 
-  Tiles(float* memory, int64_t rows, int64_t tokens, const KvCache& cache) {
+  Tiles(float* memory, int64_t rows, int64_t tokens, const KvCache& cache, int64_t query_dim) {
     const auto take = [&memory](int64_t size) {
       float* start = memory;
       memory += (size + 15) / 16 * 16;
       return start;
     };
-    queries = take(rows * cache.key_dim);
+    queries = take(rows * query_dim);
     scores = take(std::max<int64_t>(rows, kTileRows) * tokens);
     output = take(rows * cache.value_dim);
     largest = take(rows);
     sums = take(rows);
-    keys = take(cache.key_dim * tokens);
+    keys = take(query_dim * tokens);
     values = take(tokens * cache.value_dim);
     end = memory;
   }
@@ -195,16 +205,23 @@ float* partial_result(const Launch& launch, int32_t partial, int32_t head) {
   return reinterpret_cast<float*>(launch.step.shared_scratch) + (int64_t(partial) * launch.num_heads + head) * size;
 }
 
+/// What a head's sink adds to the sum of its probabilities, which are relative to the score `largest`.
+float sink_share(const Launch& launch, int32_t head, float largest) {
+  return launch.sinks ? std::exp(launch.sinks[head] - largest) : 0.0f;
+}
+
 template <typename T>
 class Worker {
  public:
   Worker(const Launch& launch, float* scratch)
-      : launch_(launch), cache_(launch.cache), tiles_(scratch, launch.tile_rows, launch.tile_tokens, launch.cache) {}
+      : launch_(launch),
+        cache_(launch.cache),
+        tiles_(scratch, launch.tile_rows, launch.tile_tokens, launch.cache, launch.query_dim) {}
 
   void run(const WorkItem& item) {
     item_ = item;
     rows_ = item.num_queries * launch_.group_size;
-    converts_ = rows_ >= kMinRowsToConvert;
+    converts_ = rows_ >= kMinRowsToConvert || launch_.latent_queries;
     tokens_ = launch_.tile_tokens * (converts_ ? 1 : kLongTile);
     start_rows();
     for (int32_t start = item.begin / tokens_ * tokens_; start < item.end; start += tokens_) attend(start);
@@ -223,13 +240,18 @@ class Worker {
 
   void start_rows() {
     for (int32_t row = 0; row < rows_; row++) {
-      const float* q = launch_.command.inputs[0].row(token_of(row)) + int64_t(head_of(row)) * cache_.key_dim;
-      float* to = tiles_.queries + int64_t(row) * cache_.key_dim;
-      for (int32_t d = 0; d < cache_.key_dim; d++) to[d] = q[d] * launch_.scale;
+      float* to = tiles_.queries + int64_t(row) * launch_.query_dim;
+      copy_query(launch_.command.inputs[0], row, cache_.key_dim, to);
+      if (launch_.latent_queries) copy_query(*launch_.latent_queries, row, cache_.value_dim, to + cache_.key_dim);
       tiles_.largest[row] = -INFINITY;
       tiles_.sums[row] = 0;
     }
     std::memset(tiles_.output, 0, sizeof(float) * rows_ * cache_.value_dim);
+  }
+
+  void copy_query(const Operand& queries, int32_t row, int32_t size, float* to) const {
+    const float* q = queries.row(token_of(row)) + int64_t(head_of(row)) * size;
+    for (int32_t d = 0; d < size; d++) to[d] = q[d] * launch_.scale;
   }
 
   /// The tile of tokens from position `start` on, of which [begin, end) count.
@@ -247,8 +269,9 @@ class Worker {
   /// Scores of a tile that is converted first, and the sum of its values weighted by probability.
   void score_tile(int32_t start, int32_t end) {
     convert_tile(start, end);
-    multiply_tile<float>(
-        {tiles_.queries, cache_.key_dim, tiles_.keys, tokens_, tiles_.scores, tokens_, cache_.key_dim}, rows_, end);
+    if (launch_.latent_queries) append_values_to_keys(end);
+    const int32_t size = launch_.query_dim;
+    multiply_tile<float>({tiles_.queries, size, tiles_.keys, tokens_, tiles_.scores, tokens_, size}, rows_, end);
   }
   void sum_tile(int32_t begin, int32_t end) {
     const float* values = tiles_.values + int64_t(begin) * cache_.value_dim;
@@ -273,6 +296,25 @@ class Worker {
     for_each_vector(size, [&](int64_t i, int count) {
       store_lanes(to + i, count == kLanes ? load_floats(from + i) : load_first_floats(from + i, count), count);
     });
+  }
+
+  /// The tile's values [tokens, value_dim] as rows [value_dim, tokens] behind the keys'.
+  void append_values_to_keys(int32_t end) {
+    const int32_t size = cache_.value_dim;
+    float* to = tiles_.keys + int64_t(cache_.key_dim) * tokens_;
+    for (int32_t token = 0; token < end; token += kLanes) {
+      for (int32_t d = 0; d < size; d += kLanes) {
+        const int columns = std::min(kLanes, size - d);
+        Floats square[kLanes];
+        for (int i = 0; i < kLanes; i++) {
+          const float* from = tiles_.values + int64_t(token + i) * size + d;
+          square[i] = token + i < end ? load_lanes(from, columns) : zeros();
+        }
+        transpose(square);
+        const int tokens = std::min(kLanes, tokens_ - token);
+        for (int i = 0; i < columns; i++) store_lanes(to + int64_t(d + i) * tokens_ + token, square[i], tokens);
+      }
+    }
   }
 
   /// The same straight from the cache's blocks.
@@ -353,7 +395,7 @@ class Worker {
     for (int32_t row = 0; row < rows_; row++) {
       const float* from = tiles_.output + int64_t(row) * cache_.value_dim;
       float* to = launch_.command.outputs[0].row(token_of(row)) + int64_t(head_of(row)) * cache_.value_dim;
-      const float factor = 1.0f / tiles_.sums[row];
+      const float factor = 1.0f / (tiles_.sums[row] + sink_share(launch_, head_of(row), tiles_.largest[row]));
       for (int32_t d = 0; d < cache_.value_dim; d++) to[d] = from[d] * factor;
     }
   }
@@ -381,7 +423,7 @@ void merge_partials(const Launch& launch, int32_t first, int32_t count, int32_t 
   float largest = -INFINITY;
   for (int32_t i = 0; i < count; i++) largest = std::max(largest, partial_result(launch, first + i, head)[size]);
   std::fill(to, to + size, 0.0f);
-  float sum = 0;
+  float sum = sink_share(launch, head, largest);
   for (int32_t i = 0; i < count; i++) {
     const float* partial = partial_result(launch, first + i, head);
     const float factor = std::exp(partial[size] - largest);
@@ -418,12 +460,7 @@ void attend_all(const ThreadContext& context, const Launch& launch) {
   merge_all(context, launch, splitting);
 }
 
-}  // namespace
-
-/// q, cache → output. Parameters: query heads, KV heads, scale, window (0: none), soft cap (0: none); constants: ALiBi
-/// slopes.
-void attention(const ThreadContext& context, const Command& command, const Step& step) {
-  const Launch launch(command, step);
+void attend_all(const ThreadContext& context, const Launch& launch) {
   switch (launch.cache.dtype) {
     case DType::kBfloat16: return attend_all<Bfloat16>(context, launch);
     case DType::kFloat16: return attend_all<Float16>(context, launch);
@@ -431,13 +468,35 @@ void attention(const ThreadContext& context, const Command& command, const Step&
   }
 }
 
-ScratchBytes attention_scratch(const Command& command, const ScratchQuery& query) {
+ScratchBytes scratch_bytes(const Command& command, const ScratchQuery& query, bool is_latent) {
   const KvCache& cache = query.kv_caches[command.inputs[1].index];
   const int64_t group_size = command.ints[0] / command.ints[1];
   const int64_t rows = std::max(int64_t(1), kTileRows / group_size) * group_size;
-  const Tiles tiles(nullptr, rows, Launch::tile_tokens_of(cache), cache);
+  const Tiles tiles(nullptr, rows, Launch::tile_tokens_of(cache), cache, Launch::query_dim_of(cache, is_latent));
   const int64_t partials = int64_t(kMaxPartials) * command.ints[0] * (cache.value_dim + 2);
   return {reinterpret_cast<char*>(tiles.end) - static_cast<char*>(nullptr), partials * int64_t(sizeof(float))};
+}
+
+}  // namespace
+
+// Parameters of both: query heads, KV heads, scale, window (0: none), soft cap (0: none).
+
+/// q, cache, …, sinks? → output. Constants: ALiBi slopes.
+void attention(const ThreadContext& context, const Command& command, const Step& step) {
+  attend_all(context, Launch(command, step, false));
+}
+
+ScratchBytes attention_scratch(const Command& command, const ScratchQuery& query) {
+  return scratch_bytes(command, query, false);
+}
+
+/// q, cache, …, latent q → output.
+void latent_attention(const ThreadContext& context, const Command& command, const Step& step) {
+  attend_all(context, Launch(command, step, true));
+}
+
+ScratchBytes latent_attention_scratch(const Command& command, const ScratchQuery& query) {
+  return scratch_bytes(command, query, true);
 }
 
 }  // namespace needletail

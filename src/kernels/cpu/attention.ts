@@ -1,4 +1,4 @@
-// Launch description of attention.
+// Launch descriptions of attention and latentAttention.
 import { float, int, singleKernel, type CpuKernelDescription } from './cpu-kernel.ts';
 
 export const attention: CpuKernelDescription = {
@@ -8,3 +8,9 @@ export const attention: CpuKernelDescription = {
     return alibiSlopes === null ? { values } : { values, constants: alibiSlopes as readonly number[] };
   },
 };
+
+export const latentAttention = singleKernel(
+  'latentAttention',
+  'latent_attention',
+  ({ numHeads, numKvHeads, scale }) => [int(numHeads), int(numKvHeads), float(scale), int(0), float(0)],
+);

@@ -1,9 +1,11 @@
 // Launch descriptions of every kernel of the CPU device.
-import { attention } from './attention.ts';
+import { attention, latentAttention } from './attention.ts';
 import type { CpuKernelDescription } from './cpu-kernel.ts';
 import { activation, add, clamp, gatedActivation, multiply, scale, softcap } from './elementwise.ts';
 import { embedding } from './embedding.ts';
+import { combineExperts, routeExperts } from './experts.ts';
 import { gatherRows } from './gather-rows.ts';
+import { groupedLinear } from './grouped-linear.ts';
 import { addLayerNorm, layerNorm } from './layer-norm.ts';
 import { linear } from './linear.ts';
 import { addRmsNorm, rmsNorm } from './rms-norm.ts';
@@ -23,6 +25,10 @@ export const CPU_KERNELS: readonly CpuKernelDescription[] = [
   rope,
   kvWrite,
   attention,
+  latentAttention,
+  routeExperts,
+  groupedLinear,
+  combineExperts,
   gatherRows,
   addRmsNorm,
   addLayerNorm,

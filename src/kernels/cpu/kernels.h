@@ -22,6 +22,15 @@ void kv_write(const ThreadContext&, const Command&, const Step&);
 void rope_kv_write(const ThreadContext&, const Command&, const Step&);
 void gather_rows(const ThreadContext&, const Command&, const Step&);
 void attention(const ThreadContext&, const Command&, const Step&);
+void latent_attention(const ThreadContext&, const Command&, const Step&);
+void route_experts(const ThreadContext&, const Command&, const Step&);
+void combine_experts(const ThreadContext&, const Command&, const Step&);
+void grouped_linear_fp32(const ThreadContext&, const Command&, const Step&);
+void grouped_linear_fp16(const ThreadContext&, const Command&, const Step&);
+void grouped_linear_bf16(const ThreadContext&, const Command&, const Step&);
+#if defined(__AVX512BF16__)
+void grouped_linear_bf16_dot(const ThreadContext&, const Command&, const Step&);
+#endif
 
 /// Scratch that a kernel wants beside the plan's workspace: small, and dependent on the number of threads.
 struct ScratchBytes {
@@ -36,5 +45,7 @@ struct ScratchQuery {
 
 ScratchBytes rope_kv_write_scratch(const Command&, const ScratchQuery&);
 ScratchBytes attention_scratch(const Command&, const ScratchQuery&);
+ScratchBytes latent_attention_scratch(const Command&, const ScratchQuery&);
+ScratchBytes route_experts_scratch(const Command&, const ScratchQuery&);
 
 }  // namespace needletail

@@ -1,0 +1,211 @@
+// groupedLinear: rows are sorted by the matrix that they go through and packed; strips of each matrix that has rows are
+// dealt to the threads. The tiles are those of linear.
+#include <algorithm>
+
+#include "kernels.h"
+#include "linear-tile.h"
+
+namespace needletail {
+namespace {
+
+/// How far ahead weights are prefetched while they stream through a panel.
+constexpr int64_t kPrefetchBytes = 4096;
+
+constexpr int kMaxStripColumns = kMaxTilePanels * kPanelColumns;
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// Rows of one group in blocks of equal height that a tile takes.
+struct Blocks {
+  int32_t num_rows;
+  int32_t count = divide_up(num_rows, kMaxTileRows);
+  int32_t height = count == 0 ? 0 : divide_up(num_rows, count);
+
+  int32_t first_row(int32_t block) const { return block * height; }
+  int rows_of(int32_t block) const { return std::min(height, num_rows - block * height); }
+};
+
+/// A launch in the format's units. An item is a slot of a token, numbered token · num_slots + slot.
+template <class Format>
+struct Product {
+  using Weight = typename Format::Weight;
+  static constexpr int kStepWeights = kPanelColumns * Format::kColumns;
+  static constexpr int kWordColumns = Format::kColumns / Format::kWords;
+
+  const Operand &x, &weight, &ids, &bias, &y;
+  int32_t num_groups, num_slots, num_items;
+  int32_t inputs, outputs;  // of one matrix
+  int32_t steps, words;
+  int64_t panel_stride;
+  // The workspace.
+  float* packed;    // [num_items] rows of words, sorted by group; each block is [words][rows]
+  int32_t* order;   // [num_items], the items by group
+  int32_t* starts;  // [num_groups + 1], where each group's begin
+
+  Product(const Command& command, const Step& step)
+      : x(command.inputs[0]),
+        weight(command.inputs[1]),
+        ids(command.inputs[2]),
+        bias(command.inputs[3]),
+        y(command.outputs[0]),
+        num_groups(command.ints[0]),
+        num_slots(command.ints[1]),
+        num_items(step.rows(command) * num_slots),
+        inputs(int32_t(weight.columns)),
+        outputs(int32_t(weight.rows / num_groups)),
+        steps(divide_up(inputs, Format::kColumns)),
+        words(steps * Format::kWords),
+        panel_stride(int64_t(steps) * kStepWeights),
+        packed(reinterpret_cast<float*>(step.workspace)),
+        order(reinterpret_cast<int32_t*>(packed + int64_t(num_items) * words)),
+        starts(order + num_items) {}
+
+  int32_t group_of(int32_t item) const {
+    const int32_t slot = item % num_slots;
+    return ids.is_present() ? ids.row<int32_t>(item / num_slots)[slot] : slot;
+  }
+  Blocks blocks_of(int32_t group) const { return {starts[group + 1] - starts[group]}; }
+  /// What an item multiplies: columns of its slot, or all of its token's.
+  const float* input(int32_t item) const {
+    const float* row = x.row(item / num_slots);
+    return x.columns == inputs ? row : row + int64_t(item % num_slots) * inputs;
+  }
+  float* output(int32_t item) const { return y.row(item / num_slots) + int64_t(item % num_slots) * outputs; }
+  float* packed_rows(int32_t sorted_row) const { return packed + int64_t(sorted_row) * words; }
+  const Weight* panel(int32_t index) const { return static_cast<const Weight*>(weight.data) + index * panel_stride; }
+  // Where a matrix has no multiple of 16 rows, it shares panels with its neighbours.
+  int32_t first_panel(int32_t group) const { return int32_t(int64_t(group) * outputs / kPanelColumns); }
+  int32_t end_panel(int32_t group) const { return int32_t(divide_up(int64_t(group + 1) * outputs, kPanelColumns)); }
+  /// Panels of a strip. One row is bound by memory: a single panel at a time reads it in one sequential stream.
+  int32_t strip_panels(int32_t group) const { return starts[group + 1] - starts[group] == 1 ? 1 : kMaxTilePanels; }
+  int32_t num_strips(int32_t group) const {
+    if (starts[group] == starts[group + 1]) return 0;
+    return divide_up(end_panel(group) - first_panel(group), strip_panels(group));
+  }
+};
+
+/// Counting sort of the items by group.
+template <class Format>
+void sort_items(const Product<Format>& product) {
+  int32_t* starts = product.starts;
+  std::fill(starts, starts + product.num_groups + 1, 0);
+  for (int32_t item = 0; item < product.num_items; item++) starts[product.group_of(item) + 1]++;
+  for (int32_t group = 0; group < product.num_groups; group++) starts[group + 1] += starts[group];
+  for (int32_t item = 0; item < product.num_items; item++) product.order[starts[product.group_of(item)]++] = item;
+  // Each start has moved on to the next group's.
+  for (int32_t group = product.num_groups; group > 0; group--) starts[group] = starts[group - 1];
+  starts[0] = 0;
+}
+
+/// Pack the vector of words that starts at `word`, for `rows` items in order from `first` on.
+template <class Format>
+void pack_words(const Product<Format>& product, int32_t first, int rows, int32_t word) {
+  const int32_t column = word * product.kWordColumns;
+  const int count = std::min(kLanes, product.words - word);
+  float* packed = product.packed_rows(first) + int64_t(word) * rows;
+  Floats lanes[kLanes];
+  for (int r = 0; r < kLanes; r++) {
+    lanes[r] = r < rows ? Format::load_words(product.input(product.order[first + r]) + column, product.inputs - column)
+                        : zeros();
+  }
+  if (rows == 1) return store_first(packed, lanes[0], count);
+  transpose(lanes);
+  for (int i = 0; i < count; i++) store_first(packed + i * rows, lanes[i], rows);
+}
+
+/// Pack this thread's share of the columns of all items.
+template <class Format>
+void pack_items(const Product<Format>& product, const ThreadContext& context) {
+  const int64_t num_vectors = divide_up(product.words, kLanes);
+  const int64_t begin = num_vectors * context.thread / context.num_threads;
+  const int64_t end = num_vectors * (context.thread + 1) / context.num_threads;
+  for (int32_t group = 0; group < product.num_groups; group++) {
+    const Blocks blocks = product.blocks_of(group);
+    for (int32_t block = 0; block < blocks.count; block++) {
+      const int32_t first = product.starts[group] + blocks.first_row(block);
+      for (int64_t i = begin; i < end; i++) pack_words(product, first, blocks.rows_of(block), int32_t(i * kLanes));
+    }
+  }
+}
+
+/// Give the rows of a finished tile, which starts at column `column` of all matrices together, to their items.
+template <class Format>
+void scatter(const Product<Format>& product, const float* tile, int32_t first, int rows, int64_t column, int columns,
+             int32_t group) {
+  const int64_t group_start = int64_t(group) * product.outputs;
+  const int64_t begin = std::max(column, group_start);
+  const int64_t end = std::min(column + columns, group_start + product.outputs);
+  for (int r = 0; r < rows; r++) {
+    const float* from = tile + r * kMaxStripColumns + (begin - column);
+    std::copy(from, from + (end - begin), product.output(product.order[first + r]) + (begin - group_start));
+  }
+}
+
+/// Compute all rows of a group for one strip of its panels.
+template <class Format>
+void multiply_strip(const Product<Format>& product, int32_t group, int32_t strip) {
+  const int32_t panel = product.first_panel(group) + strip * product.strip_panels(group);
+  const int32_t num_panels = std::min(product.strip_panels(group), product.end_panel(group) - panel);
+  const int64_t column = int64_t(panel) * kPanelColumns;
+  alignas(64) float results[kMaxTileRows * kMaxStripColumns];
+  Tile<Format> tile;
+  tile.weight = product.panel(panel);
+  tile.panel_stride = product.panel_stride;
+  tile.steps = product.steps;
+  tile.prefetch = reinterpret_cast<const char*>(tile.weight) + kPrefetchBytes;
+  tile.prefetch_advance = product.kStepWeights * sizeof(typename Format::Weight);
+  tile.bias = product.bias.is_present() ? product.bias.row(0) + column : nullptr;
+  tile.y = results;
+  tile.y_stride = kMaxStripColumns;
+  tile.columns = int32_t(std::min<int64_t>(num_panels * kPanelColumns, product.weight.rows - column));
+  const Blocks blocks = product.blocks_of(group);
+  for (int32_t block = 0; block < blocks.count; block++) {
+    const int32_t first = product.starts[group] + blocks.first_row(block);
+    tile.x = product.packed_rows(first);
+    tile_kernel<Format>(blocks.rows_of(block), num_panels)(tile);
+    scatter(product, results, first, blocks.rows_of(block), column, tile.columns, group);
+    // The strip is in the cache now.
+    tile.prefetch = reinterpret_cast<const char*>(tile.weight);
+    tile.prefetch_advance = 0;
+  }
+}
+
+template <class Format>
+void grouped_linear(const ThreadContext& context, const Command& command, const Step& step) {
+  const Product<Format> product(command, step);
+  if (context.thread == 0) sort_items(product);
+  context.barrier();
+  pack_items(product, context);
+  context.barrier();
+  int32_t group = 0;
+  int64_t first_strip = 0;  // of the group, among those of all groups
+  for (int64_t number = context.take_chunk();; number = context.take_chunk()) {
+    while (group < product.num_groups && number - first_strip >= product.num_strips(group)) {
+      first_strip += product.num_strips(group++);
+    }
+    if (group == product.num_groups) return;
+    multiply_strip(product, group, int32_t(number - first_strip));
+  }
+}
+
+}  // namespace
+
+// x [rows, inputs] or [rows, slots · inputs], weight [groups · outputs, inputs], ids? [rows, slots], bias? [groups ·
+// outputs] → y [rows, slots · outputs]. Parameters: groups, slots.
+
+void grouped_linear_fp32(const ThreadContext& context, const Command& command, const Step& step) {
+  grouped_linear<Float32Format>(context, command, step);
+}
+void grouped_linear_fp16(const ThreadContext& context, const Command& command, const Step& step) {
+  grouped_linear<Float16Format>(context, command, step);
+}
+void grouped_linear_bf16(const ThreadContext& context, const Command& command, const Step& step) {
+  grouped_linear<Bfloat16Format>(context, command, step);
+}
+#if defined(__AVX512BF16__)
+void grouped_linear_bf16_dot(const ThreadContext& context, const Command& command, const Step& step) {
+  grouped_linear<Bfloat16DotFormat>(context, command, step);
+}
+#endif
+
+}  // namespace needletail
