@@ -95,7 +95,10 @@ describe('groupedLinear', () => {
   const ids = intMatrix([2, 0], [1, 1]);
 
   it('sends each token through the matrices that its ids name', () => {
-    expectValues(run('groupedLinear', [x, weight, ids], { numGroups: 3, numSlots: 2 })[0], [3, -1, 1, 2, 6, 8, 6, 8]);
+    expectValues(
+      run('groupedLinear', [x, weight, ids], { numGroups: 3, numSlots: 2 })[0],
+      [3, -1, 1, 2, 6, 8, 6, 8],
+    );
   });
 
   it('adds the bias of each matrix', () => {
@@ -114,7 +117,10 @@ describe('groupedLinear', () => {
 
   it('goes through all matrices in turn without ids', () => {
     const heads = matrix([1, 2, 3, 4, 5, 6]);
-    expectValues(run('groupedLinear', [heads, weight], { numGroups: 3, numSlots: 3 })[0], [1, 2, 6, 8, 11, -1]);
+    expectValues(
+      run('groupedLinear', [heads, weight], { numGroups: 3, numSlots: 3 })[0],
+      [1, 2, 6, 8, 11, -1],
+    );
   });
 
   it.each([
