@@ -1,30 +1,8 @@
 #!/usr/bin/env node
-// The command line. Each command loads what it needs when it runs, so that `--help` is quick.
-import { Command } from 'commander';
+// The command line's start: arguments in, failures out.
 import { isNeedletailError } from '../util/errors.ts';
-import { VERSION } from '../util/version.ts';
 import { expandConfigFile, normalizeFlags } from './argv.ts';
-import { registerBench } from './bench.ts';
-import { registerBuild } from './build.ts';
-import { registerChat } from './chat.ts';
-import { registerGenerate } from './generate.ts';
-import { registerInspect } from './inspect.ts';
-import { registerServe } from './serve.ts';
-
-function createProgram(): Command {
-  const program = new Command('needletail')
-    .description('Large-language-model inference from TypeScript: define, compile, serve and measure models.')
-    .version(VERSION)
-    .option('--config <file>', 'take flags of the command from a JSON file')
-    .showHelpAfterError('(see --help)');
-  registerServe(program);
-  registerChat(program);
-  registerGenerate(program);
-  registerInspect(program);
-  registerBuild(program);
-  registerBench(program);
-  return program;
-}
+import { createProgram } from './program.ts';
 
 /** An expected failure is one line that says what to do; anything else is a defect and shows its stack. */
 function reportFailure(error: unknown): void {

@@ -1,0 +1,24 @@
+// All commands. Each loads what it needs when it runs, so that `--help` is quick.
+import { Command } from 'commander';
+import { VERSION } from '../util/version.ts';
+import { registerBench } from './bench.ts';
+import { registerBuild } from './build.ts';
+import { registerChat } from './chat.ts';
+import { registerGenerate } from './generate.ts';
+import { registerInspect } from './inspect.ts';
+import { registerServe } from './serve.ts';
+
+export function createProgram(): Command {
+  const program = new Command('needletail')
+    .description('Large-language-model inference from TypeScript: define, compile, serve and measure models.')
+    .version(VERSION)
+    .option('--config <file>', 'take flags of the command from a JSON file')
+    .showHelpAfterError('(see --help)');
+  registerServe(program);
+  registerChat(program);
+  registerGenerate(program);
+  registerInspect(program);
+  registerBuild(program);
+  registerBench(program);
+  return program;
+}
