@@ -1,4 +1,5 @@
 // Runs a graph on random weights, to show that a pass left its meaning alone.
+import type { StepBatch } from '../../src/device/step.ts';
 import type { Graph } from '../../src/ir/graph.ts';
 import { Interpreter } from '../../src/ir/interpret.ts';
 import { kvCacheGroups } from '../../src/ir/kv-cache-groups.ts';
@@ -15,16 +16,14 @@ export function randomTensors(graph: Graph): (name: string) => Float32Array {
   };
 }
 
-/** Logits of two steps: prompts of unequal length, then one decoded and one chunk that wants all its rows. */
-export function interpretTwoSteps(graph: Graph, readTensor: (name: string) => Float32Array): Float32Array[] {
-  const blockSize = 4;
-  const interpreter = new Interpreter(graph, { readTensor, numBlocks: 16, blockSize });
+/** Two steps: prompts of unequal length, then one decoded token and one chunk that wants all its rows. */
+export function twoSteps(graph: Graph, blockSize: number): readonly StepBatch[] {
   const numGroups = kvCacheGroups(graph.kvCaches).length;
   const [a, b] = [
     [0, 1, 2],
     [7, 5, 6, 3],
   ];
-  const steps = [
+  return [
     stepBatch(
       [
         { tokenIds: [5, 9, 11, 2, 7], numCached: 0, blocks: a },
@@ -42,5 +41,11 @@ export function interpretTwoSteps(graph: Graph, readTensor: (name: string) => Fl
       numGroups,
     ),
   ];
-  return steps.map((step) => interpreter.run(step).get('logits')!.data as Float32Array);
+}
+
+/** Logits of `twoSteps`. */
+export function interpretTwoSteps(graph: Graph, readTensor: (name: string) => Float32Array): Float32Array[] {
+  const blockSize = 4;
+  const interpreter = new Interpreter(graph, { readTensor, numBlocks: 16, blockSize });
+  return twoSteps(graph, blockSize).map((step) => interpreter.run(step).get('logits')!.data as Float32Array);
 }
