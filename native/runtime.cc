@@ -11,7 +11,7 @@
 namespace needletail {
 namespace {
 
-/// About 20 µs: longer than the pause between two phases of a step, short enough to leave the core to the caller.
+/// About 20 µs: longer than a job takes to check its input, short enough to leave the core to the caller.
 constexpr int kSpinsBeforeSleep = 512;
 
 /// Flush denormal numbers to zero: the tail of a softmax must not run at a hundredth of the speed.
@@ -92,7 +92,6 @@ void Runtime::stop_and_join() {
 void Runtime::submit(const Job& job) {
   Lock lock(&mutex_);
   jobs_.push_back(job);
-  num_jobs_.fetch_add(1, std::memory_order_release);
   pthread_cond_broadcast(&changed_);
 }
 
@@ -108,13 +107,11 @@ void* Runtime::lead(void* argument) {
 }
 
 bool Runtime::take_job(Job* job) {
-  spin_until([&] { return num_jobs_.load(std::memory_order_acquire) > 0 || is_stopping(); });
   Lock lock(&mutex_);
   while (jobs_.empty() && !is_stopping()) pthread_cond_wait(&changed_, &mutex_);
   if (is_stopping()) return false;
   *job = jobs_.front();
   jobs_.pop_front();
-  num_jobs_.fetch_sub(1, std::memory_order_relaxed);
   return true;
 }
 
@@ -152,9 +149,12 @@ void* Runtime::follow(void* argument) {
 
 bool Runtime::wait_for_work(uint32_t seen) {
   const auto is_new = [&] { return work_epoch_.load(std::memory_order_acquire) != seen; };
-  if (spin_until(is_new)) return true;
-  Lock lock(&mutex_);
-  while (!is_new() && !has_leader_ended_.load()) pthread_cond_wait(&changed_, &mutex_);
+  while (!has_leader_ended_.load()) {
+    // A job's arrival wakes everyone, so that work finds the threads awake a moment later.
+    if (spin_until(is_new)) return true;
+    Lock lock(&mutex_);
+    if (!is_new() && !has_leader_ended_.load()) pthread_cond_wait(&changed_, &mutex_);
+  }
   return is_new();
 }
 

@@ -57,11 +57,10 @@ class Runtime {
   std::vector<Worker> workers_;
   int completion_write_fd_ = -1;
 
-  // Jobs and work wait under one lock; spinning threads look at the two atomics first.
+  // Jobs and work wait under one lock.
   pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t changed_ = PTHREAD_COND_INITIALIZER;
   std::deque<Job> jobs_;
-  std::atomic<int32_t> num_jobs_{0};
   std::atomic<uint32_t> work_epoch_{0};
   void (*work_)(const ThreadContext&, void*) = nullptr;
   void* work_argument_ = nullptr;

@@ -43,7 +43,7 @@ struct ThreadContext {
       team->phase.store(phase + 1, std::memory_order_release);
       return;
     }
-    // Phases last microseconds, so waiting spins; it yields once a core was evidently given to someone else.
+    // Phases last microseconds, so waiting spins at first; then it yields, for the missing thread may wait for this core.
     for (int32_t spins = 0; team->phase.load(std::memory_order_acquire) == phase; spins++) {
       if (spins < kSpinsBeforeYield) spin_pause();
       else std::this_thread::yield();
@@ -55,7 +55,7 @@ struct ThreadContext {
   int64_t take_chunk() const { return team->next_chunk.fetch_add(1, std::memory_order_relaxed); }
 
  private:
-  static constexpr int32_t kSpinsBeforeYield = 4096;
+  static constexpr int32_t kSpinsBeforeYield = 64;
 };
 
 }  // namespace needletail
