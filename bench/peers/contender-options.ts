@@ -14,6 +14,8 @@ export interface ContenderOptions {
   /** For llama.cpp. */
   readonly scratch: string;
   readonly gguf: string;
+  /** `auto` turns it on; some measures are faster without. */
+  readonly flashAttention: 'auto' | boolean;
 }
 
 /** What it prints, one per measure. */

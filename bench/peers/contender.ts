@@ -22,7 +22,7 @@ function loadConfig(model: string): { config: HFConfig; directory: string | null
 }
 
 function open(options: ContenderOptions): Promise<EngineUnderTest> {
-  if (options.engine === 'llama.cpp') return openLlamaCpp({ ...options, flashAttention: 'auto' });
+  if (options.engine === 'llama.cpp') return openLlamaCpp(options);
   return openNeedletail({ ...loadConfig(options.model), dtype: options.dtype }, options.numThreads);
 }
 

@@ -1,6 +1,6 @@
 // Measures needletail and llama.cpp on the same shapes, in turns, and prints the ratios.
 //   npm run bench:peers -- [--models tinyllama-1.1b,models/llama-tales-8m] [--types bfloat16,float16] [--measures pp512,tg128]
-//                          [--rounds 3] [--max-tries 3] [--threads 2] [--scratch DIR] [--output-json FILE]
+//                          [--rounds 3] [--max-tries 3] [--threads 2] [--flash auto|on|off] [--scratch DIR] [--output-json FILE]
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
@@ -24,6 +24,7 @@ const { values: flags } = parseArgs({
     rounds: { type: 'string', default: '3' },
     'max-tries': { type: 'string', default: '3' },
     threads: { type: 'string', default: '2' },
+    flash: { type: 'string', default: 'auto' },
     scratch: { type: 'string', default: path.join(homedir(), '.cache/needletail/peers') },
     'output-json': { type: 'string', default: '' },
   },
@@ -86,7 +87,18 @@ async function measureInTurns(): Promise<Result[]> {
           const gguf = await ggufFile(model, dtype);
           const numThreads = Number(flags.threads);
           const maxTries = Number(flags['max-tries']);
-          const options = { engine, model, dtype, numThreads, measures, maxTries, scratch, gguf };
+          const flashAttention = flags.flash === 'auto' ? 'auto' : flags.flash === 'on';
+          const options = {
+            engine,
+            model,
+            dtype,
+            numThreads,
+            measures,
+            maxTries,
+            scratch,
+            gguf,
+            flashAttention,
+          } as const;
           results.push(...(await runContender(options, round)));
         }
   return results;
@@ -149,7 +161,7 @@ const ratios = models.flatMap((model) =>
 );
 console.log(formatStamp(stamp));
 console.log(
-  `peer     node-llama-cpp ${PEER_VERSION}; ${flags.threads} threads; median (least..greatest) of ${flags.rounds} rounds`,
+  `peer     node-llama-cpp ${PEER_VERSION}; ${flags.threads} threads, flash attention ${flags.flash}; median (least..greatest) of ${flags.rounds} rounds`,
 );
 for (const model of models) console.log(`\n${modelTable(results, model)}`);
 if (results.some((result) => (result.othersCpu ?? 0) > CALM))
