@@ -27,7 +27,10 @@ inline void store_floats(Bfloat16* p, Floats v) {
   std::memcpy(p, &narrow, sizeof narrow);
 }
 
-/// The part as a matrix: element (row, column) of what it contributes, wherever the tensor keeps it.
+template <typename To>
+using Rows = To[kPanelRows][kChunkColumns];
+
+/// The part as a matrix, wherever the tensor keeps its elements.
 template <typename From>
 struct PartView {
   const From* origin;
@@ -40,24 +43,35 @@ struct PartView {
     origin = static_cast<const From*>(t.source) + t.row_start * tensor_row_stride + t.column_start * column_stride;
   }
 
+  const From* at(int64_t row, int64_t column) const { return origin + row * row_stride + column * column_stride; }
+
   /// Convert `count` elements of a row.
   template <typename To>
-  void read(int64_t row, int64_t column, int64_t count, To* out) const {
-    const From* from = origin + row * row_stride + column * column_stride;
+  void read_row(int64_t row, int64_t column, int64_t count, To* out) const {
     int64_t i = 0;
     if (column_stride == 1) {
+      const From* from = at(row, column);
       if constexpr (std::is_same_v<From, To>) {
         std::memcpy(out, from, count * sizeof(To));
         return;
       }
       for (; i + kLanes <= count; i += kLanes) store_floats(out + i, load_floats(from + i));
     }
-    for (; i < count; i++) from_float(to_float(from[i * column_stride]), out + i);
+    for (; i < count; i++) from_float(to_float(*at(row, column + i)), out + i);
+  }
+
+  /// Convert `count` elements of several rows, in the order of the tensor's memory.
+  template <typename To>
+  void read_rows(int64_t row, int num_rows, int64_t column, int count, Rows<To>& out) const {
+    if (column_stride == 1) {
+      for (int r = 0; r < num_rows; r++) read_row(row + r, column, count, out[r]);
+      return;
+    }
+    for (int c = 0; c < count; c++) {
+      for (int r = 0; r < num_rows; r++) from_float(to_float(*at(row + r, column + c)), &out[r][c]);
+    }
   }
 };
-
-template <typename To>
-using Rows = To[kPanelRows][kChunkColumns];
 
 /// How the words of kLanes rows lie in a panel: one row of 32-bit words for each column, or pair of columns.
 inline void store_words(const Floats& words, int64_t index, int first_row, float* panel) {
@@ -119,22 +133,21 @@ template <typename From, typename To>
 void pack_panel(const NtLoadTask& task, int64_t panel) {
   const PartView<From> part(task);
   const int64_t first = std::max(panel * kPanelRows, task.target_row);
-  const int64_t last = std::min((panel + 1) * kPanelRows, task.target_row + task.row_count);
+  const int num_rows = std::min((panel + 1) * kPanelRows, task.target_row + task.row_count) - first;
   const int64_t padded_columns = task.layout == Layout::kPanel16x2 ? (task.column_count + 1) / 2 * 2 : task.column_count;
   To* target = static_cast<To*>(task.target) + panel * kPanelRows * padded_columns;
   // A pair of 32-bit columns is no word.
-  const bool is_vectorised = last - first == kPanelRows && (sizeof(To) == 2 || task.layout == Layout::kPanel16);
+  const bool is_vectorised = num_rows == kPanelRows && (sizeof(To) == 2 || task.layout == Layout::kPanel16);
   alignas(64) Rows<To> rows;
   for (int64_t column = 0; column < task.column_count; column += kChunkColumns) {
     const int columns = std::min<int64_t>(kChunkColumns, task.column_count - column);
-    for (int64_t row = first; row < last; row++) {
-      To* out = rows[row - first];
-      part.read(row - task.target_row, column, columns, out);
-      if (columns < kChunkColumns) out[columns] = To{};  // the second column of a last pair
+    part.read_rows(first - task.target_row, num_rows, column, columns, rows);
+    if (columns % 2 == 1) {
+      for (int r = 0; r < num_rows; r++) rows[r][columns] = To{};  // what the last column's pair lacks
     }
     To* out = target + column_offset(task.layout, column);
     if (is_vectorised) transpose_chunk(rows, columns, task.layout, out);
-    else place_rows(rows, last - first, first % kPanelRows, columns, task.layout, out);
+    else place_rows(rows, num_rows, first % kPanelRows, columns, task.layout, out);
   }
 }
 
@@ -145,7 +158,7 @@ void pack(const ThreadContext& context, const NtLoadTask& task) {
     To* target = static_cast<To*>(task.target) + task.target_row * task.column_count;
     const Range rows = share_of(context, task.row_count);
     for (int64_t row = rows.begin; row < rows.end; row++) {
-      part.read(row, 0, task.column_count, target + row * task.column_count);
+      part.read_row(row, 0, task.column_count, target + row * task.column_count);
     }
     return;
   }
