@@ -48,7 +48,10 @@ export function openTensors(
     const dtype = publishedDType(model.config, model.tensors);
     return dummySource(expectedTensors(plan, dtype), seed);
   }
-  if (checkpoint !== null) return checkpoint.source;
+  if (checkpoint !== null) {
+    const { definition, config } = model;
+    return definition.adaptTensors?.(checkpoint.source, config) ?? checkpoint.source;
+  }
   throw new NeedletailError(
     'model_not_found',
     `${name} has no weights here; name a folder with a checkpoint, or add --load-format dummy for random ones`,

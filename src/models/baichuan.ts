@@ -3,6 +3,8 @@ import { z } from 'zod';
 import { alibiSlopes } from '../nn/alibi.ts';
 import { Attention } from '../nn/attention.ts';
 import { rmsNorm } from '../nn/norm.ts';
+import { decodeFloats, encodeFloats } from '../tensor/dtype.ts';
+import type { TensorSource, TensorView } from '../tensor/tensor-source.ts';
 import { count } from './config.ts';
 import { defineModel } from './define-model.ts';
 import { llamaFacts, llamaFields, llamaLogits, llamaTensors } from './llama.ts';
@@ -24,6 +26,31 @@ function asLlama(config: BaichuanConfig) {
   return { ...config, max_position_embeddings: config.max_position_embeddings ?? config.model_max_length };
 }
 
+/** Vocabulary of Baichuan2, whose head is normed: every row of it stands for its direction alone. */
+const NORM_HEAD_VOCAB_SIZE = 125_696;
+
+/** The head's rows divided by their lengths, in the head's own type. */
+function withNormedHead(source: TensorSource): TensorSource {
+  return {
+    read(name) {
+      const view = source.read(name);
+      return name === 'lm_head.weight' ? withUnitRows(view) : view;
+    },
+    close: () => source.close(),
+  };
+}
+
+function withUnitRows({ dtype, shape, bytes }: TensorView): TensorView {
+  const values = decodeFloats(dtype, bytes);
+  const columns = shape[1];
+  for (let start = 0; start < values.length; start += columns) {
+    const row = values.subarray(start, start + columns);
+    const length = Math.sqrt(row.reduce((sum, value) => sum + value * value, 0));
+    row.forEach((value, i) => (row[i] = value / Math.max(length, 1e-12)));
+  }
+  return { dtype, shape, bytes: encodeFloats(dtype, values) };
+}
+
 export const baichuan = defineModel({
   modelType: 'baichuan',
   architectures: ['BaichuanForCausalLM', 'BaiChuanForCausalLM'],
@@ -43,6 +70,8 @@ export const baichuan = defineModel({
         }),
     });
   },
+  adaptTensors: (source, config) =>
+    config['vocab_size'] === NORM_HEAD_VOCAB_SIZE ? withNormedHead(source) : source,
   tensorNames: llamaTensors.tensorNames,
   isBuffer: (tensor) => isRotaryBuffer(tensor) || tensor.endsWith('.future_mask'),
 });

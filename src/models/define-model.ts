@@ -7,7 +7,10 @@ import { NeedletailError } from '../util/errors.ts';
 import { readConfig } from './config.ts';
 import type { BuildOptions, HFConfig, ModelDefinition, ModelFacts } from './model-definition.ts';
 
-interface ModelSpec<S extends z.ZodObject> extends Pick<ModelDefinition, 'tensorNames' | 'isBuffer'> {
+interface ModelSpec<S extends z.ZodObject> extends Pick<
+  ModelDefinition,
+  'tensorNames' | 'isBuffer' | 'adaptTensors'
+> {
   readonly modelType: string;
   readonly architectures: readonly string[];
   readonly schema: S;

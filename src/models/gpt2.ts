@@ -94,8 +94,16 @@ export function gpt2Facts(config: GPT2Config): Omit<ModelFacts, 'numParameters'>
 
 /** Fields of these configs that mean nothing for inference. */
 export const gpt2NeutralFields = [
-  ...['attn_pdrop', 'embd_pdrop', 'resid_pdrop', 'n_ctx', 'reorder_and_upcast_attn'],
-  ...['summary_activation', 'summary_first_dropout', 'summary_proj_to_labels', 'summary_type', 'summary_use_proj'],
+  'attn_pdrop',
+  'embd_pdrop',
+  'resid_pdrop',
+  'n_ctx',
+  'reorder_and_upcast_attn',
+  'summary_activation',
+  'summary_first_dropout',
+  'summary_proj_to_labels',
+  'summary_type',
+  'summary_use_proj',
 ];
 
 /** How checkpoints name their tensors. */

@@ -1,6 +1,7 @@
 // What a file in models/ exports: the architectures it speaks for and how its config becomes a graph.
 import type { Graph } from '../ir/graph.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
+import type { TensorSource } from '../tensor/tensor-source.ts';
 
 /** `config.json` as parsed, any spelling; each model checks the fields it knows and refuses those it does not honour. */
 export type HFConfig = { readonly [key: string]: unknown };
@@ -36,4 +37,6 @@ export interface ModelDefinition {
   tensorNames?(tensor: string): readonly string[];
   /** Tensors of published checkpoints that are no weights (causal masks, rotary frequencies) and may be ignored. */
   isBuffer?(tensor: string, config: HFConfig): boolean;
+  /** The checkpoint's tensors as the graph means them, where that is more than a matter of names and places. */
+  adaptTensors?(source: TensorSource, config: HFConfig): TensorSource;
 }

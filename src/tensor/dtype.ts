@@ -64,7 +64,9 @@ export function fromFloat16Bits(bits: number): number {
 /** `value` as it survives storage in `dtype`. */
 export function roundTo(dtype: FloatDType, value: number): number {
   if (dtype === 'float32') return Math.fround(value);
-  return dtype === 'bfloat16' ? fromBfloat16Bits(toBfloat16Bits(value)) : fromFloat16Bits(toFloat16Bits(value));
+  return dtype === 'bfloat16'
+    ? fromBfloat16Bits(toBfloat16Bits(value))
+    : fromFloat16Bits(toFloat16Bits(value));
 }
 
 /** Decode little-endian `bytes` of a float type into float32. `bytes.length` must be a multiple of the item size. */
@@ -77,4 +79,11 @@ export function decodeFloats(dtype: FloatDType, bytes: Uint8Array): Float32Array
   const floats = new Float32Array(count);
   for (let i = 0; i < count; i++) floats[i] = decode(bits[i]);
   return floats;
+}
+
+/** The little-endian bytes of `values` rounded to `dtype`. */
+export function encodeFloats(dtype: FloatDType, values: Float32Array): Uint8Array {
+  if (dtype === 'float32') return new Uint8Array(values.slice().buffer);
+  const encode = dtype === 'bfloat16' ? toBfloat16Bits : toFloat16Bits;
+  return new Uint8Array(Uint16Array.from(values, encode).buffer);
 }
