@@ -20,22 +20,25 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
   });
   afterAll(() => device.dispose());
 
-  describeReferenceParity('cpu device', async ({ config, catalog, source }) => {
-    const plan = compile({
-      definition: findModel(config),
-      config,
-      tensors: catalog,
-      checkpointHash: null,
-      target: device.target,
-      recipe: { weightDType: 'float32', kvDType: 'float32', activationPrecision: 'float32' },
-      limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
-      blockSize: PARITY_BLOCK_SIZE,
-      maxModelLen: PARITY_MAX_MODEL_LEN,
-      kernels: CPU_KERNELS,
+  // The references' weights are bfloat16 values: stored as such they lose nothing.
+  describe.each(['float32', 'bfloat16'] as const)('%s weights', (weightDType) => {
+    describeReferenceParity('cpu device', async ({ config, catalog, source }) => {
+      const plan = compile({
+        definition: findModel(config),
+        config,
+        tensors: catalog,
+        checkpointHash: null,
+        target: device.target,
+        recipe: { weightDType, kvDType: 'float32', activationPrecision: 'float32' },
+        limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
+        blockSize: PARITY_BLOCK_SIZE,
+        maxModelLen: PARITY_MAX_MODEL_LEN,
+        kernels: CPU_KERNELS,
+      });
+      const executable = await device.load(plan, source, {
+        numBlocks: plan.kvCacheGroups.map(() => PARITY_NUM_BLOCKS),
+      });
+      return async (step) => (await executable.run(step)).logits!;
     });
-    const executable = await device.load(plan, source, {
-      numBlocks: plan.kvCacheGroups.map(() => PARITY_NUM_BLOCKS),
-    });
-    return async (step) => (await executable.run(step)).logits!;
   });
 });

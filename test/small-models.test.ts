@@ -11,6 +11,7 @@ import { findModel } from '../src/models/registry.ts';
 import type { TensorSource } from '../src/tensor/tensor-source.ts';
 import { interpretTwoSteps, randomTensors, twoSteps } from './support/interpret.ts';
 import { SMALL_CONFIGS } from './support/small-configs.ts';
+import { SMALL_EXPERT_CONFIGS } from './support/small-expert-configs.ts';
 
 const BLOCK_SIZE = 4;
 const MAX_MODEL_LEN = 32;
@@ -56,7 +57,7 @@ describe('small models on the cpu device', () => {
     return logits;
   }
 
-  it.each(SMALL_CONFIGS)('%s', async (_, configs) => {
+  it.each([...SMALL_CONFIGS, ...SMALL_EXPERT_CONFIGS])('%s', async (_, configs) => {
     const check = async (config: HFConfig): Promise<void> => {
       const options = { kvDType: 'float32', maxModelLen: MAX_MODEL_LEN } as const;
       const graph = findModel(config).buildGraph(config, options);

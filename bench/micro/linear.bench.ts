@@ -71,7 +71,7 @@ function compileRoofs(): { measure: () => Roofs; remove: () => void } {
 
 /** The kernels that this instruction set has. */
 function queries(): KernelQuery[] {
-  const rest = { arch, kvDType: 'float32', maxRows: 512, weightRows: 1, weightColumns: 1 } as const;
+  const rest = { arch, kvDType: 'float32', maxRows: 512, weightRows: 1, weightColumns: 1, attributes: {} } as const;
   return [
     { ...rest, weightDType: 'bfloat16', activationPrecision: 'auto' },
     { ...rest, weightDType: 'bfloat16', activationPrecision: 'float32' },

@@ -68,7 +68,8 @@ export function expectClose(
   tolerance: number,
 ): void {
   expect(actual.length).toBe(expected.length);
-  const largest = Math.max(1e-3, ...Array.from(expected, Math.abs));
+  let largest = 1e-3;
+  for (const value of expected) largest = Math.max(largest, Math.abs(value));
   let [worst, at] = [0, -1];
   actual.forEach((value, i) => {
     const error = Math.abs(value - expected[i]);

@@ -23,7 +23,7 @@ export interface Matrix {
   readonly columnStart: number;
   readonly rowStride: number;
   /** Row-major values of the view; absent for an output that shares no memory. */
-  readonly values?: Float32Array;
+  readonly values?: Float32Array | Int32Array;
   /** Shares the memory of this other operand, exactly. */
   readonly aliasOf?: Matrix;
 }
@@ -55,7 +55,7 @@ export interface HarnessLaunch {
 export function matrix(
   rows: number,
   columns: number,
-  values?: Float32Array,
+  values?: Float32Array | Int32Array,
   view: { columnStart?: number; rowStride?: number; aliasOf?: Matrix } = {},
 ): Matrix {
   const { columnStart = 0, rowStride = columnStart + columns } = view;
@@ -389,7 +389,8 @@ class LaunchBuilder {
     new Uint32Array(buffer).fill(CANARY);
     const address = start + CANARY_FLOATS * 4;
     const { rows, columns, columnStart, rowStride, values } = operand;
-    const target = new Float32Array(buffer, CANARY_FLOATS * 4);
+    const Elements = values instanceof Int32Array ? Int32Array : Float32Array;
+    const target = new Elements(buffer, CANARY_FLOATS * 4);
     for (let row = 0; row < rows && values; row++) {
       target.set(values.subarray(row * columns, (row + 1) * columns), row * rowStride + columnStart);
     }

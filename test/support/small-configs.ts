@@ -17,10 +17,10 @@ const sizes = fc
   })
   .map((drawn) => ({ ...drawn, numHeads: drawn.numKvHeads * drawn.groupSize }));
 
-type Sizes = typeof sizes extends fc.Arbitrary<infer T> ? T : never;
+export type Sizes = typeof sizes extends fc.Arbitrary<infer T> ? T : never;
 
 /** Field names of Llama, for heads that fill the hidden size. */
-function llamaNames({
+export function llamaNames({
   numHeads,
   numKvHeads,
   headDim,
@@ -51,7 +51,7 @@ function gpt2Names({ numHeads, headDim, numLayers, vocabSize, intermediateSize }
   };
 }
 
-function family(
+export function family(
   architecture: string,
   names: (sizes: Sizes) => HFConfig,
   switches: Readonly<Record<string, fc.Arbitrary<unknown>>>,
@@ -62,7 +62,7 @@ function family(
   return [architecture, config];
 }
 
-const ownHiddenSize = (drawn: Sizes): HFConfig => ({
+export const ownHiddenSize = (drawn: Sizes): HFConfig => ({
   ...llamaNames(drawn),
   hidden_size: 192,
   head_dim: drawn.headDim,

@@ -8,6 +8,7 @@ import {
   CpuHarness,
   matrix,
   type HarnessLaunch,
+  type HarnessOperand,
   type HarnessSession,
 } from '../../../test/support/cpu-harness.ts';
 import { stepBatch } from '../../../test/support/step-batch.ts';
@@ -17,6 +18,9 @@ type Sequence = readonly [contextLen: number, numQueries: number];
 
 interface Case extends Partial<AttentionAttributes> {
   readonly sequences: readonly Sequence[];
+  /** latentAttention instead; it has one KV head and none of the other variations. */
+  readonly isLatent?: boolean;
+  readonly hasSinks?: boolean;
   readonly blockSize?: number;
   readonly dtype?: KVCacheSpec['dtype'];
 }
@@ -73,26 +77,38 @@ const CASES: Record<string, Case> = {
   'blocks of 8': { sequences: RAGGED, blockSize: 8 },
   'blocks of 128': { sequences: RAGGED, blockSize: 128 },
   'bfloat16 cache': { sequences: RAGGED, dtype: 'bfloat16' },
+  sinks: { sequences: [...RAGGED, [1100, 1]], hasSinks: true },
+  'sinks and a window': { sequences: RAGGED, hasSinks: true, window: 9, numHeads: 6 },
+  latents: { sequences: RAGGED, isLatent: true, numKvHeads: 1 },
+  'latents of odd sizes, blocks of 5': {
+    sequences: [...RAGGED, [1100, 1]],
+    isLatent: true,
+    numHeads: 7,
+    numKvHeads: 1,
+    headDim: 6,
+    valueHeadDim: 21,
+    blockSize: 5,
+  },
+  'latents of 130 heads, bfloat16 cache': {
+    sequences: RAGGED,
+    isLatent: true,
+    numHeads: 130,
+    numKvHeads: 1,
+    headDim: 8,
+    valueHeadDim: 40,
+    dtype: 'bfloat16',
+  },
   'float16 cache, blocks of 24': { sequences: RAGGED, dtype: 'float16', blockSize: 24, valueHeadDim: 40 },
 };
 
 /** Everything for one case: caches filled on both sides, and the launch over the last tokens of each sequence. */
 async function prepare(
   harness: CpuHarness,
-  { sequences, blockSize = 16, dtype = 'float32', ...changes }: Case,
+  { sequences, blockSize = 16, dtype = 'float32', isLatent = false, hasSinks = false, ...changes }: Case,
 ) {
-  const attributes: AttentionAttributes = {
-    layer: 0,
-    numHeads: 4,
-    numKvHeads: 2,
-    headDim: 32,
-    valueHeadDim: 32,
-    scale: 0.3,
-    window: null,
-    softcap: null,
-    alibiSlopes: null,
-    ...changes,
-  };
+  const common = { layer: 0, numHeads: 4, numKvHeads: 2, headDim: 32, valueHeadDim: 32, scale: 0.3 };
+  const variations = { window: null, softcap: null, alibiSlopes: null };
+  const attributes = { ...common, ...variations, ...changes };
   const { numHeads, numKvHeads, headDim, valueHeadDim } = attributes;
   const spec = { layer: 0, numKvHeads, keyHeadDim: headDim, valueHeadDim, window: attributes.window, dtype };
   const blocks = shuffledBlocks(sequences, blockSize);
@@ -105,18 +121,24 @@ async function prepare(
     columnStart: 3,
   });
   const launch: HarnessLaunch = {
-    op: 'attention',
-    attributes,
+    op: isLatent ? 'latentAttention' : 'attention',
+    attributes: isLatent ? { ...common, ...changes } : attributes,
     inputs: [
       q,
       { kind: 'kvCache', layer: 0 },
       { kind: 'input', name: 'blockTables' },
       { kind: 'input', name: 'cuSeqlensQ' },
       { kind: 'input', name: 'contextLens' },
+      ...(isLatent ? [randomMatrix(step.numTokens, numHeads * valueHeadDim, 8)] : []),
+      ...(hasSinks ? [randomMatrix(1, numHeads, 9)] : []),
     ],
     outputs: [matrix(step.numTokens, numHeads * valueHeadDim, undefined, { columnStart: 2 })],
   };
   return { session, caches, step, launch };
+}
+
+function randomMatrix(rows: number, columns: number, seed: number): HarnessOperand {
+  return matrix(rows, columns, randomValues(rows * columns, seed));
 }
 
 async function fillCaches(
@@ -143,7 +165,7 @@ async function fillCaches(
     [{ op: 'kvWrite', attributes: { layer: 0 }, inputs, outputs: [{ kind: 'kvCache', layer: 0 }] }],
     whole,
   );
-  caches.layer(0).write(k.values!, v.values!, whole.groups[0].slotMapping);
+  caches.layer(0).write(k.values as Float32Array, v.values as Float32Array, whole.groups[0].slotMapping);
 }
 
 /** Blocks of all sequences, interleaved so that no two neighbours of a sequence are neighbours in memory. */

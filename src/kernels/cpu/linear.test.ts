@@ -20,7 +20,13 @@ interface Shape {
   readonly depth: number;
 }
 
-const BASE_QUERY = { kvDType: 'float32', maxRows: 1, weightRows: 1, weightColumns: 1 } as const;
+const BASE_QUERY = {
+  kvDType: 'float32',
+  maxRows: 1,
+  weightRows: 1,
+  weightColumns: 1,
+  attributes: {},
+} as const;
 
 const products = CpuLibrary.available().flatMap((arch) =>
   (['float32', 'bfloat16', 'float16'] as const).flatMap((weightDType) =>

@@ -151,7 +151,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       const outputs = [{ kind: 'kvCache', layer: 3 } as const];
       await session.run([{ op: 'kvWrite', attributes: { layer: 3 }, inputs, outputs }], step);
       const expected = new PagedKVCache(spec, blockSize, NUM_BLOCKS);
-      expected.write(k.values!, v.values!, slotMapping);
+      expected.write(k.values as Float32Array, v.values as Float32Array, slotMapping);
       expectCache(session.cacheBytes(3), expected, spec, blockSize, slotMapping);
       session.free();
     },
@@ -180,7 +180,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       expectClose(turned, rotate(host(q), step.positions, headDim, rope).data, 1e-6);
       const expected = new PagedKVCache(spec, blockSize, NUM_BLOCKS);
       const keys = rotate(host(k), step.positions, headDim, rope).data as Float32Array;
-      expected.write(keys, v.values!, slotMapping);
+      expected.write(keys, v.values as Float32Array, slotMapping);
       expectCache(session.cacheBytes(0), expected, spec, blockSize, slotMapping);
       session.free();
     },
