@@ -3,16 +3,23 @@ import type { StepBatch } from '../../src/device/step.ts';
 import type { Graph } from '../../src/ir/graph.ts';
 import { Interpreter } from '../../src/ir/interpret.ts';
 import { kvCacheGroups } from '../../src/ir/kv-cache-groups.ts';
+import { randomValues } from './check-launch.ts';
 import { stepBatch } from './step-batch.ts';
 
-/** Tensors of small numbers that depend on their name alone. */
+/**
+ * Tensors that depend on their name alone, sized so that every part of a model shows in its logits: matrices keep the
+ * length of what they multiply, norm weights lie around 1.
+ */
 export function randomTensors(graph: Graph): (name: string) => Float32Array {
   const parts = graph.parameters.flatMap((parameter) => parameter.parts);
   const shapes = new Map(parts.map((part) => [part.tensor, part.tensorShape]));
   return (name) => {
-    const size = shapes.get(name)!.reduce((product, dim) => product * dim, 1);
-    const seed = [...name].reduce((sum, char) => (sum * 31 + char.charCodeAt(0)) % 1000, 7);
-    return Float32Array.from({ length: size }, (_, i) => Math.sin(seed + i * 1.37) * 0.3);
+    const shape = shapes.get(name)!;
+    const size = shape.reduce((product, dim) => product * dim, 1);
+    const seed = [...name].reduce((hash, char) => Math.imul(hash ^ char.charCodeAt(0), 0x01000193), 7);
+    const isNorm = shape.length === 1 && !name.endsWith('bias');
+    const amplitude = shape.length === 1 ? 0.4 : 2 / Math.sqrt(shape.at(-1)!);
+    return randomValues(size, seed).map((value) => (isNorm ? 1 : 0) + amplitude * value);
   };
 }
 
