@@ -1,6 +1,6 @@
 // Chats: messages to a prompt through the checkpoint's template, or a prompt that goes on with the last message.
 import { type ChatMessage, ChatTemplate, type RenderOptions } from '../tokenizer/chat-template.ts';
-import type { ChatOptions, Tokenizer } from '../tokenizer/tokenizer.ts';
+import type { ChatOptions, LengthOptions, Tokenizer } from '../tokenizer/tokenizer.ts';
 import { NeedletailError } from '../util/errors.ts';
 
 export type { ChatMessage };
@@ -26,9 +26,15 @@ export class ChatRenderer {
     this.#override = templateSource === null ? null : new ChatTemplate(templateSource);
   }
 
-  /** @throws NeedletailError `invalid_request` or `unprocessable` where the template refuses or fails. */
-  encode(messages: readonly ChatMessage[], options: ChatPromptOptions) {
-    return this.#tokenizer.encodeChat(messages, this.#templateOptions(options));
+  /**
+   * @throws NeedletailError `invalid_request` or `unprocessable` where the template refuses or fails,
+   * `context_length_exceeded` where the chat is certain to have more than `maxNumTokens`.
+   */
+  encode(
+    messages: readonly ChatMessage[],
+    { maxNumTokens = Infinity, ...options }: ChatPromptOptions & LengthOptions,
+  ) {
+    return this.#tokenizer.encodeChat(messages, { ...this.#templateOptions(options), maxNumTokens });
   }
 
   #templateOptions(options: ChatPromptOptions): ChatOptions {

@@ -288,6 +288,16 @@ describe('bad requests', () => {
       .collect();
     await expect(promise).rejects.toThrow(/1024 tokens.*1100.*1000 in the prompt, 100 to generate/);
   });
+
+  test('a text or chat that no context holds is refused before it is tokenized', async () => {
+    const llm = llmSaying('a');
+    const text = 'word '.repeat(60_000);
+    for (const asked of [llm.generate(text), llm.chat([{ role: 'user', content: text }])])
+      await expect(asked.collect()).rejects.toThrow(/holds 1024 tokens, but the prompt has at least \d{4}/);
+    expect((await llm.encodeChat([{ role: 'user', content: text }], {})).tokenIds.length).toBeGreaterThan(
+      1024,
+    );
+  });
 });
 
 describe('without a tokenizer', () => {

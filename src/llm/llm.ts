@@ -1,6 +1,6 @@
 // A language model for programs: text or chats in, text out. The engine runs beside it, usually in a process of its own.
 import type { EngineClient } from '../engine/protocol.ts';
-import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import type { LengthOptions, Tokenizer } from '../tokenizer/tokenizer.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { type ChatMessage, type ChatPromptOptions, ChatRenderer } from './chat.ts';
 import type { GenerationChunk } from './chunk.ts';
@@ -78,7 +78,8 @@ export class LLM implements AsyncDisposable {
     params: GenerateParams,
     chatOptions: ChatPromptOptions,
   ): Promise<GenerationJob> {
-    return this.#resolve(await this.encodeChat(messages, chatOptions), params);
+    const maxNumTokens = this.engine.info.maxModelLen;
+    return this.#resolve(await this.#encodeChat(messages, { ...chatOptions, maxNumTokens }), params);
   }
 
   /** Runs a prepared request. */
@@ -86,10 +87,9 @@ export class LLM implements AsyncDisposable {
     return outputStream(this.engine, this.tokenizer, job, signal);
   }
 
-  /** A chat as the model sees it. */
-  async encodeChat(messages: readonly ChatMessage[], options: ChatPromptOptions): Promise<ResolvedPrompt> {
-    if (this.#chats === null) throw noTokenizer('chats', 'messages');
-    return this.#chats.encode(messages, options);
+  /** A chat as the model sees it, even if it is longer than the context. */
+  encodeChat(messages: readonly ChatMessage[], options: ChatPromptOptions): Promise<ResolvedPrompt> {
+    return this.#encodeChat(messages, options);
   }
 
   /** @throws NeedletailError `invalid_request` naming the first id that the model does not have. */
@@ -110,11 +110,21 @@ export class LLM implements AsyncDisposable {
     return new Generation(prepare, (job) => this.run(job, signal));
   }
 
+  async #encodeChat(
+    messages: readonly ChatMessage[],
+    options: ChatPromptOptions & LengthOptions,
+  ): Promise<ResolvedPrompt> {
+    if (this.#chats === null) throw noTokenizer('chats', 'messages');
+    return this.#chats.encode(messages, options);
+  }
+
   async #resolvePrompt(prompt: Prompt, params: GenerateParams): Promise<ResolvedPrompt> {
     if (typeof prompt !== 'string') return this.#tokenPrompt(toTokenIds(prompt.promptTokenIds), params);
     if (this.tokenizer === null) throw noTokenizer('text prompts', 'prompt');
     const addSpecialTokens = params.addSpecialTokens ?? true;
-    return { tokenIds: await this.tokenizer.encodeLong(prompt, { addSpecialTokens }), text: prompt };
+    const maxNumTokens = this.engine.info.maxModelLen;
+    const tokenIds = await this.tokenizer.encodeLong(prompt, { addSpecialTokens, maxNumTokens });
+    return { tokenIds, text: prompt };
   }
 
   #tokenPrompt(tokenIds: Int32Array, params: GenerateParams): ResolvedPrompt {

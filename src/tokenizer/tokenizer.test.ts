@@ -208,6 +208,22 @@ describe('long texts', () => {
     expect(tokenizer.minNumTokens('a'.repeat(1_000_000))).toBeGreaterThan(10_000);
   });
 
+  it('that certainly have too many tokens are refused before they are encoded, with the count', async () => {
+    const text = 'a'.repeat(100_000);
+    const least = tokenizer.minNumTokens(text);
+    const messages = [{ role: 'user', content: text }];
+    const calls = [
+      tokenizer.encodeLong(text, { maxNumTokens: 64 }),
+      tokenizer.encodeChat(messages, { addGenerationPrompt: true, maxNumTokens: 64 }),
+    ];
+    for (const call of calls)
+      await expect(call).rejects.toMatchObject({
+        code: 'context_length_exceeded',
+        message: expect.stringMatching(/holds 64 tokens.* at least \d+/) as string,
+      });
+    expect(await tokenizer.encodeLong(text, { maxNumTokens: least })).toBeInstanceOf(Int32Array);
+  });
+
   it('are refused beyond the limit', async () => {
     const text = 'a '.repeat(500_001);
     await expect(tokenizer.encodeLong(text)).rejects.toMatchObject({

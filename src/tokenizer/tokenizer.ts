@@ -10,6 +10,7 @@ import {
   LongTextEncoder,
 } from './long-text-encoder.ts';
 import { createPromptEncoder, type PromptEncoder, type TextForm } from './prompt-encoder.ts';
+import { maxShrinkage, stripsSpaces } from './shrinkage.ts';
 import { TokenTable } from './token-table.ts';
 import { namedSpecialTokens, readTokenizerFiles, type TokenizerFiles } from './tokenizer-files.ts';
 
@@ -20,8 +21,13 @@ export interface EncodeOptions {
   readonly specialTokensAsText?: boolean;
 }
 
+export interface LengthOptions {
+  /** Refuse a text that is certain to have more tokens before it is tokenized: what no context holds costs nothing. */
+  readonly maxNumTokens?: number;
+}
+
 /** What a chat template is given beside the messages. */
-export interface ChatOptions extends Omit<RenderOptions, 'specialTokens'> {
+export interface ChatOptions extends Omit<RenderOptions, 'specialTokens'>, LengthOptions {
   /** Instead of the checkpoint's own template. */
   readonly template?: ChatTemplate;
 }
@@ -49,11 +55,15 @@ export class Tokenizer {
   readonly #surroundings: Surroundings;
   readonly #templateSources: ReadonlyMap<string, string>;
   readonly #templates = new Map<string, ChatTemplate>();
+  readonly #maxShrinkage: number;
+  readonly #stripsSpaces: boolean;
   #maxTokenLength: number | null = null;
 
   private constructor(directory: string, files: TokenizerFiles, limits: EncodeLimits) {
     this.#encoder = createPromptEncoder(files);
     this.#longTexts = new LongTextEncoder(directory, limits);
+    this.#maxShrinkage = maxShrinkage(files.tokenizer);
+    this.#stripsSpaces = stripsSpaces(files.tokenizer);
     this.#limits = splitsWords(files) ? limits : { ...limits, longTextLength: limits.longUnsplitLength };
     this.specialTokens = namedSpecialTokens(files.config);
     this.vocabSize = this.#encoder.vocabSize;
@@ -106,13 +116,11 @@ export class Tokenizer {
     return typeof piece === 'string' ? Buffer.from(piece) : piece;
   }
 
-  /**
-   * The text has at least so many tokens: what is certainly too long for the context need not be tokenized. It counts
-   * as if every token were the longest of the vocabulary.
-   */
+  /** The text has at least so many tokens: as if every token were the longest of the vocabulary. */
   minNumTokens(text: string): number {
     this.#maxTokenLength ??= longestToken(this.#encoder);
-    return Math.ceil(text.length / this.#maxTokenLength);
+    const counted = this.#stripsSpaces ? text.replace(/\s+/g, '') : text;
+    return Math.ceil(counted.length / (this.#maxTokenLength * this.#maxShrinkage));
   }
 
   /** Blocks the event loop: for texts that are known to be short. Requests go through `encodeLong`. */
@@ -124,9 +132,11 @@ export class Tokenizer {
 
   /**
    * The same ids as `encode`; a text that takes long is encoded in a worker thread.
-   * @throws NeedletailError `invalid_request` if the text is too long or takes too much time or memory.
+   * @throws NeedletailError `invalid_request` if the text is too long or takes too much time or memory,
+   * `context_length_exceeded` if it is certain to have more than `maxNumTokens`.
    */
-  async encodeLong(text: string, options: EncodeOptions = {}): Promise<Int32Array> {
+  async encodeLong(text: string, options: EncodeOptions & LengthOptions = {}): Promise<Int32Array> {
+    this.#checkNumTokens(text, options);
     const [marked, form] = this.#formOf(text, options);
     return this.#surround(await this.#encodeAnywhere(marked, form), options);
   }
@@ -171,9 +181,10 @@ export class Tokenizer {
     const { tools, documents, kwargs } = options;
     const input = { messages, tools, documents, kwargs };
     const safe = guard.protect(input);
-    const text = this.#render(safe.messages, { ...options, ...safe });
-    const tokenIds = await this.#encodeAnywhere(text, safe === input ? 'plain' : 'marked');
-    return { text: safe === input ? text : guard.unmark(text), tokenIds };
+    const rendered = this.#render(safe.messages, { ...options, ...safe });
+    const text = safe === input ? rendered : guard.unmark(rendered);
+    this.#checkNumTokens(text, options);
+    return { text, tokenIds: await this.#encodeAnywhere(rendered, safe === input ? 'plain' : 'marked') };
   }
 
   /** The chat as text, special tokens in messages and all. */
@@ -213,6 +224,13 @@ export class Tokenizer {
     if (text.length <= maxTextLength) return;
     const message = `the prompt has ${text.length} characters, but at most ${maxTextLength} are allowed; shorten it`;
     throw new NeedletailError('invalid_request', message, { param: 'prompt' });
+  }
+
+  #checkNumTokens(text: string, { maxNumTokens = Infinity }: LengthOptions): void {
+    const numTokens = maxNumTokens === Infinity ? 0 : this.minNumTokens(text);
+    if (numTokens <= maxNumTokens) return;
+    const message = `the context holds ${maxNumTokens} tokens, but the prompt has at least ${numTokens}; shorten it`;
+    throw new NeedletailError('context_length_exceeded', message, { param: 'prompt' });
   }
 
   #idOf(token: string | null): number | null {
