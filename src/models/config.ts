@@ -103,10 +103,10 @@ function refusal(issues: readonly z.core.$ZodIssue[], modelType: string): Needle
 
 function refuseQuantized({ quantization_config: quantization }: HFConfig, modelType: string): void {
   if (typeof quantization !== 'object' || quantization === null) return;
-  const method = String((quantization as HFConfig)['quant_method'] ?? 'unnamed');
+  const { quant_method: method } = quantization as HFConfig;
   throw new NeedletailError(
     'unsupported_model',
-    `the weights of this ${modelType} model are quantized (quantization_config: ${method}), which is not implemented; ` +
+    `the weights of this ${modelType} model are quantized (quantization_config: ${JSON.stringify(method)}), which is not implemented; ` +
       'take a checkpoint of bfloat16, float16 or float32 weights',
   );
 }

@@ -17,6 +17,7 @@ const NUM_PARAMETERS: Readonly<Record<string, number>> = {
   'llama-3.2-3b': 3_212_749_824,
   'tinyllama-1.1b': 1_100_048_384,
   'mistral-7b': 7_241_732_096,
+  'mixtral-8x7b': 46_702_792_704,
   'qwen2.5-7b': 7_615_616_512,
   'gpt-j-6b': 6_050_882_784,
   'falcon-40b': 41_303_293_952,
