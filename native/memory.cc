@@ -1,8 +1,5 @@
-// Memory for weights, cache and activations, and files mapped for reading.
-#include <fcntl.h>
+// Memory for weights, cache and activations.
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "needletail.h"
 
@@ -21,19 +18,6 @@ int32_t nt_memory_allocate(uint64_t bytes, void** memory) {
 
 void nt_memory_free(void* memory, uint64_t bytes) {
   if (memory) munmap(memory, bytes);
-}
-
-int32_t nt_file_map(const char* path, void** memory, uint64_t* bytes) {
-  const int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return NT_FILE_ERROR;
-  struct stat info;
-  const bool is_known = fstat(fd, &info) == 0 && info.st_size > 0;
-  void* mapped = is_known ? mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
-  close(fd);
-  if (mapped == MAP_FAILED) return NT_FILE_ERROR;
-  *memory = mapped;
-  *bytes = info.st_size;
-  return NT_OK;
 }
 
 uint64_t nt_address(const void* memory) { return reinterpret_cast<uint64_t>(memory); }

@@ -10,7 +10,7 @@ enum NtStatus : int32_t {
   NT_INVALID_ARGUMENT = 1,
   NT_OUT_OF_MEMORY = 2,
   NT_THREADS_UNAVAILABLE = 3,
-  NT_FILE_ERROR = 4,
+  NT_PIPE_UNAVAILABLE = 4,
   /// A number of the step lies outside what it indexes; the step's message says which.
   NT_INVALID_STEP = 5,
   /// The runtime was destroyed before the job ended.
@@ -29,8 +29,6 @@ NT_EXPORT void nt_runtime_destroy(void* runtime);
 // Memory: zeroed, page-aligned, with huge pages where the system gives them.
 NT_EXPORT int32_t nt_memory_allocate(uint64_t bytes, void** memory);
 NT_EXPORT void nt_memory_free(void* memory, uint64_t bytes);
-/// Maps a whole file for reading. `bytes` is its size.
-NT_EXPORT int32_t nt_file_map(const char* path, void** memory, uint64_t* bytes);
 NT_EXPORT uint64_t nt_address(const void* memory);
 
 /// Number of a kernel for `Variant::kernel`; −1 if there is none of that name.

@@ -57,7 +57,7 @@ int32_t Runtime::create(int32_t num_threads, Runtime** runtime, int32_t* complet
 
 int32_t Runtime::start(int32_t* completion_fd) {
   int fds[2];
-  if (pipe(fds) != 0) return NT_FILE_ERROR;
+  if (pipe(fds) != 0) return NT_PIPE_UNAVAILABLE;
   for (int fd : fds) fcntl(fd, F_SETFD, FD_CLOEXEC);
   completion_write_fd_ = fds[1];
   workers_.resize(num_threads_);

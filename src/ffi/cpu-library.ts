@@ -19,7 +19,7 @@ export const Status = {
   invalidArgument: 1,
   outOfMemory: 2,
   threadsUnavailable: 3,
-  fileError: 4,
+  pipeUnavailable: 4,
   invalidStep: 5,
   stopped: 6,
 } as const;
@@ -28,7 +28,7 @@ const STATUS_TEXT: Readonly<Record<number, string>> = {
   [Status.invalidArgument]: 'an argument is out of range',
   [Status.outOfMemory]: 'out of memory',
   [Status.threadsUnavailable]: 'the system gives no more threads',
-  [Status.fileError]: 'the file or pipe could not be opened',
+  [Status.pipeUnavailable]: 'the system gives no more pipes',
   [Status.invalidStep]: 'the step was refused',
   [Status.stopped]: 'the device was closed',
 };
@@ -87,12 +87,6 @@ export class CpuLibrary {
 
   free(memory: Address, bytes: number): void {
     this.#functions.nt_memory_free(memory, bytes);
-  }
-
-  mapFile(path: string): { address: Address; bytes: number } {
-    const [memory, bytes] = [new BigUint64Array(1), new BigUint64Array(1)];
-    check(`nt_file_map of ${path}`, this.#functions.nt_file_map(path, memory, bytes));
-    return { address: Number(memory[0]), bytes: Number(bytes[0]) };
   }
 
   /** Where an array's elements lie. They stay there; the caller keeps the array alive. */
@@ -169,11 +163,6 @@ function bind(arch: string) {
       memory: Address,
       bytes: number,
     ) => void,
-    nt_file_map: library.func('int nt_file_map(const char *path, void *memory, void *bytes)') as (
-      path: string,
-      memory: BigUint64Array,
-      bytes: BigUint64Array,
-    ) => number,
     nt_address: library.func('uint64_t nt_address(const void *memory)') as (
       array: NodeJS.TypedArray,
     ) => number | bigint,

@@ -1,7 +1,9 @@
 // Brings a plan into memory: allocates weights, cache and arena, and has the thread pool pack weights and fill tables.
+import { closeSync, fstatSync, openSync } from 'node:fs';
 import type { Plan, RopeTable, WeightSpec } from '../../compiler/plan.ts';
 import type { WeightPart } from '../../ir/graph.ts';
 import { Status, check, type Address } from '../../ffi/cpu-library.ts';
+import { FileMapping } from '../../ffi/mmap.ts';
 import { isFloatDType, itemSize } from '../../tensor/dtype.ts';
 import { asMatrix, formatShape, shapesEqual } from '../../tensor/shape.ts';
 import type { PackedWeightSource, TensorSource, TensorView } from '../../tensor/tensor-source.ts';
@@ -126,11 +128,22 @@ class Loader {
 
   async load(source: TensorSource | PackedWeightSource): Promise<void> {
     for (const table of this.#plan.ropeTables) await this.#add(this.#tableTask(table));
-    for (const weight of this.#plan.weights) {
-      if ('readPacked' in source) await this.#add(this.#copyTask(weight, source.readPacked(weight.id)));
-      else await this.#addParts(weight, source);
-    }
+    if ('readPacked' in source) return this.#loadPacked(source);
+    for (const weight of this.#plan.weights) await this.#addParts(weight, source);
     await this.#flush();
+  }
+
+  /** The threads read the mapped file, so that the event loop never waits for the disk. */
+  async #loadPacked(source: PackedWeightSource): Promise<void> {
+    const file = openMapping(source.path);
+    try {
+      for (const weight of this.#plan.weights) {
+        await this.#add(this.#copyTask(weight, file.view(source.offsetOf(weight.id), weight.bytes)));
+      }
+      await this.#flush();
+    } finally {
+      file.close();
+    }
   }
 
   async #addParts(weight: WeightSpec, source: TensorSource): Promise<void> {
@@ -179,12 +192,6 @@ class Loader {
   }
 
   #copyTask(weight: WeightSpec, bytes: Uint8Array): Task {
-    if (bytes.byteLength !== weight.bytes) {
-      throw new NeedletailError(
-        'bad_plan',
-        `weight ${weight.name} has ${bytes.byteLength} bytes on disk instead of ${weight.bytes}: build the plan again`,
-      );
-    }
     return {
       keepAlive: bytes,
       bytes: weight.bytes,
@@ -212,6 +219,15 @@ class Loader {
 
   #addressOf(array: NodeJS.TypedArray): Address {
     return this.#runtime.library.addressOf(array);
+  }
+}
+
+function openMapping(path: string): FileMapping {
+  const file = openSync(path, 'r');
+  try {
+    return new FileMapping(file, fstatSync(file).size);
+  } finally {
+    closeSync(file);
   }
 }
 

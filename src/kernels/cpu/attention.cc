@@ -2,174 +2,17 @@
 // of keys and values, with a running softmax (Dao et al., "FlashAttention", 2022). All query heads of a KV head share a
 // tile, so grouped heads read keys and values once. A decoded token's long context is split between threads.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
+#include "attention-work.h"
 #include "kernels.h"
 #include "tile-product.h"
 
 namespace needletail {
 namespace {
-
-/// Rows (queries x heads of the group) of a query tile, unless the group alone is larger.
-constexpr int32_t kTileRows = 64;
-/// Tokens of a KV tile, rounded to whole blocks.
-constexpr int32_t kTileTokens = 64;
-/// From this many rows on, a KV tile is converted to float32 once instead of at each use. Fewer rows read the cache's
-/// blocks as they are, in longer tiles.
-constexpr int32_t kMinRowsToConvert = 16;
-constexpr int32_t kLongTile = kTileRows / kMinRowsToConvert;
-/// A decoded token's context is cut into pieces of this many tokens, whatever the batch, so that its result does not
-/// depend on the batch; longer ones only where a step would need more than kMaxPartials of them.
-constexpr int32_t kSplitTokens = 512;
-constexpr int32_t kMaxPartials = 512;
-
-int32_t ceil_divide(int32_t a, int32_t b) { return (a + b - 1) / b; }
-
-/// One launch, its parameters named.
-struct Launch {
-  const Command& command;
-  const Step& step;
-  const KvCache& cache;
-  const GroupBatch& batch;
-  int32_t num_heads, num_kv_heads, group_size;
-  float scale;
-  int32_t window;   // 0: none
-  float softcap;    // 0: none
-  const float* slopes;  // [num_heads] or null
-  const float* sinks;   // [num_heads] or null
-  /// Queries that meet the values, which are the rest of the keys; null: values are no keys.
-  const Operand* latent_queries;
-  int32_t query_dim;
-  int32_t tile_queries;
-  int32_t tile_tokens;
-  int32_t tile_rows;
-
-  Launch(const Command& command, const Step& step, bool is_latent)
-      : command(command),
-        step(step),
-        cache(step.kv_cache(command.inputs[1])),
-        batch(step.groups[cache.group]),
-        num_heads(command.ints[0]),
-        num_kv_heads(command.ints[1]),
-        group_size(num_heads / num_kv_heads),
-        scale(command.floats[2]),
-        window(command.ints[3]),
-        softcap(command.floats[4]),
-        slopes(command.constants),
-        sinks(!is_latent && command.inputs[5].is_present() ? command.inputs[5].row(0) : nullptr),
-        latent_queries(is_latent ? &command.inputs[5] : nullptr),
-        query_dim(query_dim_of(cache, is_latent)),
-        tile_queries(std::max(1, kTileRows / group_size)),
-        tile_tokens(tile_tokens_of(cache)),
-        tile_rows(tile_queries * group_size) {}
-
-  static int32_t tile_tokens_of(const KvCache& cache) {
-    return std::max(1, kTileTokens / cache.block_size) * cache.block_size;
-  }
-  static int32_t query_dim_of(const KvCache& cache, bool is_latent) {
-    return cache.key_dim + (is_latent ? cache.value_dim : 0);
-  }
-  int32_t first_token(int32_t seq) const { return step.cu_seqlens_q()[seq]; }
-  int32_t num_queries(int32_t seq) const { return step.cu_seqlens_q()[seq + 1] - first_token(seq); }
-  int32_t context_len(int32_t seq) const { return step.context_lens()[seq]; }
-  /// Position of the sequence's query number `query` of this step.
-  int32_t position(int32_t seq, int32_t query) const { return context_len(seq) - num_queries(seq) + query; }
-  int32_t first_visible(int32_t position) const { return window ? std::max(0, position - window + 1) : 0; }
-  int64_t block(int32_t seq, int32_t index) const {
-    return batch.block_tables[int64_t(seq) * batch.max_blocks_per_seq + index];
-  }
-};
-
-/// How decoded tokens' contexts are split in this step.
-struct Splitting {
-  int32_t tokens = kSplitTokens;
-
-  explicit Splitting(const Launch& launch) {
-    while (num_partials(launch) > kMaxPartials) tokens *= 2;
-  }
-  /// Pieces that sequence `seq`'s visible context is cut into; 1 for a sequence with several queries.
-  int32_t num_splits(const Launch& launch, int32_t seq) const {
-    if (launch.num_queries(seq) != 1) return 1;
-    return ceil_divide(launch.context_len(seq) - first_piece(launch, seq), tokens);
-  }
-  /// Pieces start at multiples of their length.
-  int32_t first_piece(const Launch& launch, int32_t seq) const {
-    return launch.first_visible(launch.context_len(seq) - 1) / tokens * tokens;
-  }
-  /// Partial results that the step leaves per head.
-  int32_t num_partials(const Launch& launch) const {
-    int32_t total = 0;
-    for (int32_t seq = 0; seq < launch.step.num_seqs; seq++) {
-      const int32_t splits = num_splits(launch, seq);
-      if (splits > 1) total += splits;
-    }
-    return total;
-  }
-};
-
-/// What one thread does at a time: a tile of queries of one sequence and KV head against a range of its context.
-struct WorkItem {
-  int32_t seq, kv_head;
-  int32_t first_query, num_queries;
-  int32_t begin, end;  // positions of the context
-  int32_t partial;     // −1: the result is whole
-};
-
-/// Finds the item of each rising number that a thread draws: sequences in order, heads, then splits or query tiles, the
-/// last (and longest) first.
-class ItemFinder {
- public:
-  ItemFinder(const Launch& launch, const Splitting& splitting) : launch_(launch), splitting_(splitting) {}
-
-  bool find(int64_t number, WorkItem* item) {
-    for (; seq_ < launch_.step.num_seqs; advance()) {
-      const int64_t index = number - first_number_;
-      if (index < num_items()) {
-        *item = item_at(int32_t(index));
-        return true;
-      }
-    }
-    return false;
-  }
-
- private:
-  int32_t pieces() const {
-    const int32_t splits = splitting_.num_splits(launch_, seq_);
-    return splits > 1 ? splits : ceil_divide(launch_.num_queries(seq_), launch_.tile_queries);
-  }
-  int64_t num_items() const { return int64_t(pieces()) * launch_.num_kv_heads; }
-  void advance() {
-    first_number_ += num_items();
-    const int32_t splits = splitting_.num_splits(launch_, seq_);
-    if (splits > 1) first_partial_ += splits;
-    seq_++;
-  }
-
-  WorkItem item_at(int32_t index) const {
-    const int32_t kv_head = index % launch_.num_kv_heads;
-    const int32_t piece = pieces() - 1 - index / launch_.num_kv_heads;
-    return splitting_.num_splits(launch_, seq_) > 1 ? split(kv_head, piece) : query_tile(kv_head, piece);
-  }
-  WorkItem split(int32_t kv_head, int32_t piece) const {
-    const int32_t context_len = launch_.context_len(seq_);
-    const int32_t start = splitting_.first_piece(launch_, seq_) + piece * splitting_.tokens;
-    const int32_t begin = std::max(start, launch_.first_visible(context_len - 1));
-    return {seq_, kv_head, 0, 1, begin, std::min(start + splitting_.tokens, context_len), first_partial_ + piece};
-  }
-  WorkItem query_tile(int32_t kv_head, int32_t piece) const {
-    const int32_t first = piece * launch_.tile_queries;
-    const int32_t count = std::min(launch_.tile_queries, launch_.num_queries(seq_) - first);
-    const int32_t begin = launch_.first_visible(launch_.position(seq_, first));
-    return {seq_, kv_head, first, count, begin, launch_.position(seq_, first + count - 1) + 1, -1};
-  }
-
-  const Launch& launch_;
-  const Splitting& splitting_;
-  int32_t seq_ = 0;
-  int64_t first_number_ = 0;
-  int32_t first_partial_ = 0;
-};
 
 /// A thread's tiles. Row r is query r / group_size, head r % group_size of the group.
 struct Tiles {
@@ -181,42 +24,44 @@ struct Tiles {
   float* keys;        // [query_dim, tile_tokens], where converted
   float* values;      // [tile_tokens, value_dim]
 
-  Tiles(float* memory, int64_t rows, int64_t tokens, const KvCache& cache, int64_t query_dim) {
-    const auto take = [&memory](int64_t size) {
-      float* start = memory;
-      memory += (size + 15) / 16 * 16;
-      return start;
-    };
-    queries = take(rows * query_dim);
-    scores = take(std::max<int64_t>(rows, kTileRows) * tokens);
-    output = take(rows * cache.value_dim);
-    largest = take(rows);
-    sums = take(rows);
-    keys = take(query_dim * tokens);
-    values = take(tokens * cache.value_dim);
-    end = memory;
+  /// Floats of each of them, padded to cache lines.
+  using Sizes = std::array<int64_t, 7>;
+
+  static Sizes sizes(int64_t rows, int64_t tokens, const KvCache& cache, int64_t query_dim) {
+    const int64_t num_scores = std::max<int64_t>(rows, kTileRows) * tokens;
+    Sizes sizes = {rows * query_dim, num_scores,         rows * cache.value_dim,  rows,
+                   rows,             query_dim * tokens, tokens * cache.value_dim};
+    for (int64_t& size : sizes) size = (size + 15) / 16 * 16;
+    return sizes;
   }
-  float* end;
+
+  Tiles(float* memory, const Sizes& sizes) {
+    float** const tiles[] = {&queries, &scores, &output, &largest, &sums, &keys, &values};
+    for (size_t i = 0; i < sizes.size(); i++) {
+      *tiles[i] = memory;
+      memory += sizes[i];
+    }
+  }
 };
 
 /// Where partial results lie: per partial and head the unnormalised output, then largest score and sum.
-float* partial_result(const Launch& launch, int32_t partial, int32_t head) {
+float* partial_result(const AttentionLaunch& launch, int32_t partial, int32_t head) {
   const int64_t size = launch.cache.value_dim + 2;
   return reinterpret_cast<float*>(launch.step.shared_scratch) + (int64_t(partial) * launch.num_heads + head) * size;
 }
 
 /// What a head's sink adds to the sum of its probabilities, which are relative to the score `largest`.
-float sink_share(const Launch& launch, int32_t head, float largest) {
+float sink_share(const AttentionLaunch& launch, int32_t head, float largest) {
   return launch.sinks ? std::exp(launch.sinks[head] - largest) : 0.0f;
 }
 
 template <typename T>
 class Worker {
  public:
-  Worker(const Launch& launch, float* scratch)
+  Worker(const AttentionLaunch& launch, float* scratch)
       : launch_(launch),
         cache_(launch.cache),
-        tiles_(scratch, launch.tile_rows, launch.tile_tokens, launch.cache, launch.query_dim) {}
+        tiles_(scratch, Tiles::sizes(launch.tile_rows, launch.tile_tokens, launch.cache, launch.query_dim)) {}
 
   void run(const WorkItem& item) {
     item_ = item;
@@ -408,7 +253,7 @@ class Worker {
     }
   }
 
-  const Launch& launch_;
+  const AttentionLaunch& launch_;
   const KvCache& cache_;
   Tiles tiles_;
   WorkItem item_;
@@ -418,7 +263,7 @@ class Worker {
 };
 
 /// Adds up the partial results of one head of a split sequence.
-void merge_partials(const Launch& launch, int32_t first, int32_t count, int32_t head, float* to) {
+void merge_partials(const AttentionLaunch& launch, int32_t first, int32_t count, int32_t head, float* to) {
   const int32_t size = launch.cache.value_dim;
   float largest = -INFINITY;
   for (int32_t i = 0; i < count; i++) largest = std::max(largest, partial_result(launch, first + i, head)[size]);
@@ -433,7 +278,7 @@ void merge_partials(const Launch& launch, int32_t first, int32_t count, int32_t 
   for (int32_t d = 0; d < size; d++) to[d] /= sum;
 }
 
-void merge_all(const ThreadContext& context, const Launch& launch, const Splitting& splitting) {
+void merge_all(const ThreadContext& context, const AttentionLaunch& launch, const ContextSplitting& splitting) {
   int32_t first = 0;
   int64_t number = 0;
   for (int32_t seq = 0; seq < launch.step.num_seqs; seq++) {
@@ -449,8 +294,8 @@ void merge_all(const ThreadContext& context, const Launch& launch, const Splitti
 }
 
 template <typename T>
-void attend_all(const ThreadContext& context, const Launch& launch) {
-  const Splitting splitting(launch);
+void attend_all(const ThreadContext& context, const AttentionLaunch& launch) {
+  const ContextSplitting splitting(launch);
   ItemFinder finder(launch, splitting);
   Worker<T> worker(launch, reinterpret_cast<float*>(launch.step.scratch(context)));
   WorkItem item;
@@ -460,7 +305,7 @@ void attend_all(const ThreadContext& context, const Launch& launch) {
   merge_all(context, launch, splitting);
 }
 
-void attend_all(const ThreadContext& context, const Launch& launch) {
+void attend_all(const ThreadContext& context, const AttentionLaunch& launch) {
   switch (launch.cache.dtype) {
     case DType::kBfloat16: return attend_all<Bfloat16>(context, launch);
     case DType::kFloat16: return attend_all<Float16>(context, launch);
@@ -472,9 +317,11 @@ ScratchBytes scratch_bytes(const Command& command, const ScratchQuery& query, bo
   const KvCache& cache = query.kv_caches[command.inputs[1].index];
   const int64_t group_size = command.ints[0] / command.ints[1];
   const int64_t rows = std::max(int64_t(1), kTileRows / group_size) * group_size;
-  const Tiles tiles(nullptr, rows, Launch::tile_tokens_of(cache), cache, Launch::query_dim_of(cache, is_latent));
+  const int32_t query_dim = AttentionLaunch::query_dim_of(cache, is_latent);
+  const auto sizes = Tiles::sizes(rows, AttentionLaunch::tile_tokens_of(cache), cache, query_dim);
+  const int64_t tiles = std::accumulate(sizes.begin(), sizes.end(), int64_t(0));
   const int64_t partials = int64_t(kMaxPartials) * command.ints[0] * (cache.value_dim + 2);
-  return {reinterpret_cast<char*>(tiles.end) - static_cast<char*>(nullptr), partials * int64_t(sizeof(float))};
+  return {tiles * int64_t(sizeof(float)), partials * int64_t(sizeof(float))};
 }
 
 }  // namespace
@@ -483,7 +330,7 @@ ScratchBytes scratch_bytes(const Command& command, const ScratchQuery& query, bo
 
 /// q, cache, …, sinks? → output. Constants: ALiBi slopes.
 void attention(const ThreadContext& context, const Command& command, const Step& step) {
-  attend_all(context, Launch(command, step, false));
+  attend_all(context, AttentionLaunch(command, step, false));
 }
 
 ScratchBytes attention_scratch(const Command& command, const ScratchQuery& query) {
@@ -492,7 +339,7 @@ ScratchBytes attention_scratch(const Command& command, const ScratchQuery& query
 
 /// q, cache, …, latent q → output.
 void latent_attention(const ThreadContext& context, const Command& command, const Step& step) {
-  attend_all(context, Launch(command, step, true));
+  attend_all(context, AttentionLaunch(command, step, true));
 }
 
 ScratchBytes latent_attention_scratch(const Command& command, const ScratchQuery& query) {

@@ -9,6 +9,7 @@
 namespace needletail {
 
 typedef int32_t Ints __attribute__((vector_size(sizeof(Floats))));
+typedef uint16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
 
 inline Floats as_floats(Ints v) { return reinterpret_cast<Floats>(v); }
 inline Ints as_ints(Floats v) { return reinterpret_cast<Ints>(v); }
@@ -169,7 +170,6 @@ inline void from_float(float value, Float16* out) {
 inline Floats load_floats(const float* p) { return load(p); }
 inline Floats load_floats(const Float16* p) { return load_float16(&p->bits); }
 inline Floats load_floats(const Bfloat16* p) {
-  typedef uint16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
   Shorts bits;
   std::memcpy(&bits, p, sizeof bits);
   return as_floats(__builtin_convertvector(bits, Ints) << 16);
