@@ -4,7 +4,7 @@ import { Attention } from '../nn/attention.ts';
 import { ParallelBlock, SequentialBlock } from '../nn/block.ts';
 import { HeadLayerNorm, layerNorm } from '../nn/norm.ts';
 import type { Scope } from '../nn/tensor.ts';
-import { count } from './config.ts';
+import { count, only } from './config.ts';
 import { defineModel } from './define-model.ts';
 import { headDimOf, llamaFacts, llamaFields, llamaLogits, llamaTensors } from './llama.ts';
 
@@ -19,7 +19,9 @@ export const stablelm = defineModel({
     use_qkv_bias: z.boolean().default(false),
     qk_layernorm: z.boolean().default(false),
     use_parallel_residual: z.boolean().default(false),
+    rotary_scaling_factor: only(1),
   }),
+  neutralFields: ['norm_eps'], // overruled by layer_norm_eps
   facts: llamaFacts,
   forward(scope, config, contextLength) {
     const { layer_norm_eps: eps, use_qkv_bias: bias } = config;

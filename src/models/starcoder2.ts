@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { Attention } from '../nn/attention.ts';
 import { MLP } from '../nn/mlp.ts';
 import { layerNorm } from '../nn/norm.ts';
-import { activationName, count } from './config.ts';
+import { activationName, count, only } from './config.ts';
 import { defineModel } from './define-model.ts';
 import { llamaFacts, llamaFields, llamaLogits, llamaTensors } from './llama.ts';
 
@@ -19,8 +19,18 @@ export const starcoder2 = defineModel({
     tie_word_embeddings: z.boolean().default(true),
     sliding_window: count.nullish(),
     use_bias: z.boolean().default(true),
+    mlp_type: only('default'),
+    norm_type: only('layer_norm'),
+    scale_attn_weights: only(true),
   }),
-  neutralFields: ['embedding_dropout', 'residual_dropout'],
+  neutralFields: [
+    'activation_function', // overruled by hidden_act
+    'attention_softmax_in_fp32',
+    'embedding_dropout',
+    'layer_norm_epsilon', // overruled by norm_epsilon
+    'residual_dropout',
+    'scale_attention_softmax_in_fp32',
+  ],
   facts: llamaFacts,
   forward(scope, config, contextLength) {
     const { use_bias: bias, sliding_window: window = null } = config;
