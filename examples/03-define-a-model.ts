@@ -1,6 +1,9 @@
-// A decoder of one's own: state its mathematics, let the compiler merge and fuse it, see what the cpu would run.
+// A decoder of one's own: state its mathematics, and run it. The compiler merges, fuses and places it by itself.
 import { Attention, Embedding, functional, LMHead, RMSNorm, ropeParameters } from 'needletail';
-import { compile, createDevice, defineModel, kernelsFor, printPlan } from 'needletail';
+import { defineModel, LLM } from 'needletail';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { z } from 'zod';
 
 const facts = { vocabSize: 1000, hiddenSize: 128, numLayers: 2, maxPositions: 512 };
@@ -27,12 +30,11 @@ const definition = defineModel({
   },
 });
 
-const device = await createDevice('auto', { numThreads: null });
-const place = { target: device.target, kernels: kernelsFor(device.target) };
-const model = { definition, config: { num_heads: 4 }, tensors: null, checkpointHash: null };
-const recipe = { weightDType: 'bfloat16', kvDType: 'bfloat16', activationPrecision: 'auto' } as const;
-const limits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, maxNumLogitRows: 8 };
-console.log(
-  printPlan(compile({ ...model, ...place, recipe, limits, blockSize: 16, maxModelLen: maxPositions })),
-);
-await device.dispose();
+const folder = await mkdtemp(join(tmpdir(), 'attention-only-')); // a checkpoint without weights: random ones will do
+const config = { architectures: definition.architectures, num_heads: 4 };
+await writeFile(join(folder, 'config.json'), JSON.stringify(config));
+const untrained = { loadFormat: 'dummy', skipTokenizerInit: true } as const;
+const llm = await LLM.load(folder, { ...untrained, models: [definition], inProcess: true });
+const { choices } = await llm.generate({ promptTokenIds: [1, 2, 3] }, { maxTokens: 8, seed: 1 }).collect();
+console.log(`on ${llm.engine.info.device}, token ids: ${choices[0].tokenIds.join(' ')}`);
+await llm.close().then(() => rm(folder, { recursive: true }));

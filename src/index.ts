@@ -40,8 +40,13 @@ export type { HFConfig, ModelDefinition, ModelFacts } from './models/model-defin
 export { findModel, supportedArchitectures } from './models/registry.ts';
 export { findPreset, presetNames } from './models/presets.ts';
 export * as functional from './nn/functional.ts';
+export { alibiSlopes } from './nn/alibi.ts';
 export { Attention } from './nn/attention.ts';
+export { ParallelBlock, PostNormBlock, SequentialBlock } from './nn/block.ts';
+export { decoderLogits } from './nn/decoder.ts';
 export { Embedding, LMHead } from './nn/embedding.ts';
+export { MixtureOfExperts, separateExperts, stackedExperts } from './nn/experts.ts';
+export { LatentAttention } from './nn/latent-attention.ts';
 export { Linear } from './nn/linear.ts';
 export { GatedMLP, MLP } from './nn/mlp.ts';
 export { Module } from './nn/module.ts';

@@ -1,8 +1,11 @@
 // The command line as its users meet it: help, mistakes, and text from the shipped model.
 import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { VERSION } from '../src/util/version.ts';
+import { ATTENTION_ONLY_CONFIG } from './support/attention-only.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '..');
 
@@ -64,6 +67,17 @@ describe('needletail', () => {
     expect(first).toMatchObject({ status: 0, stderr: '' });
     expect(first.stdout.trim().length).toBeGreaterThan(10);
     expect((await needletail(['generate', ...flags], 'Once upon a time')).stdout).toBe(first.stdout);
+  });
+
+  it("generates with a model definition of the user's own", async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'needletail-'));
+    writeFileSync(path.join(folder, 'config.json'), JSON.stringify(ATTENTION_ONLY_CONFIG));
+    const own = ['--model-definition', 'test/support/attention-only.ts', '--load-format', 'dummy'];
+    const text = ['--tokenizer', 'models/llama-tales-8m', '--prompt', 'Once', '--max-tokens', '8'];
+    const { status, stdout, stderr } = await needletail(['generate', folder, ...own, ...text]);
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout.length).toBeGreaterThan(5);
+    rmSync(folder, { recursive: true });
   });
 
   it('chats line by line', async () => {

@@ -40,9 +40,11 @@ describe('engine flags', () => {
       ...['--block-size', '32', '--kv_cache_memory_bytes', '1.5GiB', '--gpu_memory_utilization', '0.25'],
       ...['--no-enable-prefix-caching', '--scheduling-policy', 'priority', '--batching-policy', 'static'],
       ...['--max-num-queued-reqs', '3', '--threads', '2', '--seed', '7'],
+      ...['--model-definition', 'a.js', '--model_definition=b.js'],
     ];
     expect(parse(...args)).toEqual({
       model: 'org/name@v2',
+      modelDefinitions: ['a.js', 'b.js'],
       device: 'cpu',
       dtype: 'float16',
       activationDType: 'float32',

@@ -26,6 +26,7 @@ export interface EngineFlags {
   readonly threads?: number;
   readonly seed: number;
   readonly revision?: string;
+  readonly modelDefinition: readonly string[];
 }
 
 /** Other spellings of flags, so that command lines made for vLLM work. */
@@ -58,6 +59,9 @@ function engineOptions(): Option[] {
     ),
     choice('--load-format <format>', 'dummy: random weights', ['auto', 'dummy'], defaults.loadFormat),
     new Option('--revision <name>', 'branch, tag or commit of a hub model'),
+    new Option('--model-definition <file>', 'module that exports a model definition; may be repeated')
+      .argParser((file: string, others: readonly string[]) => [...others, file])
+      .default([], 'the built-in ones alone'),
     count('--max-model-len <tokens>', "context length (default: the checkpoint's, or what fits)", 1, 2 ** 24),
     count('--max-num-seqs <n>', 'sequences in a step at most', 1, 4096, defaults.maxNumSeqs),
     count('--max-num-batched-tokens <n>', 'token budget of a step', 1, 2 ** 20, defaults.maxNumBatchedTokens),
@@ -96,6 +100,7 @@ const DTYPE_SYNONYMS: Readonly<Record<string, EngineConfig['dtype']>> = { half: 
 export function engineConfig(model: string, flags: EngineFlags): EngineConfig {
   return {
     model: flags.revision === undefined ? model : `${model}@${flags.revision}`,
+    modelDefinitions: flags.modelDefinition,
     device: flags.device,
     dtype: DTYPE_SYNONYMS[flags.dtype] ?? (flags.dtype as EngineConfig['dtype']),
     activationDType: flags.activationDtype,

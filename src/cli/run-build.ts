@@ -20,7 +20,7 @@ export interface BuildFlags extends EngineFlags {
 export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
   const config = engineConfig(name, flags);
   const download = progressBar('downloading');
-  const subject = await findSubject(config.model, {
+  const subject = await findSubject(config, {
     onProgress: ({ overallBytes, overallTotalBytes }) => download(overallBytes, overallTotalBytes),
   });
   if (subject.kind === 'plan') {

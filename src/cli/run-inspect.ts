@@ -31,7 +31,7 @@ const STAGES: readonly string[] = ['definition', ...GRAPH_PASSES.map((pass) => p
 export async function runInspect(name: string, flags: InspectFlags): Promise<void> {
   checkStage(flags.pass);
   const config = engineConfig(name, flags);
-  const subject = await findLocally(config.model);
+  const subject = await findLocally(config);
   const { target, memory } = await describeDevice(config);
   const fitted = await planOf(subject, config, target, flags.memory ?? memory);
   const graph = flags.show.includes('graph')
@@ -51,10 +51,11 @@ function checkStage(name: string): void {
 }
 
 /** Nothing is downloaded for a look. */
-async function findLocally(name: string): Promise<Subject> {
+async function findLocally(config: EngineConfig): Promise<Subject> {
   try {
-    return await findSubject(name, { env: { ...process.env, HF_HUB_OFFLINE: '1' } });
+    return await findSubject(config, { env: { ...process.env, HF_HUB_OFFLINE: '1' } });
   } catch (error) {
+    const name = config.model;
     if (!isNeedletailError(error) || error.code !== 'model_not_found' || !parseHubId(name)) throw error;
     const remedy = `inspect downloads nothing: name its config.json or a preset, or fetch it with needletail build`;
     throw new NeedletailError('model_not_found', `${name} is not on this machine; ${remedy}`, {

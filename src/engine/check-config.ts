@@ -25,7 +25,9 @@ export function checkConfig(config: EngineConfig): void {
   }
   for (const name of COUNTS) checkCount(name, config[name]);
   for (const name of OPTIONAL_COUNTS) if (config[name] !== null) checkCount(name, config[name]);
-  const { memoryUtilization, seed } = config;
+  const { memoryUtilization, modelDefinitions, seed } = config;
+  if (!Array.isArray(modelDefinitions) || modelDefinitions.some((module) => typeof module !== 'string'))
+    refuse('modelDefinitions', 'must be a list of modules: paths or file: URLs');
   if (!(memoryUtilization > 0 && memoryUtilization <= 1))
     refuse('memoryUtilization', `must be above 0 and at most 1, not ${memoryUtilization}`);
   if (!Number.isSafeInteger(seed) || seed < 0) refuse('seed', `must be a whole number from 0, not ${seed}`);

@@ -12,6 +12,8 @@ export type BatchingPolicy = 'max-utilization' | 'guaranteed-no-evict' | 'static
 export interface EngineConfig {
   /** A checkpoint folder, a plan directory, a hub id `org/name[@revision]`, or a preset (with `loadFormat: 'dummy'`). */
   readonly model: string;
+  /** Modules whose exported model definitions are known beside the built-in ones and before them: paths or `file:` URLs. */
+  readonly modelDefinitions: readonly string[];
   readonly device: 'auto' | 'cpu' | 'reference';
   readonly dtype: 'auto' | FloatDType;
   /** `float32` forbids kernels that round activations to the weights' 16-bit type. */
@@ -38,6 +40,7 @@ export interface EngineConfig {
 }
 
 export const DEFAULT_ENGINE_CONFIG: Omit<EngineConfig, 'model'> = {
+  modelDefinitions: [],
   device: 'auto',
   dtype: 'auto',
   activationDType: 'auto',

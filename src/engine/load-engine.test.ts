@@ -1,8 +1,9 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ATTENTION_ONLY_CONFIG, attentionOnly } from '../../test/support/attention-only.ts';
 import { runToEnd, toyRequest } from '../../test/support/toy-engine.ts';
 import { compile } from '../compiler/compile.ts';
 import { compileRequestFor } from '../compiler/compile-to-fit.ts';
@@ -121,11 +122,70 @@ describe('loadEngine', () => {
     });
   });
 
+  describe("a model of the user's own", () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'needletail-'));
+    const model = path.join(folder, 'config.json');
+    const module = fileURLToPath(new URL('../../test/support/attention-only.ts', import.meta.url));
+    const own = (overrides: Partial<EngineConfig>) => settings({ model, loadFormat: 'dummy', ...overrides });
+    beforeAll(() => writeFileSync(model, JSON.stringify(ATTENTION_ONLY_CONFIG)));
+    afterAll(() => rmSync(folder, { recursive: true }));
+
+    test('runs on the cpu as on the interpreter, here and in a process of its own', async () => {
+      const engines = [
+        await loadEngine(own({ device: 'reference' }), { models: [attentionOnly] }),
+        await loadEngine(own({}), { models: [attentionOnly] }),
+        await loadEngine(own({ modelDefinitions: [pathToFileURL(module).href] })),
+      ];
+      const [expected, ...others] = await Promise.all(engines.map((engine) => greedy(engine)));
+      expect(expected).toHaveLength(12);
+      expect(others).toEqual([expected, expected]);
+      for (const engine of engines) await engine.close();
+      const process = await startEngineProcess(own({ modelDefinitions: [module] }));
+      const outputs: EngineOutput[] = [];
+      for await (const output of process.generate(toyRequest('a', PROMPT, { maxTokens: 12 })))
+        outputs.push(output);
+      expect(outputs.flatMap(({ tokenIds }) => tokenIds)).toEqual(expected);
+      await process.close();
+    });
+
+    test.each<[string, Partial<EngineConfig>, string, RegExp]>([
+      [
+        'is not known where nothing defines it',
+        {},
+        'unsupported_model',
+        /AttentionOnly.* not supported.*Llama/,
+      ],
+      [
+        'cannot come from a module without a definition',
+        { modelDefinitions: ['src/util/version.ts'] },
+        'invalid_request',
+        /version.ts exports no model definition; export what defineModel/,
+      ],
+      [
+        'cannot come from nowhere',
+        { modelDefinitions: ['./no/such/model.js'] },
+        'invalid_request',
+        /no\/such\/model.js cannot be imported/,
+      ],
+      [
+        'is named by its module',
+        { modelDefinitions: [3] as never },
+        'invalid_request',
+        /modelDefinitions must be/,
+      ],
+    ])('%s', async (_, overrides, code, message) => {
+      await expect(loadEngine(own(overrides))).rejects.toMatchObject({
+        code,
+        message: expect.stringMatching(message) as string,
+      });
+    });
+  });
+
   describe('a plan directory', () => {
     const folder = mkdtempSync(path.join(tmpdir(), 'needletail-'));
     const directory = path.join(folder, 'plan');
     beforeAll(async () => {
-      const subject = await findSubject(SHIPPED);
+      const subject = await findSubject(settings({}));
       if (subject.kind !== 'model') throw new Error('the shipped model is no checkpoint');
       const target = { kind: 'reference', arch: 'interpreter' } as const;
       const built = settings({ maxNumSeqs: 4, maxNumBatchedTokens: 32, maxModelLen: 128 });

@@ -5,6 +5,7 @@ import { readPlanDirectory } from '../compiler/plan-directory.ts';
 import type { Plan } from '../compiler/plan.ts';
 import { createDevice, kernelsFor } from '../device/create-device.ts';
 import type { Device, Executable } from '../device/device.ts';
+import type { ModelDefinition } from '../models/model-definition.ts';
 import type { PackedWeightSource, TensorSource } from '../tensor/tensor-source.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { BlockManager } from './block-manager.ts';
@@ -14,13 +15,15 @@ import type { EngineConfig } from './config.ts';
 import { LLMEngine } from './llm-engine.ts';
 import { ModelRunner } from './model-runner.ts';
 import { fitToPlan } from './plan-limits.ts';
-import { findSubject, openTensors, type ModelSubject, type Subject } from './subject.ts';
+import { findSubject, openTensors, type ModelSubject, type Subject, type SubjectOptions } from './subject.ts';
 
 export interface LoadHooks {
   /** Bytes done and in all; `stage` is `download`, then `weights`. */
   readonly onProgress?: (done: number, total: number, stage: string) => void;
   readonly signal?: AbortSignal;
   readonly clock?: Clock;
+  /** Model definitions of one's own, which come before those of `modelDefinitions` and the built-in ones. */
+  readonly models?: readonly ModelDefinition[];
 }
 
 /** A plan that fits, and where its weights come from. */
@@ -35,7 +38,7 @@ interface Prepared extends Pick<FittedPlan, 'plan' | 'ledger'> {
  */
 export async function loadEngine(config: EngineConfig, hooks: LoadHooks = {}): Promise<LLMEngine> {
   checkConfig(config);
-  const subject = await findSubject(config.model, downloadHooks(hooks));
+  const subject = await findSubject(config, subjectOptions(hooks));
   const device = await createDevice(config.device, config);
   try {
     const prepared = await prepare(subject, config, device);
@@ -51,8 +54,9 @@ export async function loadEngine(config: EngineConfig, hooks: LoadHooks = {}): P
   }
 }
 
-function downloadHooks({ onProgress, signal }: LoadHooks): Parameters<typeof findSubject>[1] {
+function subjectOptions({ onProgress, signal, models }: LoadHooks): SubjectOptions {
   return {
+    models,
     signal,
     onProgress: (progress) => onProgress?.(progress.overallBytes, progress.overallTotalBytes, 'download'),
   };

@@ -9,13 +9,14 @@ import { publishedDType, type ModelToCompile } from '../compiler/compile-to-fit.
 import { expectedTensors } from '../compiler/expected-tensors.ts';
 import { isPlanDirectory } from '../compiler/plan-directory.ts';
 import type { Plan } from '../compiler/plan.ts';
-import type { HFConfig } from '../models/model-definition.ts';
+import type { HFConfig, ModelDefinition } from '../models/model-definition.ts';
 import { findPreset, presetNames } from '../models/presets.ts';
 import { findModel } from '../models/registry.ts';
 import type { TensorSource } from '../tensor/tensor-source.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { isJsonObject } from '../util/json-file.ts';
 import type { EngineConfig } from './config.ts';
+import { importModelDefinitions } from './model-definitions.ts';
 
 export interface ModelSubject {
   readonly kind: 'model';
@@ -28,14 +29,26 @@ export interface ModelSubject {
 export type Subject =
   { readonly kind: 'plan'; readonly name: string; readonly directory: string } | ModelSubject;
 
-/** Throws `model_not_found` saying what a model can be; what is on the hub but not here is looked for as `options` say. */
-export async function findSubject(name: string, options: ResolveOptions = {}): Promise<Subject> {
+export interface SubjectOptions extends ResolveOptions {
+  /** Definitions beside those of `modelDefinitions` and the built-in ones. */
+  readonly models?: readonly ModelDefinition[] | undefined;
+}
+
+/**
+ * Finds what `config.model` names; what is on the hub but not here is looked for as `options` say.
+ * Throws `model_not_found` saying what a model can be, `unsupported_model` naming the known architectures.
+ */
+export async function findSubject(
+  { model: name, modelDefinitions }: Pick<EngineConfig, 'model' | 'modelDefinitions'>,
+  options: SubjectOptions = {},
+): Promise<Subject> {
+  const own = [...(options.models ?? []), ...(await importModelDefinitions(modelDefinitions))];
   const stats = await stat(name).catch(() => null);
-  if (stats?.isFile()) return configSubject(name, await readConfigFile(name));
+  if (stats?.isFile()) return configSubject(name, await readConfigFile(name), own);
   const preset = findPreset(name);
-  if (!stats && preset) return configSubject(preset.name, preset.config);
+  if (!stats && preset) return configSubject(preset.name, preset.config, own);
   if (!stats && !name.includes('/')) throw unknownModel(name);
-  return folderSubject(name, await resolveModel(name, options));
+  return folderSubject(name, await resolveModel(name, options), own);
 }
 
 /** The tensors that a plan is loaded from: the checkpoint's, or random ones where they are asked for. */
@@ -59,20 +72,24 @@ export function openTensors(
   );
 }
 
-async function folderSubject(name: string, directory: string): Promise<Subject> {
+async function folderSubject(
+  name: string,
+  directory: string,
+  own: readonly ModelDefinition[],
+): Promise<Subject> {
   if (await isPlanDirectory(directory)) return { kind: 'plan', name, directory };
   const holdsWeights = await Promise.all(
     ['model.safetensors', 'model.safetensors.index.json'].map((file) => exists(path.join(directory, file))),
   );
-  if (!holdsWeights.includes(true)) return configSubject(name, await readConfig(directory));
+  if (!holdsWeights.includes(true)) return configSubject(name, await readConfig(directory), own);
   const checkpoint = await openCheckpoint(directory);
   const { config, tensors, hash } = checkpoint;
-  const model = { definition: findModel(config), config, tensors, checkpointHash: hash };
+  const model = { definition: findModel(config, own), config, tensors, checkpointHash: hash };
   return { kind: 'model', name, model, checkpoint };
 }
 
-function configSubject(name: string, config: HFConfig): Subject {
-  const model = { definition: findModel(config), config, tensors: null, checkpointHash: null };
+function configSubject(name: string, config: HFConfig, own: readonly ModelDefinition[]): Subject {
+  const model = { definition: findModel(config, own), config, tensors: null, checkpointHash: null };
   return { kind: 'model', name, model, checkpoint: null };
 }
 

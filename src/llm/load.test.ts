@@ -1,4 +1,8 @@
-import { describe, expect, test } from 'vitest';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ATTENTION_ONLY_CONFIG, attentionOnly } from '../../test/support/attention-only.ts';
 import { MODEL_FOLDER } from '../../test/support/test-server.ts';
 import { LLM } from './llm.ts';
 import type { LoadOptions } from './load.ts';
@@ -36,6 +40,24 @@ describe('a checkpoint', () => {
     const result = await llm.generate({ promptTokenIds: [0, 5] }, { maxTokens: 1 }).collect();
     expect(result.choices[0]).toMatchObject({ text: '', finishReason: 'length' });
     expect(result.choices[0].tokenIds).toHaveLength(1);
+  });
+});
+
+describe("a model of the caller's own", () => {
+  const folder = mkdtempSync(path.join(tmpdir(), 'needletail-'));
+  beforeAll(() => writeFileSync(path.join(folder, 'config.json'), JSON.stringify(ATTENTION_ONLY_CONFIG)));
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  test('generates', async () => {
+    const dummy = { loadFormat: 'dummy', tokenizer: MODEL_FOLDER } as const;
+    await using llm = await LLM.load(folder, { ...inProcess, ...dummy, models: [attentionOnly] });
+    const { choices } = await llm.generate('Once', { maxTokens: 3, ignoreEos: true }).collect();
+    expect(choices[0].tokenIds).toHaveLength(3);
+  });
+
+  test('cannot be sent to another process', async () => {
+    const loading = LLM.load(folder, { skipTokenizerInit: true, models: [attentionOnly] });
+    await expect(loading).rejects.toThrow(/modelDefinitions, or set inProcess/);
   });
 });
 

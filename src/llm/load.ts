@@ -6,6 +6,7 @@ import { resolveModel } from '../checkpoint/resolve-model.ts';
 import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from '../engine/config.ts';
 import { InProcessEngine } from '../engine/engine-client.ts';
 import { startEngineProcess } from '../engine/process/engine-process.ts';
+import type { LoadHooks } from '../engine/load-engine.ts';
 import type { EngineClient } from '../engine/protocol.ts';
 import { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { NeedletailError } from '../util/errors.ts';
@@ -24,6 +25,8 @@ export interface LoadOptions extends Partial<Omit<EngineConfig, 'model'>> {
   readonly generationConfig?: 'auto' | 'none' | undefined;
   /** Run the engine in this process: what kills native code then kills the program. */
   readonly inProcess?: boolean | undefined;
+  /** Model definitions of one's own; they cannot be sent to another process, so only `inProcess`. See `modelDefinitions`. */
+  readonly models?: LoadHooks['models'] | undefined;
   /** Bytes done and in all of what `stage` names: the download, then what the engine does. */
   readonly onProgress?: ((done: number, total: number, stage: string) => void) | undefined;
   /** Told when the engine's process has died; another one takes its place. */
@@ -80,16 +83,27 @@ async function startBoth(
 }
 
 async function startEngine(config: EngineConfig, options: LoadOptions): Promise<EngineClient> {
-  const { onProgress, onEngineDeath } = options;
+  const { onProgress, onEngineDeath, models } = options;
   if (options.inProcess === true) {
     // Native code stays out of this process unless it is wanted here.
     const { loadEngine } = await import('../engine/load-engine.ts');
-    return new InProcessEngine(await loadEngine(config, onProgress ? { onProgress } : {}));
+    return new InProcessEngine(
+      await loadEngine(config, { ...(onProgress && { onProgress }), ...(models && { models }) }),
+    );
   }
+  if (models) throw unsendableModels();
   return startEngineProcess(config, {
     onProgress: ({ done, total, stage }) => onProgress?.(done, total, stage),
     onDeath: (reason) => onEngineDeath?.(reason),
   });
+}
+
+function unsendableModels(): NeedletailError {
+  return new NeedletailError(
+    'invalid_request',
+    "models are code, which the engine's process imports by itself: name their modules in modelDefinitions, or set inProcess",
+    { param: 'models' },
+  );
 }
 
 /** null: none. A model without files and without random weights cannot run anyway, which the engine says better. */

@@ -67,25 +67,33 @@ const MODELS: readonly ModelDefinition[] = [
   starcoder2,
 ];
 
-/** The definition for a checkpoint's config. Throws `unsupported_model` naming the supported architectures. */
-export function findModel(config: HFConfig): ModelDefinition {
-  const architectures = architecturesOf(config);
-  const found = MODELS.find((model) => model.architectures.some((name) => architectures.includes(name)));
+/**
+ * The definition for a checkpoint's config; the caller's `own` ones are asked first. Throws `unsupported_model` naming
+ * the supported architectures.
+ */
+export function findModel(config: HFConfig, own: readonly ModelDefinition[] = []): ModelDefinition {
+  const models = [...own, ...MODELS];
+  const architectures = architecturesOf(config, models);
+  const found = models.find((model) => model.architectures.some((name) => architectures.includes(name)));
   if (found) return found;
   const wanted = architectures.length > 0 ? architectures.join(', ') : 'a config.json without "architectures"';
   throw new NeedletailError(
     'unsupported_model',
-    `${wanted} is not supported; these architectures are: ${supportedArchitectures().join(', ')}`,
+    `${wanted} is not supported; these architectures are: ${architectureNames(models).join(', ')}`,
   );
 }
 
 export function supportedArchitectures(): readonly string[] {
-  return MODELS.flatMap((model) => model.architectures);
+  return architectureNames(MODELS);
+}
+
+function architectureNames(models: readonly ModelDefinition[]): readonly string[] {
+  return models.flatMap((model) => model.architectures);
 }
 
 /** What the config names; where it names nothing, its model_type's own. */
-function architecturesOf(config: HFConfig): readonly unknown[] {
+function architecturesOf(config: HFConfig, models: readonly ModelDefinition[]): readonly unknown[] {
   const { architectures, model_type: modelType } = config;
   if (Array.isArray(architectures) && architectures.length > 0) return architectures;
-  return MODELS.find((model) => model.modelType === modelType)?.architectures ?? [];
+  return models.find((model) => model.modelType === modelType)?.architectures ?? [];
 }
