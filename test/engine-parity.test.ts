@@ -7,14 +7,15 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from '../src/engine/config.ts';
 import type { LLMEngine } from '../src/engine/llm-engine.ts';
 import { loadEngine } from '../src/engine/load-engine.ts';
+import { findModel } from '../src/models/registry.ts';
 import { loadReference, writeReference } from './support/reference-checkpoint.ts';
 import { runToEnd, toyRequest, type Collection } from './support/toy-engine.ts';
 
 /** Below this distance of the two largest logits, the greedy token may fairly differ. */
 const MIN_MARGIN = 0.01;
 
-/** Grouped-query heads, sliding windows, learned positions: what the engine can tell apart. */
-const NAMES = ['llama2', 'llama3_gqa', 'llama_head128', 'mistral', 'gpt2'];
+/** Grouped-query heads, windows in all or some layers, learned positions, latents: what the engine can tell apart. */
+const NAMES = ['llama2', 'llama3_gqa', 'llama_head128', 'mistral', 'gpt2', 'gpt_oss', 'deepseek_v3'];
 
 const CASES = [
   // An interpreter takes its time.
@@ -91,11 +92,11 @@ describe.each(CASES)('$device device', ({ device, numTokens }) => {
     /** Of all layers in float32. */
     function bytesOfBlocks(numBlocks: number): number {
       const { config } = reference;
-      const size = (key: string, fallback: string): number => (config[key] ?? config[fallback]) as number;
-      const numHeads = size('num_attention_heads', 'n_head');
-      const numKvHeads = (config['num_key_value_heads'] as number | undefined) ?? numHeads;
-      const headDim = (config['head_dim'] as number | undefined) ?? size('hidden_size', 'n_embd') / numHeads;
-      return numBlocks * 4 * size('num_hidden_layers', 'n_layer') * numKvHeads * headDim * 2 * 4;
+      const { kvCaches } = findModel(config).buildGraph(config, { kvDType: 'float32', maxModelLen: 80 });
+      const sizes = kvCaches.map(
+        ({ numKvHeads, keyHeadDim, valueHeadDim }) => numKvHeads * (keyHeadDim + valueHeadDim),
+      );
+      return numBlocks * 4 * sizes.reduce((sum, size) => sum + size, 0) * 4;
     }
   });
 });

@@ -20,7 +20,7 @@ const arch = process.env['NEEDLETAIL_CPU_ARCH'] ?? CpuLibrary.available()[0];
 
 /** A quarter of a layer of Qwen3-30B-A3B: its gate projections, 100 MB in bfloat16. */
 const NUM_EXPERTS = 32;
-const SLOTS = 8;
+const EXPERTS_PER_TOKEN = 8;
 const OUTPUTS = 768;
 const INPUTS = 2048;
 const TOKEN_COUNTS = [1, 4, 16, 64, 512];
@@ -51,13 +51,13 @@ function ones(rows: number): HarnessOperand {
 
 /** Tokens choose evenly, no token an expert twice. */
 function expertLaunch(weight: HarnessOperand, numTokens: number): HarnessLaunch {
-  const attributes = { numGroups: NUM_EXPERTS, numSlots: SLOTS };
-  const ids = Int32Array.from({ length: numTokens * SLOTS }, (_, i) => (i * 5) % NUM_EXPERTS);
+  const attributes = { numMatrices: NUM_EXPERTS, matricesPerToken: EXPERTS_PER_TOKEN };
+  const ids = Int32Array.from({ length: numTokens * EXPERTS_PER_TOKEN }, (_, i) => (i * 5) % NUM_EXPERTS);
   return {
     op: 'groupedLinear',
     attributes,
-    inputs: [ones(numTokens), weight, matrix(numTokens, SLOTS, ids)],
-    outputs: [matrix(numTokens, SLOTS * OUTPUTS)],
+    inputs: [ones(numTokens), weight, matrix(numTokens, EXPERTS_PER_TOKEN, ids)],
+    outputs: [matrix(numTokens, EXPERTS_PER_TOKEN * OUTPUTS)],
     query: queryFor(numTokens, attributes, NUM_EXPERTS * OUTPUTS),
   };
 }
@@ -94,8 +94,8 @@ const [experts, separate] = [
 ];
 console.log(`${arch}, ${numThreads} threads, ${linear.variants(queryFor(1, {}, 1))[0].kernel}`);
 for (const numTokens of TOKEN_COUNTS) {
-  const numActive = Math.min(NUM_EXPERTS, numTokens * SLOTS);
-  const rows = Math.ceil((numTokens * SLOTS) / numActive);
+  const numActive = Math.min(NUM_EXPERTS, numTokens * EXPERTS_PER_TOKEN);
+  const rows = Math.ceil((numTokens * EXPERTS_PER_TOKEN) / numActive);
   const ms = await time(session, [expertLaunch(experts, numTokens)], numTokens);
   const eachMs =
     (await time(
@@ -104,7 +104,7 @@ for (const numTokens of TOKEN_COUNTS) {
       rows,
     )) / separate.length;
   const gbps = (numActive * OUTPUTS * INPUTS * 2) / ms / 1e6;
-  const gflops = (2 * numTokens * SLOTS * OUTPUTS * INPUTS) / ms / 1e6;
+  const gflops = (2 * numTokens * EXPERTS_PER_TOKEN * OUTPUTS * INPUTS) / ms / 1e6;
   console.log(
     `${String(numTokens).padStart(4)} tokens, ${numActive} experts of ${rows} rows: ${ms.toFixed(3)} ms, ` +
       `${gbps.toFixed(1)} GB/s, ${gflops.toFixed(0)} GFLOP/s; as linears one by one ${(eachMs * numActive).toFixed(3)} ms`,

@@ -101,7 +101,7 @@ export interface MixtureOfExpertsOptions {
   readonly routing: Routing;
   readonly router: { readonly name: string; readonly bias: boolean; readonly hasCorrection?: boolean };
   readonly tensors: (part: ExpertPart, shape: ExpertShape) => ExpertTensors;
-  /** What becomes of an expert's gate and up projection, `[numTokens, slots · intermediateSize]`. */
+  /** What becomes of an expert's gate and up projection, `[numTokens, numExpertsPerToken · intermediateSize]`. */
   readonly gating: (gate: Tensor, up: Tensor) => Tensor;
   /** What every token goes through beside its experts. */
   readonly shared?: Module | null;

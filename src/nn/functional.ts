@@ -153,23 +153,23 @@ export function routeExperts(
 }
 
 /**
- * One of `numGroups` linears, stacked in `weight` `[numGroups · outputs, inputs]`, for each slot of a token: the ones
- * that `ids` `[numTokens, slots]` names, or all in turn. `x` `[numTokens, inputs]`, or with columns for each slot, →
- * `[numTokens, slots · outputs]`.
+ * Linears whose weights are stacked in `weight` `[numMatrices · outputs, inputs]`. Each token goes through those that its
+ * `ids` `[numTokens, matricesPerToken]` name, or through all in turn: `x` `[numTokens, inputs]`, or with columns for each
+ * of them, → `[numTokens, matricesPerToken · outputs]`.
  */
 export function groupedLinear(
   x: Tensor,
   weight: Tensor,
-  numGroups: number,
+  numMatrices: number,
   ids: Tensor | null = null,
   bias: Tensor | null = null,
 ): Tensor {
   const inputs = [x, weight, ...(ids ? [ids] : []), ...(bias ? [bias] : [])];
-  const numSlots = ids ? (ids.shape[1] as number) : numGroups;
-  return x.tracer.apply('groupedLinear', inputs, { numGroups, numSlots })[0];
+  const matricesPerToken = ids ? (ids.shape[1] as number) : numMatrices;
+  return x.tracer.apply('groupedLinear', inputs, { numMatrices, matricesPerToken })[0];
 }
 
-/** `[numTokens, slots · columns]` summed over slots with `weights` `[numTokens, slots]`: `[numTokens, columns]`. */
+/** Σ of a token's experts by weight: `[numTokens, experts · columns]`, `[numTokens, experts]` → `[numTokens, columns]`. */
 export function combineExperts(x: Tensor, weights: Tensor): Tensor {
   return x.tracer.apply('combineExperts', [x, weights])[0];
 }

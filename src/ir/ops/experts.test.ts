@@ -96,21 +96,21 @@ describe('groupedLinear', () => {
 
   it('sends each token through the matrices that its ids name', () => {
     expectValues(
-      run('groupedLinear', [x, weight, ids], { numGroups: 3, numSlots: 2 })[0],
+      run('groupedLinear', [x, weight, ids], { numMatrices: 3, matricesPerToken: 2 })[0],
       [3, -1, 1, 2, 6, 8, 6, 8],
     );
   });
 
   it('adds the bias of each matrix', () => {
     const bias = floatTensor([6], Float32Array.of(10, 20, 30, 40, 50, 60));
-    const [y] = run('groupedLinear', [x, weight, ids, bias], { numGroups: 3, numSlots: 2 });
+    const [y] = run('groupedLinear', [x, weight, ids, bias], { numMatrices: 3, matricesPerToken: 2 });
     expectValues(y, [53, 59, 11, 22, 36, 48, 36, 48]);
   });
 
-  it('gives slots columns of their own', () => {
+  it('gives each matrix columns of its own', () => {
     const wide = matrix([1, 2, 3, 4], [5, 6, 7, 8]);
     expectValues(
-      run('groupedLinear', [wide, weight, ids], { numGroups: 3, numSlots: 2 })[0],
+      run('groupedLinear', [wide, weight, ids], { numMatrices: 3, matricesPerToken: 2 })[0],
       [3, -1, 3, 4, 10, 12, 14, 16],
     );
   });
@@ -118,21 +118,21 @@ describe('groupedLinear', () => {
   it('goes through all matrices in turn without ids', () => {
     const heads = matrix([1, 2, 3, 4, 5, 6]);
     expectValues(
-      run('groupedLinear', [heads, weight], { numGroups: 3, numSlots: 3 })[0],
+      run('groupedLinear', [heads, weight], { numMatrices: 3, matricesPerToken: 3 })[0],
       [1, 2, 6, 8, 11, -1],
     );
   });
 
   it.each([
-    [['numTokens', 2], [6, 2], { numGroups: 4, numSlots: 4 }, 'a multiple of numGroups 4'],
-    [['numTokens', 3], [6, 2], { numGroups: 3, numSlots: 3 }, 'once or for each of 3 slots'],
+    [['numTokens', 2], [6, 2], { numMatrices: 4, matricesPerToken: 4 }, 'a multiple of numMatrices 4'],
+    [['numTokens', 3], [6, 2], { numMatrices: 3, matricesPerToken: 3 }, 'once or 3 times'],
   ] as const)('refuses x %o, weight %o, %o', (xShape, weightShape, attributes, message) => {
     const inputs = [xShape, weightShape].map((shape) => ({ dtype: 'float32', shape }) as const);
     expect(() => OPS.get('groupedLinear')!.infer({ label: '', inputs, attributes })).toThrow(message);
   });
 });
 
-it('combineExperts sums slots by weight', () => {
+it('combineExperts sums by weight', () => {
   const x = matrix([1, 2, 10, 20], [3, 4, 30, 40]);
   expectValues(run('combineExperts', [x, matrix([1, 2], [0.5, 0])], {})[0], [21, 42, 1.5, 2]);
 });

@@ -235,7 +235,7 @@ describe('what ops declare to passes', () => {
       ],
       groupedLinear: [
         [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), { shape: [3, 2], data: Int32Array.of(0, 1, 1, 0, 1, 1) }],
-        { numGroups: 2, numSlots: 2 },
+        { numMatrices: 2, matricesPerToken: 2 },
       ],
       combineExperts: [[x, matrix([1, 2], [3, 4], [5, 6])], {}],
     };

@@ -128,7 +128,7 @@ ScratchBytes route_experts_scratch(const Command& command, const ScratchQuery&) 
   return {Router::bytes(command.inputs[0].columns), 0};
 }
 
-/// x [rows, slots · columns], weights [rows, slots] → y [rows, columns].
+/// x [rows, chosen · columns], weights [rows, chosen] → y [rows, columns].
 void combine_experts(const ThreadContext& context, const Command& command, const Step& step) {
   const Operand &x = command.inputs[0], &weights = command.inputs[1];
   const Operand& y = command.outputs[0];
@@ -138,8 +138,8 @@ void combine_experts(const ThreadContext& context, const Command& command, const
     float* to = y.row(row) + begin;
     for_each_vector(end - begin, [&](int64_t i, int count) {
       Floats sum = zeros();
-      for (int64_t slot = 0; slot < weights.columns; slot++) {
-        sum = multiply_add(broadcast(weight[slot]), load_lanes(from + slot * y.columns + i, count), sum);
+      for (int64_t expert = 0; expert < weights.columns; expert++) {
+        sum = multiply_add(broadcast(weight[expert]), load_lanes(from + expert * y.columns + i, count), sum);
       }
       store_lanes(to + i, sum, count);
     });

@@ -105,14 +105,14 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
   });
 
   it('combineExperts, on views', async () => {
-    for (const [rows, slots, columns] of [
+    for (const [rows, chosen, columns] of [
       [1, 1, 1],
       [3, 2, 17],
       [2, 8, 1030],
       [1, 3, 2049],
     ] as const) {
-      const x = matrix(rows, slots * columns, randomValues(rows * slots * columns, 1), { columnStart: 1 });
-      const weights = matrix(rows, slots, randomValues(rows * slots, 2), { columnStart: 3 });
+      const x = matrix(rows, chosen * columns, randomValues(rows * chosen * columns, 1), { columnStart: 1 });
+      const weights = matrix(rows, chosen, randomValues(rows * chosen, 2), { columnStart: 3 });
       const outputs = [matrix(rows, columns, undefined, { columnStart: 2 })];
       await checkLaunch(
         session,

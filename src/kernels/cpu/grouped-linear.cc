@@ -15,7 +15,7 @@ constexpr int kMaxStripColumns = kMaxTilePanels * kPanelColumns;
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// Rows of one group in blocks of equal height that a tile takes.
+/// Rows of one matrix in blocks of equal height that a tile takes.
 struct Blocks {
   int32_t num_rows;
   int32_t count = divide_up(num_rows, kMaxTileRows);
@@ -25,7 +25,7 @@ struct Blocks {
   int rows_of(int32_t block) const { return std::min(height, num_rows - block * height); }
 };
 
-/// A launch in the format's units. An item is a slot of a token, numbered token · num_slots + slot.
+/// A launch in the format's units. An item is one of the matrices that a token goes through: token · per_token + place.
 template <class Format>
 struct Product {
   using Weight = typename Format::Weight;
@@ -33,14 +33,14 @@ struct Product {
   static constexpr int kWordColumns = Format::kColumns / Format::kWords;
 
   const Operand &x, &weight, &ids, &bias, &y;
-  int32_t num_groups, num_slots, num_items;
+  int32_t num_matrices, per_token, num_items;
   int32_t inputs, outputs;  // of one matrix
   int32_t steps, words;
   int64_t panel_stride;
   // The workspace.
-  float* packed;    // [num_items] rows of words, sorted by group; each block is [words][rows]
-  int32_t* order;   // [num_items], the items by group
-  int32_t* starts;  // [num_groups + 1], where each group's begin
+  float* packed;    // [num_items] rows of words, sorted by matrix; each block is [words][rows]
+  int32_t* order;   // [num_items], the items by matrix
+  int32_t* starts;  // [num_matrices + 1], where each matrix's begin
 
   Product(const Command& command, const Step& step)
       : x(command.inputs[0]),
@@ -48,11 +48,11 @@ struct Product {
         ids(command.inputs[2]),
         bias(command.inputs[3]),
         y(command.outputs[0]),
-        num_groups(command.ints[0]),
-        num_slots(command.ints[1]),
-        num_items(step.rows(command) * num_slots),
+        num_matrices(command.ints[0]),
+        per_token(command.ints[1]),
+        num_items(step.rows(command) * per_token),
         inputs(int32_t(weight.columns)),
-        outputs(int32_t(weight.rows / num_groups)),
+        outputs(int32_t(weight.rows / num_matrices)),
         steps(divide_up(inputs, Format::kColumns)),
         words(steps * Format::kWords),
         panel_stride(int64_t(steps) * kStepWeights),
@@ -60,40 +60,40 @@ struct Product {
         order(reinterpret_cast<int32_t*>(packed + int64_t(num_items) * words)),
         starts(order + num_items) {}
 
-  int32_t group_of(int32_t item) const {
-    const int32_t slot = item % num_slots;
-    return ids.is_present() ? ids.row<int32_t>(item / num_slots)[slot] : slot;
+  int32_t matrix_of(int32_t item) const {
+    const int32_t place = item % per_token;
+    return ids.is_present() ? ids.row<int32_t>(item / per_token)[place] : place;
   }
-  Blocks blocks_of(int32_t group) const { return {starts[group + 1] - starts[group]}; }
-  /// What an item multiplies: columns of its slot, or all of its token's.
+  Blocks blocks_of(int32_t matrix) const { return {starts[matrix + 1] - starts[matrix]}; }
+  /// What an item multiplies: columns of its own, or all of its token's.
   const float* input(int32_t item) const {
-    const float* row = x.row(item / num_slots);
-    return x.columns == inputs ? row : row + int64_t(item % num_slots) * inputs;
+    const float* row = x.row(item / per_token);
+    return x.columns == inputs ? row : row + int64_t(item % per_token) * inputs;
   }
-  float* output(int32_t item) const { return y.row(item / num_slots) + int64_t(item % num_slots) * outputs; }
+  float* output(int32_t item) const { return y.row(item / per_token) + int64_t(item % per_token) * outputs; }
   float* packed_rows(int32_t sorted_row) const { return packed + int64_t(sorted_row) * words; }
   const Weight* panel(int32_t index) const { return static_cast<const Weight*>(weight.data) + index * panel_stride; }
   // Where a matrix has no multiple of 16 rows, it shares panels with its neighbours.
-  int32_t first_panel(int32_t group) const { return int32_t(int64_t(group) * outputs / kPanelColumns); }
-  int32_t end_panel(int32_t group) const { return int32_t(divide_up(int64_t(group + 1) * outputs, kPanelColumns)); }
+  int32_t first_panel(int32_t matrix) const { return int32_t(int64_t(matrix) * outputs / kPanelColumns); }
+  int32_t end_panel(int32_t matrix) const { return int32_t(divide_up(int64_t(matrix + 1) * outputs, kPanelColumns)); }
   /// Panels of a strip. One row is bound by memory: a single panel at a time reads it in one sequential stream.
-  int32_t strip_panels(int32_t group) const { return starts[group + 1] - starts[group] == 1 ? 1 : kMaxTilePanels; }
-  int32_t num_strips(int32_t group) const {
-    if (starts[group] == starts[group + 1]) return 0;
-    return divide_up(end_panel(group) - first_panel(group), strip_panels(group));
+  int32_t strip_panels(int32_t matrix) const { return starts[matrix + 1] - starts[matrix] == 1 ? 1 : kMaxTilePanels; }
+  int32_t num_strips(int32_t matrix) const {
+    if (starts[matrix] == starts[matrix + 1]) return 0;
+    return divide_up(end_panel(matrix) - first_panel(matrix), strip_panels(matrix));
   }
 };
 
-/// Counting sort of the items by group.
+/// Counting sort of the items by matrix.
 template <class Format>
 void sort_items(const Product<Format>& product) {
   int32_t* starts = product.starts;
-  std::fill(starts, starts + product.num_groups + 1, 0);
-  for (int32_t item = 0; item < product.num_items; item++) starts[product.group_of(item) + 1]++;
-  for (int32_t group = 0; group < product.num_groups; group++) starts[group + 1] += starts[group];
-  for (int32_t item = 0; item < product.num_items; item++) product.order[starts[product.group_of(item)]++] = item;
-  // Each start has moved on to the next group's.
-  for (int32_t group = product.num_groups; group > 0; group--) starts[group] = starts[group - 1];
+  std::fill(starts, starts + product.num_matrices + 1, 0);
+  for (int32_t item = 0; item < product.num_items; item++) starts[product.matrix_of(item) + 1]++;
+  for (int32_t matrix = 0; matrix < product.num_matrices; matrix++) starts[matrix + 1] += starts[matrix];
+  for (int32_t item = 0; item < product.num_items; item++) product.order[starts[product.matrix_of(item)]++] = item;
+  // Each start has moved on to the next matrix's.
+  for (int32_t matrix = product.num_matrices; matrix > 0; matrix--) starts[matrix] = starts[matrix - 1];
   starts[0] = 0;
 }
 
@@ -119,10 +119,10 @@ void pack_items(const Product<Format>& product, const ThreadContext& context) {
   const int64_t num_vectors = divide_up(product.words, kLanes);
   const int64_t begin = num_vectors * context.thread / context.num_threads;
   const int64_t end = num_vectors * (context.thread + 1) / context.num_threads;
-  for (int32_t group = 0; group < product.num_groups; group++) {
-    const Blocks blocks = product.blocks_of(group);
+  for (int32_t matrix = 0; matrix < product.num_matrices; matrix++) {
+    const Blocks blocks = product.blocks_of(matrix);
     for (int32_t block = 0; block < blocks.count; block++) {
-      const int32_t first = product.starts[group] + blocks.first_row(block);
+      const int32_t first = product.starts[matrix] + blocks.first_row(block);
       for (int64_t i = begin; i < end; i++) pack_words(product, first, blocks.rows_of(block), int32_t(i * kLanes));
     }
   }
@@ -131,21 +131,21 @@ void pack_items(const Product<Format>& product, const ThreadContext& context) {
 /// Give the rows of a finished tile, which starts at column `column` of all matrices together, to their items.
 template <class Format>
 void scatter(const Product<Format>& product, const float* tile, int32_t first, int rows, int64_t column, int columns,
-             int32_t group) {
-  const int64_t group_start = int64_t(group) * product.outputs;
-  const int64_t begin = std::max(column, group_start);
-  const int64_t end = std::min(column + columns, group_start + product.outputs);
+             int32_t matrix) {
+  const int64_t matrix_start = int64_t(matrix) * product.outputs;
+  const int64_t begin = std::max(column, matrix_start);
+  const int64_t end = std::min(column + columns, matrix_start + product.outputs);
   for (int r = 0; r < rows; r++) {
     const float* from = tile + r * kMaxStripColumns + (begin - column);
-    std::copy(from, from + (end - begin), product.output(product.order[first + r]) + (begin - group_start));
+    std::copy(from, from + (end - begin), product.output(product.order[first + r]) + (begin - matrix_start));
   }
 }
 
-/// Compute all rows of a group for one strip of its panels.
+/// Compute all rows of a matrix for one strip of its panels.
 template <class Format>
-void multiply_strip(const Product<Format>& product, int32_t group, int32_t strip) {
-  const int32_t panel = product.first_panel(group) + strip * product.strip_panels(group);
-  const int32_t num_panels = std::min(product.strip_panels(group), product.end_panel(group) - panel);
+void multiply_strip(const Product<Format>& product, int32_t matrix, int32_t strip) {
+  const int32_t panel = product.first_panel(matrix) + strip * product.strip_panels(matrix);
+  const int32_t num_panels = std::min(product.strip_panels(matrix), product.end_panel(matrix) - panel);
   const int64_t column = int64_t(panel) * kPanelColumns;
   alignas(64) float results[kMaxTileRows * kMaxStripColumns];
   Tile<Format> tile;
@@ -158,12 +158,12 @@ void multiply_strip(const Product<Format>& product, int32_t group, int32_t strip
   tile.y = results;
   tile.y_stride = kMaxStripColumns;
   tile.columns = int32_t(std::min<int64_t>(num_panels * kPanelColumns, product.weight.rows - column));
-  const Blocks blocks = product.blocks_of(group);
+  const Blocks blocks = product.blocks_of(matrix);
   for (int32_t block = 0; block < blocks.count; block++) {
-    const int32_t first = product.starts[group] + blocks.first_row(block);
+    const int32_t first = product.starts[matrix] + blocks.first_row(block);
     tile.x = product.packed_rows(first);
     tile_kernel<Format>(blocks.rows_of(block), num_panels)(tile);
-    scatter(product, results, first, blocks.rows_of(block), column, tile.columns, group);
+    scatter(product, results, first, blocks.rows_of(block), column, tile.columns, matrix);
     // The strip is in the cache now.
     tile.prefetch = reinterpret_cast<const char*>(tile.weight);
     tile.prefetch_advance = 0;
@@ -177,21 +177,21 @@ void grouped_linear(const ThreadContext& context, const Command& command, const 
   context.barrier();
   pack_items(product, context);
   context.barrier();
-  int32_t group = 0;
-  int64_t first_strip = 0;  // of the group, among those of all groups
+  int32_t matrix = 0;
+  int64_t first_strip = 0;  // of the matrix, among those of all groups
   for (int64_t number = context.take_chunk();; number = context.take_chunk()) {
-    while (group < product.num_groups && number - first_strip >= product.num_strips(group)) {
-      first_strip += product.num_strips(group++);
+    while (matrix < product.num_matrices && number - first_strip >= product.num_strips(matrix)) {
+      first_strip += product.num_strips(matrix++);
     }
-    if (group == product.num_groups) return;
-    multiply_strip(product, group, int32_t(number - first_strip));
+    if (matrix == product.num_matrices) return;
+    multiply_strip(product, matrix, int32_t(number - first_strip));
   }
 }
 
 }  // namespace
 
-// x [rows, inputs] or [rows, slots · inputs], weight [groups · outputs, inputs], ids? [rows, slots], bias? [groups ·
-// outputs] → y [rows, slots · outputs]. Parameters: groups, slots.
+// x [rows, inputs] or [rows, per token · inputs], weight [matrices · outputs, inputs], ids? [rows, per token], bias?
+// [matrices · outputs] → y [rows, per token · outputs]. Parameters: matrices, matrices per token.
 
 void grouped_linear_fp32(const ThreadContext& context, const Command& command, const Step& step) {
   grouped_linear<Float32Format>(context, command, step);

@@ -13,12 +13,12 @@ import { groupedLinear } from './grouped-linear.ts';
 
 interface Shape {
   readonly numTokens: number;
-  readonly numGroups: number;
+  readonly numMatrices: number;
   readonly inputs: number;
   readonly outputs: number;
-  /** Slots of each token, filled by ids; null: one slot for each group. */
-  readonly numSlots: number | null;
-  /** Slots have columns of x of their own. */
+  /** Named by ids; null: all, without ids. */
+  readonly matricesPerToken: number | null;
+  /** Each matrix has columns of x of its own. */
   readonly isWide: boolean;
   readonly hasBias: boolean;
   readonly seed: number;
@@ -26,10 +26,10 @@ interface Shape {
 
 const shapes = fc.record({
   numTokens: fc.oneof(fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 60 })),
-  numGroups: fc.integer({ min: 1, max: 9 }),
+  numMatrices: fc.integer({ min: 1, max: 9 }),
   inputs: fc.integer({ min: 1, max: 70 }),
   outputs: fc.oneof(fc.integer({ min: 1, max: 70 }), fc.constantFrom(16, 32, 48)),
-  numSlots: fc.constantFrom(null, 1, 2, 5),
+  matricesPerToken: fc.constantFrom(null, 1, 2, 5),
   isWide: fc.boolean(),
   hasBias: fc.boolean(),
   seed: fc.integer({ min: 1, max: 1000 }),
@@ -61,22 +61,25 @@ describe.each(PRODUCTS)(
     });
 
     function launchOf(shape: Shape): HarnessLaunch {
-      const { numTokens, numGroups, inputs, outputs, numSlots, isWide, hasBias, seed } = shape;
-      const slots = numSlots ?? numGroups;
-      const columns = isWide ? slots * inputs : inputs;
+      const { numTokens, numMatrices, inputs, outputs, matricesPerToken, isWide, hasBias, seed } = shape;
+      const perToken = matricesPerToken ?? numMatrices;
+      const columns = isWide ? perToken * inputs : inputs;
       const query = {
         ...product,
         kvDType: 'float32',
         activationDType: 'float32',
         maxRows: numTokens,
-        weightRows: numGroups * outputs,
+        weightRows: numMatrices * outputs,
         weightColumns: inputs,
-        attributes: { numGroups, numSlots: slots },
+        attributes: { numMatrices, matricesPerToken: perToken },
       } as const;
       const x = randomValues(numTokens * columns, seed);
       const isRounded = groupedLinear.variants(query)[0].kernel.endsWith('_dot');
-      // Some groups stay without rows, others get many.
-      const ids = Int32Array.from({ length: numTokens * slots }, (_, i) => ((i * i + seed) % 7) % numGroups);
+      // Some matrices stay without rows, others get many.
+      const ids = Int32Array.from(
+        { length: numTokens * perToken },
+        (_, i) => ((i * i + seed) % 7) % numMatrices,
+      );
       return {
         op: 'groupedLinear',
         attributes: query.attributes,
@@ -86,17 +89,17 @@ describe.each(PRODUCTS)(
           }),
           {
             kind: 'weight',
-            values: randomValues(numGroups * outputs * inputs, seed + 1),
-            shape: [numGroups * outputs, inputs],
+            values: randomValues(numMatrices * outputs * inputs, seed + 1),
+            shape: [numMatrices * outputs, inputs],
             dtype: product.weightDType,
             layout: groupedLinear.weightLayout(query),
           },
-          numSlots === null ? { kind: 'none' } : matrix(numTokens, slots, ids),
-          hasBias && numSlots !== null
-            ? matrix(1, numGroups * outputs, randomValues(numGroups * outputs, seed + 2))
+          matricesPerToken === null ? { kind: 'none' } : matrix(numTokens, perToken, ids),
+          hasBias && matricesPerToken !== null
+            ? matrix(1, numMatrices * outputs, randomValues(numMatrices * outputs, seed + 2))
             : { kind: 'none' },
         ],
-        outputs: [matrix(numTokens, slots * outputs, undefined, { columnStart: 1 })],
+        outputs: [matrix(numTokens, perToken * outputs, undefined, { columnStart: 1 })],
         query,
       };
     }
@@ -109,10 +112,10 @@ describe.each(PRODUCTS)(
 
     it('gives a row the same result whatever other rows there are', async () => {
       const shape = {
-        numGroups: 1,
+        numMatrices: 1,
         inputs: 40,
         outputs: 33,
-        numSlots: 1,
+        matricesPerToken: 1,
         isWide: true,
         hasBias: true,
         seed: 5,

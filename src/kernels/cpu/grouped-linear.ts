@@ -7,11 +7,14 @@ export const groupedLinear: CpuKernelDescription = {
   weightLayout: (query) => linear.weightLayout(query),
   variants: (query) =>
     linear.variants(query).map(({ kernel, maxRows }) => ({ kernel: `grouped_${kernel}`, maxRows })),
-  /** The packed rows of all slots, then their order, and where each matrix's begin. */
+  /** The packed rows, one for each matrix of each token, then their order, and where each matrix's begin. */
   workspaceBytes(query) {
-    const { numGroups, numSlots } = query.attributes as { numGroups: number; numSlots: number };
-    const maxRows = query.maxRows * numSlots;
-    return linear.workspaceBytes({ ...query, maxRows }) + 4 * (maxRows + numGroups + 1);
+    const { numMatrices, matricesPerToken } = query.attributes as {
+      numMatrices: number;
+      matricesPerToken: number;
+    };
+    const maxRows = query.maxRows * matricesPerToken;
+    return linear.workspaceBytes({ ...query, maxRows }) + 4 * (maxRows + numMatrices + 1);
   },
-  encode: ({ numGroups, numSlots }) => ({ values: [int(numGroups), int(numSlots)] }),
+  encode: ({ numMatrices, matricesPerToken }) => ({ values: [int(numMatrices), int(matricesPerToken)] }),
 };
