@@ -14,6 +14,7 @@ interface ServeFlags extends LLMFlags {
   readonly allowedOrigins?: readonly string[];
   readonly skipTokenizerInit?: true;
   readonly maxBodyBytes: number;
+  readonly streamIntervalMs: number;
   readonly shutdownTimeout: number;
   readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
 }
@@ -39,6 +40,14 @@ export function registerServe(program: Command): void {
       new Option('--max-body-bytes <size>', 'largest request')
         .argParser(byteSize)
         .default(8 * 2 ** 20, '8MiB'),
+    )
+    .addOption(
+      new Option(
+        '--stream-interval-ms <ms>',
+        'longest wait of tokens to leave together when many streams are open',
+      )
+        .argParser(wholeNumber(0, 1000))
+        .default(20),
     )
     .addOption(
       new Option('--shutdown-timeout <seconds>', 'what running requests get to end after SIGTERM')
@@ -68,6 +77,7 @@ async function runServe(model: string, flags: ServeFlags): Promise<void> {
     ...{ llm, servedModelNames, apiKeys, host: flags.host, port: flags.port, logLevel: flags.logLevel },
     allowedOrigins: flags.allowedOrigins ?? [],
     maxBodyBytes: flags.maxBodyBytes,
+    streamIntervalMs: flags.streamIntervalMs,
     drainTimeoutMs: 1000 * flags.shutdownTimeout,
   }).catch(async (error: unknown) => {
     await llm.close();

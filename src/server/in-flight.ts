@@ -100,8 +100,11 @@ export class InFlightRequest {
 
   #observeTokens({ index, tokenIds }: GenerationChunk, nowMs: number): void {
     const { timeToFirstToken, interToken } = this.#metrics.histograms;
-    if (this.#numTokens[index] !== 0) interToken.observe((nowMs - this.#lastTokenMs[index]) / 1000);
-    else if (this.numGeneratedTokens === 0) timeToFirstToken.observe((nowMs - this.arrivalMs) / 1000);
+    if (this.#numTokens[index] !== 0) {
+      // Tokens that came together share the time since the last ones.
+      const gapMs = (nowMs - this.#lastTokenMs[index]) / tokenIds.length;
+      for (let i = 0; i < tokenIds.length; i++) interToken.observe(gapMs / 1000);
+    } else if (this.numGeneratedTokens === 0) timeToFirstToken.observe((nowMs - this.arrivalMs) / 1000);
     this.#numTokens[index] += tokenIds.length;
     this.#lastTokenMs[index] = nowMs;
   }

@@ -15,6 +15,7 @@ import { addPageRoutes } from './routes/page.ts';
 import { addStatusRoutes } from './routes/status.ts';
 import { addTokenizeRoutes } from './routes/tokenize.ts';
 import { logStats } from './stats-log.ts';
+import { StreamPacer } from './stream-pacer.ts';
 
 export interface RunningServer {
   /** `http://127.0.0.1:8000` */
@@ -70,7 +71,7 @@ function checkSettings({ servedModelNames, apiKeys }: Required<ServerOptions>): 
   }
 }
 
-function createContext({ llm, servedModelNames }: ServerOptions): ServerContext {
+function createContext({ llm, servedModelNames, streamIntervalMs }: Required<ServerOptions>): ServerContext {
   const metrics = new Metrics(llm.engine, servedModelNames[0]);
   return {
     llm,
@@ -78,6 +79,7 @@ function createContext({ llm, servedModelNames }: ServerOptions): ServerContext 
     metrics,
     inFlight: new InFlightRequests(metrics),
     activity: new HttpActivity(),
+    pacer: new StreamPacer(streamIntervalMs),
     created: Math.floor(Date.now() / 1000),
   };
 }
