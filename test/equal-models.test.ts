@@ -121,6 +121,25 @@ describe('relatives of llama', () => {
     expect(graphOf(spelled)).toEqual(graphOf(plain));
   });
 
+  it('gemma is llama with scaled token vectors, a head that is not, and norm weights that lack 1', () => {
+    const config = {
+      ...llama,
+      architectures: ['GemmaForCausalLM'],
+      head_dim: HEAD_DIM,
+      hidden_act: 'gelu',
+      tie_word_embeddings: true,
+    };
+    const equal = { ...llama, head_dim: HEAD_DIM, hidden_act: 'gelu_pytorch_tanh' };
+    const read = tensorsOf(config);
+    const expressed = renamed([
+      [/embed_tokens/, () => read('model.embed_tokens.weight').map((value) => value * Math.sqrt(HIDDEN))],
+      [/lm_head/, () => read('model.embed_tokens.weight')],
+      [/(.*norm\.weight)/, (name) => read(name).map((value) => value + 1)],
+      [/(.*)/, read],
+    ]);
+    expectEqual([graphOf(equal), expressed], [graphOf(config), read]);
+  });
+
   it('internlm2 fuses queries, keys and values group by group', () => {
     const config = { ...llama, architectures: ['InternLM2ForCausalLM'], bias: false };
     const read = tensorsOf(llama);
@@ -289,7 +308,10 @@ describe('relatives of gpt-neox', () => {
       architectures: ['FalconForCausalLM'],
       ...rest,
       ffn_hidden_size,
-      ...{ alibi: true, bias: true, multi_query: false, parallel_attn: false },
+      alibi: true,
+      bias: true,
+      multi_query: false,
+      parallel_attn: false,
     };
     const equal = { ...neox, rotary_pct: 1, use_parallel_residual: false };
     const read = tensorsOf(equal);
@@ -332,7 +354,11 @@ describe('gpt_bigcode and opt', () => {
 
   const opt = {
     architectures: ['OPTForCausalLM'],
-    ...{ vocab_size: 48, hidden_size: HIDDEN, ffn_dim: 40, num_hidden_layers: 2, num_attention_heads: 4 },
+    vocab_size: 48,
+    hidden_size: HIDDEN,
+    ffn_dim: 40,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
     max_position_embeddings: 64,
   };
 

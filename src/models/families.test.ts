@@ -62,7 +62,11 @@ describe('spellings', () => {
         new_decoder_architecture: true,
         intermediate_size: null,
       }),
-      config('FalconForCausalLM', { num_kv_heads: 2, new_decoder_architecture: true, intermediate_size: null }),
+      config('FalconForCausalLM', {
+        num_kv_heads: 2,
+        new_decoder_architecture: true,
+        intermediate_size: null,
+      }),
     ],
     [
       'bloom of the small models',
@@ -99,8 +103,16 @@ describe('windows', () => {
       config('Qwen2ForCausalLM', { use_sliding_window: true, sliding_window: 8, max_window_layers: 2 }),
       [null, null, 8, 8],
     ],
-    ['qwen2: none unless switched on', config('Qwen2ForCausalLM', { sliding_window: 8 }), [null, null, null, null]],
-    ['starcoder2', config('Starcoder2ForCausalLM', { sliding_window: 8, num_key_value_heads: 2 }), [8, 8, 8, 8]],
+    [
+      'qwen2: none unless switched on',
+      config('Qwen2ForCausalLM', { sliding_window: 8 }),
+      [null, null, null, null],
+    ],
+    [
+      'starcoder2',
+      config('Starcoder2ForCausalLM', { sliding_window: 8, num_key_value_heads: 2 }),
+      [8, 8, 8, 8],
+    ],
   ])('%s', (_, given, windows) => {
     expect(windowsOf(given)).toEqual(windows);
   });
@@ -120,20 +132,61 @@ describe('windows', () => {
 
 describe('refusals', () => {
   it.each([
-    ['bloom', config('BloomForCausalLM', { apply_residual_connection_post_layernorm: true }, { vocab_size: 100, hidden_size: 32, n_head: 4, n_layer: 2 }), 'apply_residual_connection_post_layernorm'],
-    ['mpt without ALiBi', config('MptForCausalLM', { attn_config: { alibi: false } }, mptSizes), 'attn_config.alibi'],
-    ['mpt, another attention', config('MptForCausalLM', { attn_config: { attn_type: 'multiquery_attention' } }, mptSizes), 'attn_config.attn_type'],
+    [
+      'bloom',
+      config(
+        'BloomForCausalLM',
+        { apply_residual_connection_post_layernorm: true },
+        { vocab_size: 100, hidden_size: 32, n_head: 4, n_layer: 2 },
+      ),
+      'apply_residual_connection_post_layernorm',
+    ],
+    [
+      'mpt without ALiBi',
+      config('MptForCausalLM', { attn_config: { alibi: false } }, mptSizes),
+      'attn_config.alibi',
+    ],
+    [
+      'mpt, another attention',
+      config('MptForCausalLM', { attn_config: { attn_type: 'multiquery_attention' } }, mptSizes),
+      'attn_config.attn_type',
+    ],
     ['mpt, an unknown field', config('MptForCausalLM', { attn_config: { rope: true } }, mptSizes), 'rope'],
     ['mpt, scaled logits', config('MptForCausalLM', { logit_scale: 0.5 }, mptSizes), 'logit_scale: 0.5'],
-    ['opt, norms without weights', config('OPTForCausalLM', { ffn_dim: 64, intermediate_size: null, layer_norm_elementwise_affine: false }), 'layer_norm_elementwise_affine'],
-    ['gptj, unscaled scores', config('GPTJForCausalLM', { rotary_dim: 8, scale_attn_weights: false }, gpt2Sizes), 'scale_attn_weights'],
-    ['gemma2, both directions', config('Gemma2ForCausalLM', { use_bidirectional_attention: true }), 'use_bidirectional_attention: true'],
-    ['qwen2, an unknown layer type', config('Qwen2ForCausalLM', { layer_types: ['linear_attention'] }), 'layer_types.0'],
+    [
+      'opt, norms without weights',
+      config('OPTForCausalLM', {
+        ffn_dim: 64,
+        intermediate_size: null,
+        layer_norm_elementwise_affine: false,
+      }),
+      'layer_norm_elementwise_affine',
+    ],
+    [
+      'gptj, unscaled scores',
+      config('GPTJForCausalLM', { rotary_dim: 8, scale_attn_weights: false }, gpt2Sizes),
+      'scale_attn_weights',
+    ],
+    ['gemma, another activation', config('GemmaForCausalLM', { hidden_act: 'relu' }), 'hidden_act'],
+    ['gemma, a window', config('GemmaForCausalLM', { sliding_window: 4096 }), 'sliding_window: 4096'],
+    [
+      'gemma2, both directions',
+      config('Gemma2ForCausalLM', { use_bidirectional_attention: true }),
+      'use_bidirectional_attention: true',
+    ],
+    [
+      'qwen2, an unknown layer type',
+      config('Qwen2ForCausalLM', { layer_types: ['linear_attention'] }),
+      'layer_types.0',
+    ],
     ['chatglm, another norm', config('ChatGLMModel', { rmsnorm: false }), 'rmsnorm'],
     ['cohere, a window', config('CohereForCausalLM', { sliding_window: 4096 }), 'sliding_window: 4096'],
   ])('%s', (_, given, field) => {
     expect(() => graphOf(given)).toThrow(
-      expect.objectContaining({ code: 'unsupported_model', message: expect.stringContaining(field) as string }),
+      expect.objectContaining({
+        code: 'unsupported_model',
+        message: expect.stringContaining(field) as string,
+      }),
     );
   });
 });
@@ -174,7 +227,11 @@ describe('published tensors', () => {
   });
 
   it('falcon reads each group of heads as its queries, its key, its value', () => {
-    const given = config('FalconForCausalLM', { new_decoder_architecture: true, num_kv_heads: 2, intermediate_size: null });
+    const given = config('FalconForCausalLM', {
+      new_decoder_architecture: true,
+      num_kv_heads: 2,
+      intermediate_size: null,
+    });
     const { parameters } = graphOf(given);
     const rows = parameters
       .filter(({ name }) => name.startsWith('transformer.h.0.self_attention.query_key_value'))

@@ -2,23 +2,17 @@
 import { z } from 'zod';
 import { Attention, type AttentionOptions } from '../nn/attention.ts';
 import { SequentialBlock } from '../nn/block.ts';
-import { scale, softcap } from '../nn/functional.ts';
+import { softcap } from '../nn/functional.ts';
 import type { Module } from '../nn/module.ts';
-import { rmsNorm } from '../nn/norm.ts';
 import type { Scope, Tensor } from '../nn/tensor.ts';
-import { activationName, count, layerTypes, windowsOf } from './config.ts';
+import { count, layerTypes, windowsOf } from './config.ts';
 import { defineModel } from './define-model.ts';
-import { llamaFacts, llamaFields, llamaLogits, llamaTensors, type LayerParts, type LlamaVariant } from './llama.ts';
+import { gemmaFields, gemmaVariant } from './gemma.ts';
+import { llamaFacts, llamaLogits, llamaTensors, type LayerParts, type LlamaVariant } from './llama.ts';
 
-/** What Gemma 2 and 3 name alike. Older configs also carry a `hidden_act`, which `hidden_activation` overrules. */
-export const gemmaFields = {
-  ...llamaFields,
-  head_dim: count.default(256),
-  hidden_activation: activationName.nullish().transform((kind) => kind ?? 'geluTanh'),
-  rms_norm_eps: z.number().default(1e-6),
-  max_position_embeddings: count.default(8192),
-  tie_word_embeddings: z.boolean().default(true),
-  attention_bias: z.boolean().default(false),
+/** What Gemma 2 and 3 name alike. */
+export const gemma2Fields = {
+  ...gemmaFields,
   query_pre_attn_scalar: z.number().positive().default(256),
   sliding_window: count.nullable().default(4096),
   layer_types: layerTypes,
@@ -26,25 +20,20 @@ export const gemmaFields = {
   attn_logit_softcapping: z.number().positive().nullish(),
 };
 
-export type GemmaConfig = z.output<z.ZodObject<typeof gemmaFields>>;
+export type Gemma2Config = z.output<z.ZodObject<typeof gemma2Fields>>;
 
-/** The weights of Gemma's norms are stored as distances from 1. */
-export const WEIGHT_OFFSET = 1;
-
-/** How Gemma 2 and 3 vary Llama, but for what their attention does beyond `gemmaAttention`. */
-export function gemmaVariant(config: GemmaConfig): Pick<LlamaVariant, 'norm' | 'block' | 'frame'> {
+/** How Gemma 2 and 3 vary Llama, but for what their attention does beyond `gemma2Attention`. */
+export function gemma2Variant(config: Gemma2Config): Pick<LlamaVariant, 'norm' | 'block' | 'frame'> {
   const { final_logit_softcapping: cap } = config;
+  const { norm, frame } = gemmaVariant(config);
   return {
-    norm: rmsNorm(config.rms_norm_eps, WEIGHT_OFFSET),
+    norm,
     block: sandwichBlock,
-    frame: {
-      embed: (x: Tensor) => scale(x, Math.sqrt(config.hidden_size)),
-      adjustLogits: (logits: Tensor) => (cap ? softcap(logits, cap) : logits),
-    },
+    frame: { ...frame, adjustLogits: (logits: Tensor) => (cap ? softcap(logits, cap) : logits) },
   };
 }
 
-export function gemmaAttention(config: GemmaConfig, base: AttentionOptions): AttentionOptions {
+export function gemma2Attention(config: Gemma2Config, base: AttentionOptions): AttentionOptions {
   return {
     ...base,
     bias: config.attention_bias,
@@ -72,7 +61,7 @@ export const gemma2 = defineModel({
   modelType: 'gemma2',
   architectures: ['Gemma2ForCausalLM'],
   schema: z.object({
-    ...gemmaFields,
+    ...gemma2Fields,
     final_logit_softcapping: z.number().positive().nullable().default(30),
     attn_logit_softcapping: z.number().positive().nullable().default(50),
   }),
@@ -83,8 +72,9 @@ export const gemma2 = defineModel({
     const alternating = Array.from({ length: numLayers }, (_, layer) => (layer % 2 === 0 ? window : null));
     const windows = config.layer_types ? windowsOf(config.layer_types, numLayers, window) : alternating;
     return llamaLogits(scope, { ...config, hidden_act: config.hidden_activation }, contextLength, {
-      ...gemmaVariant(config),
-      attention: (at, base) => new Attention(at, { ...gemmaAttention(config, base), window: windows[base.layer] }),
+      ...gemma2Variant(config),
+      attention: (at, base) =>
+        new Attention(at, { ...gemma2Attention(config, base), window: windows[base.layer] }),
     });
   },
   ...llamaTensors,

@@ -4,14 +4,15 @@ import { Attention } from '../nn/attention.ts';
 import { RMSNorm } from '../nn/norm.ts';
 import { count, windowsOf } from './config.ts';
 import { defineModel } from './define-model.ts';
-import { gemmaAttention, gemmaFields, gemmaVariant, WEIGHT_OFFSET } from './gemma2.ts';
+import { WEIGHT_OFFSET } from './gemma.ts';
+import { gemma2Attention, gemma2Fields, gemma2Variant } from './gemma2.ts';
 import { llamaFacts, llamaLogits, llamaTensors } from './llama.ts';
 import { readRope, ropeFor, type RopeFields } from './rope-config.ts';
 
 const angles = z.record(z.string(), z.unknown());
 
 const schema = z.object({
-  ...gemmaFields,
+  ...gemma2Fields,
   max_position_embeddings: count.default(131072),
   rope_theta: z.number().positive().default(1_000_000),
   rope_local_base_freq: z.number().positive().default(10_000),
@@ -30,12 +31,26 @@ function windows(config: Gemma3Config): readonly (number | null)[] {
 }
 
 /** Fields of the angles of layers that see everything. */
-function globalRope({ rope_theta, rope_scaling, rope_parameters, max_position_embeddings }: Gemma3Config): RopeFields {
-  return { rope_theta, rope_scaling, rope_parameters: rope_parameters?.full_attention, max_position_embeddings };
+function globalRope({
+  rope_theta,
+  rope_scaling,
+  rope_parameters,
+  max_position_embeddings,
+}: Gemma3Config): RopeFields {
+  return {
+    rope_theta,
+    rope_scaling,
+    rope_parameters: rope_parameters?.full_attention,
+    max_position_embeddings,
+  };
 }
 
 /** Fields of the angles of windowed layers. */
-function localRope({ rope_local_base_freq, rope_parameters, max_position_embeddings }: Gemma3Config): RopeFields {
+function localRope({
+  rope_local_base_freq,
+  rope_parameters,
+  max_position_embeddings,
+}: Gemma3Config): RopeFields {
   const rope_theta = rope_local_base_freq;
   return { rope_theta, rope_parameters: rope_parameters?.sliding_attention, max_position_embeddings };
 }
@@ -52,11 +67,11 @@ export const gemma3 = defineModel({
     const rope = ropeFor(readRope(globalRope(config)), headDim, contextLength);
     const turnLocally = ropeFor(readRope(localRope(config)), headDim, contextLength);
     return llamaLogits(scope, { ...config, hidden_act: config.hidden_activation }, contextLength, {
-      ...gemmaVariant(config),
+      ...gemma2Variant(config),
       rope,
       attention: (at, base) =>
         new Attention(at, {
-          ...gemmaAttention(config, base),
+          ...gemma2Attention(config, base),
           window: windowOf[base.layer],
           rope: windowOf[base.layer] === null ? rope : turnLocally,
           queryNorm: new RMSNorm(at.at('q_norm'), headDim, eps, WEIGHT_OFFSET),

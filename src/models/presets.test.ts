@@ -24,6 +24,7 @@ const NUM_PARAMETERS: Readonly<Record<string, number>> = {
   'falcon-180b': 178_557_088_768,
   'mpt-30b': 29_957_200_896,
   'bloom-176b': 176_247_271_424,
+  'gemma-7b': 8_537_680_896,
   gpt2: 124_439_808,
   'gpt2-medium': 354_823_168,
   'gpt2-large': 774_030_080,

@@ -7,6 +7,7 @@ import { cohere } from './cohere.ts';
 import { deepseekV2 } from './deepseek-v2.ts';
 import { deepseekV3 } from './deepseek-v3.ts';
 import { falcon } from './falcon.ts';
+import { gemma } from './gemma.ts';
 import { gemma2 } from './gemma2.ts';
 import { gemma3 } from './gemma3.ts';
 import { glm } from './glm.ts';
@@ -41,6 +42,7 @@ const MODELS: readonly ModelDefinition[] = [
   deepseekV2,
   deepseekV3,
   falcon,
+  gemma,
   gemma2,
   gemma3,
   glm,
@@ -76,7 +78,8 @@ export function findModel(config: HFConfig, own: readonly ModelDefinition[] = []
   const architectures = architecturesOf(config, models);
   const found = models.find((model) => model.architectures.some((name) => architectures.includes(name)));
   if (found) return found;
-  const wanted = architectures.length > 0 ? architectures.join(', ') : 'a config.json without "architectures"';
+  const wanted =
+    architectures.length > 0 ? architectures.join(', ') : 'a config.json without "architectures"';
   throw new NeedletailError(
     'unsupported_model',
     `${wanted} is not supported; these architectures are: ${architectureNames(models).join(', ')}`,

@@ -79,6 +79,7 @@ export const SMALL_CONFIGS: readonly (readonly [string, fc.Arbitrary<HFConfig>])
     max_window_layers: fc.integer({ min: 0, max: 3 }),
   }),
   family('Qwen3ForCausalLM', ownHiddenSize, { attention_bias: bool }),
+  family('GemmaForCausalLM', ownHiddenSize, { attention_bias: bool }),
   family('Gemma2ForCausalLM', ownHiddenSize, { sliding_window: window, attention_bias: bool }),
   family('Gemma3ForCausalLM', ownHiddenSize, {
     sliding_window: window,
