@@ -7,6 +7,7 @@ import { isJsonObject, type JsonObject, readJsonFile, readTextFile } from '../ut
 const MAX_TOKENIZER_BYTES = 256 * 2 ** 20;
 const MAX_CONFIG_BYTES = 16 * 2 ** 20;
 const MAX_TEMPLATE_BYTES = 2 ** 20;
+const OTHER_FORMS = ['tokenizer.model', 'spiece.model', 'vocab.json', 'merges.txt', 'vocab.txt'];
 
 export interface TokenizerFiles {
   /** tokenizer.json as parsed. */
@@ -20,7 +21,7 @@ export interface TokenizerFiles {
 /** @throws NeedletailError `bad_checkpoint` naming the file that is missing or damaged. */
 export async function readTokenizerFiles(directory: string): Promise<TokenizerFiles> {
   const tokenizer = await readObject(directory, 'tokenizer.json', MAX_TOKENIZER_BYTES);
-  if (tokenizer === null) throw noTokenizer(directory);
+  if (tokenizer === null) throw await noTokenizer(directory);
   // Older checkpoints name their special tokens in a file of their own.
   const specialTokens = await readObject(directory, 'special_tokens_map.json', MAX_CONFIG_BYTES);
   const ownConfig = await readObject(directory, 'tokenizer_config.json', MAX_CONFIG_BYTES);
@@ -93,10 +94,14 @@ async function templateFiles(directory: string): Promise<[name: string, file: st
   ];
 }
 
-function noTokenizer(directory: string): NeedletailError {
+/** Other forms of a tokenizer (SentencePiece's model, vocab.json with merges.txt) are converted by transformers. */
+async function noTokenizer(directory: string): Promise<NeedletailError> {
+  const names = await readdir(directory).catch((): string[] => []);
+  const others = OTHER_FORMS.filter((name) => names.includes(name));
+  const found = others.length > 0 ? `, only ${others.join(' and ')}, which cannot be read as it is` : '';
   return new NeedletailError(
     'bad_checkpoint',
-    `${directory}: there is no tokenizer.json; write one with transformers ` +
+    `${directory}: there is no tokenizer.json${found}; write one with transformers ` +
       '(AutoTokenizer.from_pretrained(…).save_pretrained(…)), or send token ids and start with --skip-tokenizer-init',
   );
 }

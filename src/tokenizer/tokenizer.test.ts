@@ -307,6 +307,14 @@ describe('a folder with', () => {
     );
   });
 
+  it("only SentencePiece's model is refused, naming it and the conversion to make", async () => {
+    await rm(path.join(folder, 'tokenizer.json'));
+    await write('tokenizer.model', 'a vocabulary');
+    await write('tokenizer_config.json', { tokenizer_class: 'LlamaTokenizer' });
+    await expect(load()).rejects.toMatchObject({ code: 'bad_checkpoint' });
+    await expect(load()).rejects.toThrow(/only tokenizer\.model, .*AutoTokenizer.*save_pretrained/);
+  });
+
   it.each([
     ['broken JSON', '{"model":', /tokenizer\.json: not valid JSON/],
     ['a list', '[]', /holds no JSON object/],
