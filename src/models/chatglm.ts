@@ -13,15 +13,15 @@ const schema = z
   .object(llamaFields)
   .omit({ hidden_act: true, rope_theta: true, rope_scaling: true, rope_parameters: true })
   .extend({
-  rms_norm_eps: z.number().default(1e-5),
-  multi_query_attention: z.boolean().default(false),
-  add_qkv_bias: z.boolean().default(false),
-  add_bias_linear: z.boolean().default(false),
-  /** Longer contexts came with a larger base. */
-  rope_ratio: z.number().positive().default(1),
-  rmsnorm: only(true),
-  post_layer_norm: only(true),
-  original_rope: only(true),
+    rms_norm_eps: z.number().default(1e-5),
+    multi_query_attention: z.boolean().default(false),
+    add_qkv_bias: z.boolean().default(false),
+    add_bias_linear: z.boolean().default(false),
+    /** Longer contexts came with a larger base. */
+    rope_ratio: z.number().positive().default(1),
+    rmsnorm: only(true),
+    post_layer_norm: only(true),
+    original_rope: only(true),
   });
 
 type ChatGLMConfig = z.output<typeof schema>;

@@ -6,20 +6,80 @@ import type { HFConfig } from './model-definition.ts';
 
 /** Fields that any config may carry and that do not change what a forward pass computes. */
 const NEUTRAL_FIELDS: ReadonlySet<string> = new Set([
-  ...['architectures', 'model_type', 'transformers_version', '_name_or_path', '_commit_hash', 'tokenizer_class'],
-  ...['name_or_path', 'auto_map', 'custom_pipelines', 'model_max_length', 'cache_implementation'],
-  ...['dtype', 'torch_dtype', 'use_cache', 'initializer_range', 'gradient_checkpointing', 'is_decoder'],
-  ...['_attn_implementation', '_attn_implementation_autoset', 'attn_implementation', '_flash_attn_2_enabled'],
-  ...['bos_token_id', 'eos_token_id', 'pad_token_id', 'unk_token_id', 'sep_token_id', 'decoder_start_token_id'],
-  ...['id2label', 'label2id', 'num_labels', 'problem_type', 'finetuning_task', 'task_specific_params', 'prefix'],
-  ...['return_dict', 'output_attentions', 'output_hidden_states', 'output_scores', 'return_dict_in_generate'],
-  ...['tie_encoder_decoder', 'torchscript', 'use_bfloat16', 'tf_legacy_loss', 'chunk_size_feed_forward'],
-  ...['do_sample', 'temperature', 'top_k', 'top_p', 'typical_p', 'min_p', 'num_beams', 'num_beam_groups'],
-  ...['max_length', 'min_length', 'max_new_tokens', 'early_stopping', 'diversity_penalty', 'repetition_penalty'],
-  ...['length_penalty', 'no_repeat_ngram_size', 'encoder_no_repeat_ngram_size', 'bad_words_ids'],
-  ...['num_return_sequences', 'forced_bos_token_id', 'forced_eos_token_id', 'remove_invalid_values'],
-  ...['exponential_decay_length_penalty', 'suppress_tokens', 'begin_suppress_tokens', 'unsloth_version'],
-  ...['unsloth_fixed', 'attention_dropout', 'hidden_dropout', 'pretraining_tp'],
+  'architectures',
+  'model_type',
+  'transformers_version',
+  '_name_or_path',
+  '_commit_hash',
+  'tokenizer_class',
+  'name_or_path',
+  'auto_map',
+  'custom_pipelines',
+  'model_max_length',
+  'cache_implementation',
+  'dtype',
+  'torch_dtype',
+  'use_cache',
+  'initializer_range',
+  'gradient_checkpointing',
+  'is_decoder',
+  '_attn_implementation',
+  '_attn_implementation_autoset',
+  'attn_implementation',
+  '_flash_attn_2_enabled',
+  'bos_token_id',
+  'eos_token_id',
+  'pad_token_id',
+  'unk_token_id',
+  'sep_token_id',
+  'decoder_start_token_id',
+  'id2label',
+  'label2id',
+  'num_labels',
+  'problem_type',
+  'finetuning_task',
+  'task_specific_params',
+  'prefix',
+  'return_dict',
+  'output_attentions',
+  'output_hidden_states',
+  'output_scores',
+  'return_dict_in_generate',
+  'tie_encoder_decoder',
+  'torchscript',
+  'use_bfloat16',
+  'tf_legacy_loss',
+  'chunk_size_feed_forward',
+  'do_sample',
+  'temperature',
+  'top_k',
+  'top_p',
+  'typical_p',
+  'min_p',
+  'num_beams',
+  'num_beam_groups',
+  'max_length',
+  'min_length',
+  'max_new_tokens',
+  'early_stopping',
+  'diversity_penalty',
+  'repetition_penalty',
+  'length_penalty',
+  'no_repeat_ngram_size',
+  'encoder_no_repeat_ngram_size',
+  'bad_words_ids',
+  'num_return_sequences',
+  'forced_bos_token_id',
+  'forced_eos_token_id',
+  'remove_invalid_values',
+  'exponential_decay_length_penalty',
+  'suppress_tokens',
+  'begin_suppress_tokens',
+  'unsloth_version',
+  'unsloth_fixed',
+  'attention_dropout',
+  'hidden_dropout',
+  'pretraining_tp',
 ]);
 
 const ACTIVATION_NAMES: Readonly<Record<string, ActivationKind>> = {
@@ -58,7 +118,10 @@ export const activationName = z.string().transform((name): ActivationKind => {
   const kind = ACTIVATION_NAMES[name];
   if (kind) return kind;
   const known = Object.keys(ACTIVATION_NAMES).join(', ');
-  throw new NeedletailError('unsupported_model', `activation ${name} is not implemented; these are: ${known}`);
+  throw new NeedletailError(
+    'unsupported_model',
+    `activation ${name} is not implemented; these are: ${known}`,
+  );
 });
 
 /**
@@ -67,12 +130,18 @@ export const activationName = z.string().transform((name): ActivationKind => {
  *
  * Throws `bad_checkpoint` for a missing or malformed field, `unsupported_model` for one that is not implemented.
  */
-export function readConfig<S extends z.ZodObject>(schema: S, config: HFConfig, neutral: readonly string[]): z.output<S> {
+export function readConfig<S extends z.ZodObject>(
+  schema: S,
+  config: HFConfig,
+  neutral: readonly string[],
+): z.output<S> {
   const modelType = String(config['model_type']);
   refuseQuantized(config, modelType);
   const result = schema.safeParse(config);
   if (!result.success) throw refusal(result.error.issues, modelType);
-  const unknown = Object.entries(config).filter(([field, value]) => !isNeutral(field, schema, neutral) && !isOff(value));
+  const unknown = Object.entries(config).filter(
+    ([field, value]) => !isNeutral(field, schema, neutral) && !isOff(value),
+  );
   if (unknown.length === 0) return result.data;
   const fields = unknown.map(([field, value]) => `${field}: ${JSON.stringify(value)}`).join(', ');
   throw new NeedletailError(

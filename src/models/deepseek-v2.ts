@@ -34,7 +34,13 @@ export const deepseekFields = {
   topk_group: count.nullish(),
 };
 
-export const DEEPSEEK_NEUTRAL_FIELDS = ['aux_loss_alpha', 'ep_size', 'seq_aux', 'qk_head_dim', 'num_nextn_predict_layers'];
+export const DEEPSEEK_NEUTRAL_FIELDS = [
+  'aux_loss_alpha',
+  'ep_size',
+  'seq_aux',
+  'qk_head_dim',
+  'num_nextn_predict_layers',
+];
 
 type DeepseekConfig = z.output<z.ZodObject<typeof deepseekFields>>;
 
@@ -74,11 +80,17 @@ export function deepseekLogits(
         bias: config.attention_bias,
         eps,
       }),
-    mlp: (at, base, layer) => (hasExperts(layer) ? experts(at, config, base, variant) : new GatedMLP(at, base)),
+    mlp: (at, base, layer) =>
+      hasExperts(layer) ? experts(at, config, base, variant) : new GatedMLP(at, base),
   });
 }
 
-function experts(scope: Scope, config: DeepseekConfig, base: GatedMLPOptions, variant: DeepseekVariant): Module {
+function experts(
+  scope: Scope,
+  config: DeepseekConfig,
+  base: GatedMLPOptions,
+  variant: DeepseekVariant,
+): Module {
   const { n_shared_experts: numShared, moe_intermediate_size: intermediateSize } = config;
   const shared = { ...base, intermediateSize: intermediateSize * (numShared ?? 0) };
   return new MixtureOfExperts(scope, {

@@ -24,7 +24,16 @@ interface ModelSpec<S extends z.ZodObject> extends Pick<
 }
 
 export function defineModel<S extends z.ZodObject>(spec: ModelSpec<S>): ModelDefinition {
-  const { modelType, architectures, schema, neutralFields = [], aliases = {}, facts, forward, ...names } = spec;
+  const {
+    modelType,
+    architectures,
+    schema,
+    neutralFields = [],
+    aliases = {},
+    facts,
+    forward,
+    ...names
+  } = spec;
   const read = (config: HFConfig): z.output<S> => readConfig(schema, renamed(config, aliases), neutralFields);
   const buildGraph = (config: HFConfig, options: BuildOptions): Graph => {
     const known = read(config);

@@ -194,14 +194,18 @@ describe('qwen3_moe', () => {
   });
 
   it('refuses windows, which no published checkpoint has', () => {
-    expect(() => graphOf(short('Qwen3-30B-A3B', 1, { use_sliding_window: true }))).toThrow('use_sliding_window');
+    expect(() => graphOf(short('Qwen3-30B-A3B', 1, { use_sliding_window: true }))).toThrow(
+      'use_sliding_window',
+    );
   });
 });
 
 describe('gpt_oss', () => {
   it('reads gates and up projections from alternating columns of one tensor, expert by expert', () => {
     const { parameters } = graphOf(short('gpt-oss-20b', 1));
-    const parts = parameters.filter(({ name }) => name.includes('gate_up_proj')).map(({ parts: [, second] }) => second);
+    const parts = parameters
+      .filter(({ name }) => name.includes('gate_up_proj'))
+      .map(({ parts: [, second] }) => second);
     const weight = { tensor: 'model.layers.0.mlp.experts.gate_up_proj', tensorShape: [32, 2880, 5760] };
     const bias = { tensor: 'model.layers.0.mlp.experts.gate_up_proj_bias', tensorShape: [32, 5760] };
     const rows = { transpose: true, rowCount: 2880, rowStep: 2 };
@@ -252,10 +256,10 @@ describe('deepseek', () => {
 
   it('V3 ignores the layers that predict further tokens', () => {
     const config = PUBLISHED['DeepSeek-V3'];
-    const { isBuffer } = findModel(config);
-    expect(isBuffer?.('model.layers.61.eh_proj.weight', config)).toBe(true);
-    expect(isBuffer?.('model.layers.60.mlp.gate.weight', config)).toBe(false);
-    expect(isBuffer?.('model.norm.weight', config)).toBe(false);
+    const model = findModel(config);
+    expect(model.isBuffer?.('model.layers.61.eh_proj.weight', config)).toBe(true);
+    expect(model.isBuffer?.('model.layers.60.mlp.gate.weight', config)).toBe(false);
+    expect(model.isBuffer?.('model.norm.weight', config)).toBe(false);
   });
 
   it.each([

@@ -80,7 +80,12 @@ export const gptOss = defineModel({
   modelType: 'gpt_oss',
   architectures: ['GptOssForCausalLM'],
   schema,
-  neutralFields: ['initial_context_length', 'experts_per_token', 'output_router_logits', 'router_aux_loss_coef'],
+  neutralFields: [
+    'initial_context_length',
+    'experts_per_token',
+    'output_router_logits',
+    'router_aux_loss_coef',
+  ],
   facts: llamaFacts,
   forward: logits,
   ...llamaTensors,

@@ -47,7 +47,12 @@ export function gpt2Logits(scope: Scope, config: GPT2Config, storage: GPT2Storag
     hiddenSize,
     numLayers: config.n_layer,
     tied: config.tie_word_embeddings,
-    names: { embedding: 'transformer.wte', layers: 'transformer.h', norm: 'transformer.ln_f', head: 'lm_head' },
+    names: {
+      embedding: 'transformer.wte',
+      layers: 'transformer.h',
+      norm: 'transformer.ln_f',
+      head: 'lm_head',
+    },
     embed: (x) => add(x, positions.apply(scope.tracer.input('positions'))),
     norm: (at) => new LayerNorm(at, hiddenSize, eps),
     layer: (at, layer) => gpt2Layer(at, config, layer, storage),

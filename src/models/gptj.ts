@@ -39,7 +39,12 @@ function logits(scope: Scope, config: GPTJConfig, contextLength: number): Tensor
     numLayers: config.n_layer,
     tied: config.tie_word_embeddings,
     headBias: true,
-    names: { embedding: 'transformer.wte', layers: 'transformer.h', norm: 'transformer.ln_f', head: 'lm_head' },
+    names: {
+      embedding: 'transformer.wte',
+      layers: 'transformer.h',
+      norm: 'transformer.ln_f',
+      head: 'lm_head',
+    },
     norm,
     layer: (at, layer) =>
       new ParallelBlock(at, {

@@ -22,7 +22,11 @@ export const internlm2 = defineModel({
       norm: rmsNorm(config.rms_norm_eps),
       halves: { attention: 'attention', mlp: 'feed_forward' },
       attention: (at, base) =>
-        new Attention(at, { ...base, bias: config.bias, names: { qkv: 'wqkv', output: 'wo', order: 'grouped' } }),
+        new Attention(at, {
+          ...base,
+          bias: config.bias,
+          names: { qkv: 'wqkv', output: 'wo', order: 'grouped' },
+        }),
       mlp: (at, base) => new GatedMLP(at, { ...base, names: { gate: 'w1', up: 'w3', down: 'w2' } }),
       block: (at, { attention, mlp, norm }) =>
         new SequentialBlock(at, {
@@ -30,7 +34,12 @@ export const internlm2 = defineModel({
           mlp: { norm: norm('ffn_norm'), body: mlp },
         }),
       frame: {
-        names: { embedding: 'model.tok_embeddings', layers: 'model.layers', norm: 'model.norm', head: 'output' },
+        names: {
+          embedding: 'model.tok_embeddings',
+          layers: 'model.layers',
+          norm: 'model.norm',
+          head: 'output',
+        },
       },
     }),
   tensorNames: publishedNames('model', 'model.tok_embeddings', 'output'),

@@ -60,7 +60,8 @@ export function llamaLogits(
   variant: LlamaVariant,
 ): Tensor {
   const { norm, halves = { attention: 'self_attn', mlp: 'mlp' }, block = preNormBlock } = variant;
-  const { attention = (at, base) => new Attention(at, base), mlp = (at, base) => new GatedMLP(at, base) } = variant;
+  const { attention = (at, base) => new Attention(at, base), mlp = (at, base) => new GatedMLP(at, base) } =
+    variant;
   const { rope = ropeFor(readRope(config), headDimOf(config), contextLength) } = variant;
   const hiddenSize = config.hidden_size;
   return decoderLogits(scope, {

@@ -7,13 +7,25 @@ import { findModel, supportedArchitectures } from './registry.ts';
 
 const llama: HFConfig = {
   architectures: ['LlamaForCausalLM'],
-  ...{ model_type: 'llama', vocab_size: 100, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2 },
-  ...{ num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 64, rms_norm_eps: 1e-5 },
+  model_type: 'llama',
+  vocab_size: 100,
+  hidden_size: 32,
+  intermediate_size: 64,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  max_position_embeddings: 64,
+  rms_norm_eps: 1e-5,
 };
 const mistral: HFConfig = { ...llama, architectures: ['MistralForCausalLM'], model_type: 'mistral' };
 const gpt2: HFConfig = {
   architectures: ['GPT2LMHeadModel'],
-  ...{ model_type: 'gpt2', vocab_size: 100, n_embd: 32, n_layer: 2, n_head: 4, n_positions: 64 },
+  model_type: 'gpt2',
+  vocab_size: 100,
+  n_embd: 32,
+  n_layer: 2,
+  n_head: 4,
+  n_positions: 64,
 };
 
 function graphOf(config: HFConfig): Graph {
@@ -105,22 +117,52 @@ describe('llama', () => {
   });
 
   it.each([
-    ['an unknown activation', { hidden_act: 'xielu' }, 'unsupported_model: activation xielu is not implemented'],
+    [
+      'an unknown activation',
+      { hidden_act: 'xielu' },
+      'unsupported_model: activation xielu is not implemented',
+    ],
     ['a field it does not know', { attn_logit_softcapping: 30 }, 'attn_logit_softcapping: 30'],
     ['quantized weights', { quantization_config: { quant_method: 'awq' } }, 'quantization_config'],
     ['an unknown RoPE', { rope_scaling: { type: 'mrope' } }, 'RoPE scaling "mrope" is not implemented'],
-    ['a missing size', { hidden_size: undefined }, 'bad_checkpoint: config.json of a llama model: hidden_size'],
-    ['a broken size', { num_attention_heads: -4 }, 'bad_checkpoint: config.json of a llama model: num_attention_heads'],
-    ['heads that do not divide', { hidden_size: 30 }, 'hidden size 30 is not a multiple of the number of heads 4'],
+    [
+      'a missing size',
+      { hidden_size: undefined },
+      'bad_checkpoint: config.json of a llama model: hidden_size',
+    ],
+    [
+      'a broken size',
+      { num_attention_heads: -4 },
+      'bad_checkpoint: config.json of a llama model: num_attention_heads',
+    ],
+    [
+      'heads that do not divide',
+      { hidden_size: 30 },
+      'hidden size 30 is not a multiple of the number of heads 4',
+    ],
     ['heads that do not group', { num_key_value_heads: 3 }, 'numHeads 4 is not a multiple of numKvHeads 3'],
-    ['an odd head_dim', { head_dim: 7 }, 'bad_checkpoint: the sizes in config.json of a llama model do not fit'],
-    ['layers without end', { num_hidden_layers: 1e9 }, 'bad_checkpoint: config.json of a llama model: num_hidden_layers'],
+    [
+      'an odd head_dim',
+      { head_dim: 7 },
+      'bad_checkpoint: the sizes in config.json of a llama model do not fit',
+    ],
+    [
+      'layers without end',
+      { num_hidden_layers: 1e9 },
+      'bad_checkpoint: config.json of a llama model: num_hidden_layers',
+    ],
   ])('refuses %s', (_, field, message) => {
     expect(codeOf(() => graphOf({ ...llama, ...field }))).toContain(message);
   });
 
   it('accepts fields that mean nothing for inference, and unknown ones that are off', () => {
-    const extra = { torch_dtype: 'bfloat16', attention_dropout: 0.1, new_thing: null, other_thing: false, list: [] };
+    const extra = {
+      torch_dtype: 'bfloat16',
+      attention_dropout: 0.1,
+      new_thing: null,
+      other_thing: false,
+      list: [],
+    };
     expect(codeOf(() => graphOf({ ...llama, ...extra }))).toBe('no error');
   });
 
@@ -156,7 +198,12 @@ describe('gpt2', () => {
         name: `transformer.h.0.attn.c_attn.weight[${rowStart}:${rowStart + 32}]`,
         tensor: 'transformer.h.0.attn.c_attn.weight',
         tensorShape: [32, 96],
-        ...{ transpose: true, rowStart, rowCount: 32, rowStep: 1, columnStart: 0, columnCount: 32 },
+        transpose: true,
+        rowStart,
+        rowCount: 32,
+        rowStep: 1,
+        columnStart: 0,
+        columnCount: 32,
       })),
     );
   });
@@ -194,7 +241,9 @@ describe('gpt2', () => {
   });
 
   it('refuses cross attention', () => {
-    expect(codeOf(() => graphOf({ ...gpt2, add_cross_attention: true }))).toContain('add_cross_attention: true');
+    expect(codeOf(() => graphOf({ ...gpt2, add_cross_attention: true }))).toContain(
+      'add_cross_attention: true',
+    );
   });
 });
 
@@ -209,6 +258,10 @@ describe('facts', () => {
   });
 
   it('every preset is a model that can be built', () => {
-    for (const name of presetNames()) expect(codeOf(() => graphOf(findPreset(name)!.config)), name).toBe('no error');
+    for (const name of presetNames())
+      expect(
+        codeOf(() => graphOf(findPreset(name)!.config)),
+        name,
+      ).toBe('no error');
   });
 });

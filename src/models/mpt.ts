@@ -94,7 +94,15 @@ export const mpt = defineModel({
   architectures: ['MptForCausalLM', 'MPTForCausalLM'],
   schema,
   // Learned positions are not there where ALiBi is.
-  neutralFields: ['emb_pdrop', 'resid_pdrop', 'init_config', 'init_device', 'learned_pos_emb', 'tokenizer_name', 'verbose'],
+  neutralFields: [
+    'emb_pdrop',
+    'resid_pdrop',
+    'init_config',
+    'init_device',
+    'learned_pos_emb',
+    'tokenizer_name',
+    'verbose',
+  ],
   facts: (config) => ({
     vocabSize: config.vocab_size,
     hiddenSize: config.d_model,

@@ -31,8 +31,7 @@ export const qwen3 = defineModel({
     const windows = qwenWindows(config);
     return llamaLogits(scope, config, contextLength, {
       norm: rmsNorm(eps),
-      attention: (at, base) =>
-normedAttention(at, { ...base, bias, window: windows[base.layer] }, eps),
+      attention: (at, base) => normedAttention(at, { ...base, bias, window: windows[base.layer] }, eps),
     });
   },
   ...llamaTensors,

@@ -44,8 +44,12 @@ const stretched = { ...common, factor, original_max_position_embeddings: count }
 /** What each type may say, and what it means; a field that is not here is refused. */
 const SCALINGS: Readonly<Record<RopeScaling['type'], z.ZodType<RopeScaling>>> = {
   default: z.strictObject(common).transform(() => ({ type: 'default' })),
-  linear: z.strictObject({ ...common, factor }).transform((given) => ({ type: 'linear', factor: given.factor })),
-  dynamic: z.strictObject({ ...common, factor }).transform((given) => ({ type: 'dynamic', factor: given.factor })),
+  linear: z
+    .strictObject({ ...common, factor })
+    .transform((given) => ({ type: 'linear', factor: given.factor })),
+  dynamic: z
+    .strictObject({ ...common, factor })
+    .transform((given) => ({ type: 'dynamic', factor: given.factor })),
   llama3: z
     .strictObject({ ...stretched, low_freq_factor: factor, high_freq_factor: factor })
     .transform((given) => ({
@@ -116,8 +120,14 @@ export function ropeFor(
 ): RopeParameters {
   const { scaling, rotaryShare } = rope;
   const rotaryDim = Math.floor(headDim * rotaryShare);
-  if (scaling.type === 'longrope' && [scaling.shortFactor, scaling.longFactor].some((f) => f.length !== rotaryDim / 2)) {
-    throw new NeedletailError('bad_checkpoint', `config.json: longrope needs ${rotaryDim / 2} short and long factors`);
+  if (
+    scaling.type === 'longrope' &&
+    [scaling.shortFactor, scaling.longFactor].some((f) => f.length !== rotaryDim / 2)
+  ) {
+    throw new NeedletailError(
+      'bad_checkpoint',
+      `config.json: longrope needs ${rotaryDim / 2} short and long factors`,
+    );
   }
   return { ...ropeParameters({ ...rope, rotaryDim, contextLength }), interleaved };
 }
@@ -138,7 +148,10 @@ function readScaling(givenType: unknown, given: ScalingFields, fields: RopeField
   if (result.success) return result.data;
   const issues = result.error.issues.map((issue) => [...issue.path, issue.message].join(': ')).join('; ');
   const isUnknown = result.error.issues.some((issue) => issue.code === 'unrecognized_keys');
-  throw new NeedletailError(isUnknown ? 'unsupported_model' : 'bad_checkpoint', `RoPE scaling ${type}: ${issues}`);
+  throw new NeedletailError(
+    isUnknown ? 'unsupported_model' : 'bad_checkpoint',
+    `RoPE scaling ${type}: ${issues}`,
+  );
 }
 
 function isScalingType(type: unknown): type is RopeScaling['type'] {

@@ -11,12 +11,18 @@ const yarn: RopeScaling = {
     mscale: null,
     mscaleAllDim: null,
   },
-  ...{ betaFast: 32, betaSlow: 1, truncate: true },
+  betaFast: 32,
+  betaSlow: 1,
+  truncate: true,
 };
 
 const longrope: RopeScaling = {
-  ...{ type: 'longrope', factor: 32, originalMaxPositions: 4096, attentionFactor: null },
-  ...{ shortFactor: [1, 2, 2, 4], longFactor: [1, 10, 100, 1000] },
+  type: 'longrope',
+  factor: 32,
+  originalMaxPositions: 4096,
+  attentionFactor: null,
+  shortFactor: [1, 2, 2, 4],
+  longFactor: [1, 10, 100, 1000],
 };
 
 function parametersOf(scaling: RopeScaling, options: Partial<RopeOptions> = {}) {
