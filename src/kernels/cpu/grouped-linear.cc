@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels.h"
+#include "linear-pack.h"
 #include "linear-tile.h"
 
 namespace needletail {
@@ -30,7 +31,6 @@ template <class Format>
 struct Product {
   using Weight = typename Format::Weight;
   static constexpr int kStepWeights = kPanelColumns * Format::kColumns;
-  static constexpr int kWordColumns = Format::kColumns / Format::kWords;
 
   const Operand &x, &weight, &ids, &bias, &y;
   int32_t num_matrices, per_token, num_items;
@@ -100,17 +100,8 @@ void sort_items(const Product<Format>& product) {
 /// Pack the vector of words that starts at `word`, for `rows` items in order from `first` on.
 template <class Format>
 void pack_words(const Product<Format>& product, int32_t first, int rows, int32_t word) {
-  const int32_t column = word * product.kWordColumns;
-  const int count = std::min(kLanes, product.words - word);
-  float* packed = product.packed_rows(first) + int64_t(word) * rows;
-  Floats lanes[kLanes];
-  for (int r = 0; r < kLanes; r++) {
-    lanes[r] = r < rows ? Format::load_words(product.input(product.order[first + r]) + column, product.inputs - column)
-                        : zeros();
-  }
-  if (rows == 1) return store_first(packed, lanes[0], count);
-  transpose(lanes);
-  for (int i = 0; i < count; i++) store_first(packed + i * rows, lanes[i], rows);
+  const auto row_at = [&](int r) { return product.input(product.order[first + r]); };
+  pack_vector<Format>(row_at, rows, product.inputs, word, product.words, product.packed_rows(first));
 }
 
 /// Pack this thread's share of the columns of all items.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "linear-pack.h"
 #include "linear-tile.h"
 
 namespace needletail {
@@ -46,17 +47,9 @@ struct Product {
 template <class Format>
 void pack_words(const Product<Format>& product, int32_t block, int32_t word) {
   const LinearArgs& args = product.args;
-  const int rows = product.rows_of(block);
-  const int32_t column = word * product.kWordColumns;
-  const float* x = args.x + static_cast<int64_t>(block) * product.block_rows * args.x_stride + column;
-  Floats lanes[kLanes];
-  for (int r = 0; r < kLanes; r++) {
-    lanes[r] = r < rows ? Format::load_words(x + r * args.x_stride, args.k - column) : zeros();
-  }
-  transpose(lanes);
-  float* packed = product.packed_block(block) + static_cast<int64_t>(word) * rows;
-  const int count = std::min(kLanes, product.words - word);
-  for (int i = 0; i < count; i++) store_first(packed + i * rows, lanes[i], rows);
+  const float* x = args.x + static_cast<int64_t>(block) * product.block_rows * args.x_stride;
+  const auto row_at = [&](int r) { return x + r * args.x_stride; };
+  pack_vector<Format>(row_at, product.rows_of(block), args.k, word, product.words, product.packed_block(block));
 }
 
 /// Pack this thread's share of the columns of all rows.
