@@ -24,13 +24,15 @@ const ONLY_ARCH = process.argv.includes('--arch') ? process.argv[process.argv.in
 /** Instruction sets per `process.arch`, with the compiler's flags; src/ffi/cpu-library.ts chooses among them. */
 const INSTRUCTION_SETS = {
   x64: {
-    // Tuned for a generic processor, GCC spills the sums of the matrix products.
+    // Tuned for no processor in particular, GCC spills the sums of the matrix products.
     'x86-64-v3': ['-march=x86-64-v3', '-mtune=haswell'],
     avx512: ['-march=x86-64-v4', '-mprefer-vector-width=512'],
     'avx512-bf16': ['-march=x86-64-v4', '-mavx512bf16', '-mprefer-vector-width=512'],
   },
   arm64: {
-    neon: [process.platform === 'darwin' ? '-mcpu=apple-m1' : '-march=armv8.2-a+fp16'],
+    // GCC schedules before it allocates registers, and then spills them.
+    neon:
+      process.platform === 'darwin' ? ['-mcpu=apple-m1'] : ['-march=armv8.2-a+fp16', '-fno-schedule-insns'],
   },
 };
 
@@ -177,7 +179,10 @@ async function buildNative() {
     throw new BuildError(`needletail has no kernels for ${process.arch}, only for x64 and arm64.`);
   const read = (path) => readFileSync(join(ROOT, path), 'utf8');
   const find = (suffix) => [...filesBelow('native', suffix), ...filesBelow('src/kernels/cpu', suffix)];
-  const sources = find('.cc').map((path) => ({ path, text: read(path) }));
+  // Long ones first, so that no compiler is left alone with one at the end.
+  const sources = find('.cc')
+    .map((path) => ({ path, text: read(path) }))
+    .sort((a, b) => b.text.length - a.text.length);
   const headers = find('.h').map(read).join('\0');
   const libraries = Object.entries(instructionSets)
     .filter(([isa]) => ONLY_ARCH === null || isa === ONLY_ARCH)

@@ -76,7 +76,7 @@ void pack_row(const Product<Format>& product, float* packed) {
 /// first one would wait for memory, so that each fetches its share of the next group while it computes.
 template <class Format>
 void set_prefetch(const Product<Format>& product, int32_t group, int32_t block, Tile<Format>& tile) {
-  constexpr int64_t kStepBytes = product.kStepWeights * sizeof(typename Format::Weight);
+  constexpr int64_t kStepBytes = Product<Format>::kStepWeights * sizeof(typename Format::Weight);
   if (product.num_blocks == 1) {
     tile.prefetch = reinterpret_cast<const char*>(tile.weight) + kPrefetchBytes;
     tile.prefetch_advance = kStepBytes;

@@ -142,16 +142,22 @@ inline float to_float(Bfloat16 v) {
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
-#if defined(__aarch64__)
-typedef __fp16 NativeHalf;
+#if defined(__x86_64__)
+inline float to_float(Float16 v) { return _cvtsh_ss(v.bits); }
+inline uint16_t to_float16_bits(float value) { return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT); }
 #else
-typedef _Float16 NativeHalf;
-#endif
 inline float to_float(Float16 v) {
-  NativeHalf half;
+  __fp16 half;
   std::memcpy(&half, &v, sizeof half);
   return float(half);
 }
+inline uint16_t to_float16_bits(float value) {
+  const __fp16 half = __fp16(value);
+  uint16_t bits;
+  std::memcpy(&bits, &half, sizeof bits);
+  return bits;
+}
+#endif
 
 /// Round to nearest, ties to even; NaN stays NaN.
 inline void from_float(float value, float* out) { *out = value; }
@@ -161,10 +167,7 @@ inline void from_float(float value, Bfloat16* out) {
   const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   out->bits = uint16_t(value == value ? rounded : (bits >> 16) | 0x40);
 }
-inline void from_float(float value, Float16* out) {
-  const NativeHalf half = NativeHalf(value);
-  std::memcpy(out, &half, sizeof half);
-}
+inline void from_float(float value, Float16* out) { out->bits = to_float16_bits(value); }
 
 /// A vector of neighbouring elements, as floats.
 inline Floats load_floats(const float* p) { return load(p); }
