@@ -69,6 +69,13 @@ describe('needletail', () => {
     expect((await needletail(['generate', ...flags], 'Once upon a time')).stdout).toBe(first.stdout);
   });
 
+  it('says that a small KV cache shortens the context', async () => {
+    const flags = ['--kv-cache-memory-bytes', '1M', '--dtype', 'float32', '--max-tokens', '2'];
+    const { status, stderr } = await needletail(['generate', ...flags, '--prompt', 'Once']);
+    expect(stderr).toMatch(/holds 128 tokens instead of the model's 1024: --kv-cache-memory-bytes/);
+    expect(status).toBe(0);
+  });
+
   it("generates with a model definition of the user's own", async () => {
     const folder = mkdtempSync(path.join(tmpdir(), 'needletail-'));
     writeFileSync(path.join(folder, 'config.json'), JSON.stringify(ATTENTION_ONLY_CONFIG));

@@ -59,9 +59,10 @@ async function readPlaces(
   headers: SafetensorsHeader[],
 ): Promise<Map<string, TensorPlace>> {
   const names = new Set(await readdir(directory));
+  const problem = whyNoWeights(directory, names);
+  if (problem !== null) throw problem;
   if (names.has(SINGLE_FILE)) return readSingle(path.join(directory, SINGLE_FILE), headers);
-  if (names.has(INDEX_FILE)) return readSharded(directory, names, headers);
-  throw noWeights(directory, names);
+  return readSharded(directory, names, headers);
 }
 
 async function readSingle(file: string, headers: SafetensorsHeader[]): Promise<Map<string, TensorPlace>> {
@@ -121,11 +122,14 @@ function badIndex(directory: string, problem: string): NeedletailError {
   return new NeedletailError('bad_checkpoint', `${INDEX_FILE} (in ${directory}) ${problem}; fetch it again`);
 }
 
-function noWeights(directory: string, names: ReadonlySet<string>): NeedletailError {
+/** Why a folder with these files has no weights to read, and what to do; null if it has. */
+export function whyNoWeights(directory: string, names: ReadonlySet<string>): NeedletailError | null {
+  if (names.has(SINGLE_FILE) || names.has(INDEX_FILE)) return null;
   const pickled = [...names].find(isPickle);
   const problem = pickled
     ? `the weights are in ${pickled}, a pickle, which could run code and is not read; ${CONVERSION}`
-    : `there is neither ${SINGLE_FILE} nor ${INDEX_FILE}; name a folder with a checkpoint in safetensors format`;
+    : `there is neither ${SINGLE_FILE} nor ${INDEX_FILE}; name a folder with a checkpoint in safetensors format, ` +
+      'or add --load-format dummy for random weights';
   return new NeedletailError('bad_checkpoint', `${directory}: ${problem}`);
 }
 

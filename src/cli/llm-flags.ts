@@ -44,10 +44,18 @@ export function llmOptions(
 }
 
 /** Loads the model that the flags ask for, with a progress bar on a terminal. */
-export async function loadLLM(model: string, flags: LLMFlags): Promise<LLM> {
+export async function loadLLM(model: string, flags: LLMFlags, more: LoadOptions = {}): Promise<LLM> {
   const { LLM } = await import('../llm/llm.ts');
   const { model: resolved, options } = llmOptions(model, flags);
-  return LLM.load(resolved, { ...options, onProgress: progressBar('loading') });
+  const llm = await LLM.load(resolved, { ...options, ...more, onProgress: progressBar('loading') });
+  const { maxModelLen, shortenedFrom } = llm.engine.info;
+  if (shortenedFrom !== null) console.error(shortContext(maxModelLen, shortenedFrom));
+  return llm;
+}
+
+function shortContext(maxModelLen: number, shortenedFrom: number): string {
+  const causes = '--kv-cache-memory-bytes or --memory-utilization allow no more';
+  return `the context holds ${maxModelLen} tokens instead of the model's ${shortenedFrom}: ${causes}`;
 }
 
 /** A template itself holds Jinja's braces; anything else is a file. */

@@ -2,9 +2,8 @@
 import { Option, type Command } from 'commander';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import { addLLMFlags, llmOptions, type LLMFlags } from './llm-flags.ts';
+import { addLLMFlags, loadLLM, type LLMFlags } from './llm-flags.ts';
 import { byteSize, decimalNumber, wholeNumber } from './parsers.ts';
-import { progressBar } from './progress.ts';
 
 interface ServeFlags extends LLMFlags {
   readonly host: string;
@@ -59,16 +58,12 @@ export function registerServe(program: Command): void {
 }
 
 async function runServe(model: string, flags: ServeFlags): Promise<void> {
-  const [{ LLM }, { startServer }, { closeOnSignals }] = await Promise.all([
-    import('../llm/llm.ts'),
+  const [{ startServer }, { closeOnSignals }] = await Promise.all([
     import('../server/server.ts'),
     import('../server/signals.ts'),
   ]);
-  const { model: found, options } = llmOptions(model, flags);
-  const llm = await LLM.load(found, {
-    ...options,
+  const llm = await loadLLM(model, flags, {
     skipTokenizerInit: flags.skipTokenizerInit,
-    onProgress: progressBar('loading'),
     onEngineDeath: (reason) => console.error(`the engine died and is started again: ${reason}`),
   });
   const servedModelNames = flags.servedModelName ?? [defaultName(model)];

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -42,6 +42,7 @@ describe('loadEngine', () => {
       vocabSize: 6144,
       recipe: 'float32',
       numBlocks: 4096,
+      shortenedFrom: null,
     });
     expected = await greedy(engine);
     await engine.close();
@@ -82,7 +83,7 @@ describe('loadEngine', () => {
   test('a context shortened to what the cache holds, if none was asked for', async () => {
     const engine = await loadEngine(settings({ kvCacheMemoryBytes: 1e6 }));
     // Eight layers of two KV heads of 64 in float32: 131 072 bytes a block.
-    expect(engine.info).toMatchObject({ numBlocks: 7, maxModelLen: 7 * 16 });
+    expect(engine.info).toMatchObject({ numBlocks: 7, maxModelLen: 7 * 16, shortenedFrom: 1024 });
     await engine.close();
   });
 
@@ -120,6 +121,17 @@ describe('loadEngine', () => {
       code,
       message: expect.stringMatching(message) as string,
     });
+  });
+
+  test('refuses a checkpoint whose weights are pickled, naming the conversion', async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'needletail-'));
+    cpSync(path.join(SHIPPED, 'config.json'), path.join(folder, 'config.json'));
+    writeFileSync(path.join(folder, 'pytorch_model.bin'), 'x');
+    const loading = loadEngine(settings({ model: folder, maxModelLen: 64 }));
+    await expect(loading).rejects.toThrow(/pytorch_model\.bin, a pickle.*safe_serialization=True/);
+    const random = await loadEngine(settings({ model: folder, maxModelLen: 64, loadFormat: 'dummy' }));
+    await random.close();
+    rmSync(folder, { recursive: true });
   });
 
   describe("a model of the user's own", () => {

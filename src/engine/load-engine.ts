@@ -27,7 +27,7 @@ export interface LoadHooks {
 }
 
 /** A plan that fits, and where its weights come from. */
-interface Prepared extends Pick<FittedPlan, 'plan' | 'ledger'> {
+interface Prepared extends FittedPlan {
   readonly source: TensorSource | PackedWeightSource;
   readonly config: EngineConfig;
 }
@@ -84,7 +84,7 @@ async function openPlan(directory: string, config: EngineConfig, device: Device)
     maxNumSeqs: fitted.maxNumSeqs,
     maxModelLen: fitted.maxModelLen,
   });
-  return { plan, ledger, config: fitted, source: weights };
+  return { plan, ledger, shortenedFrom: null, config: fitted, source: weights };
 }
 
 async function loadPlan(prepared: Prepared, device: Device, hooks: LoadHooks): Promise<Executable> {
@@ -103,11 +103,12 @@ async function loadPlan(prepared: Prepared, device: Device, hooks: LoadHooks): P
 }
 
 function createEngine(prepared: Prepared, device: Device, executable: Executable, clock: Clock): LLMEngine {
-  const { plan, ledger, config } = prepared;
+  const { plan, ledger, shortenedFrom, config } = prepared;
   return new LLMEngine({
     runner: new ModelRunner(executable),
     info: {
       maxModelLen: config.maxModelLen ?? plan.model.maxModelLen,
+      shortenedFrom,
       vocabSize: plan.model.vocabSize,
       maxNumSeqs: config.maxNumSeqs,
       maxNumBatchedTokens: config.maxNumBatchedTokens,

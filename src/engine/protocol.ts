@@ -76,6 +76,8 @@ export interface EngineStats {
 /** Known once the engine has loaded its model. */
 export interface EngineInfo {
   readonly maxModelLen: number;
+  /** The model's own context length, where the memory for its KV cache allowed no more than `maxModelLen`. */
+  readonly shortenedFrom: number | null;
   readonly vocabSize: number;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;

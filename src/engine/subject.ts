@@ -1,7 +1,6 @@
 // What an engine, `inspect` or `build` is given: a checkpoint, a plan directory, a config alone, or a preset.
-import { readFile, stat } from 'node:fs/promises';
-import path from 'node:path';
-import { openCheckpoint, type Checkpoint } from '../checkpoint/checkpoint.ts';
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { openCheckpoint, whyNoWeights, type Checkpoint } from '../checkpoint/checkpoint.ts';
 import { dummySource } from '../checkpoint/dummy.ts';
 import { readConfig } from '../checkpoint/hf-config.ts';
 import { resolveModel, type ResolveOptions } from '../checkpoint/resolve-model.ts';
@@ -22,8 +21,9 @@ export interface ModelSubject {
   readonly kind: 'model';
   readonly name: string;
   readonly model: ModelToCompile;
-  /** null: there is a config and no weights. */
+  /** null: there is a config and no weights; `whyNone` then says why. */
   readonly checkpoint: Checkpoint | null;
+  readonly whyNone: NeedletailError | null;
 }
 
 export type Subject =
@@ -53,7 +53,7 @@ export async function findSubject(
 
 /** The tensors that a plan is loaded from: the checkpoint's, or random ones where they are asked for. */
 export function openTensors(
-  { name, model, checkpoint }: ModelSubject,
+  { model, checkpoint, whyNone }: ModelSubject,
   plan: Plan,
   { loadFormat, seed }: Pick<EngineConfig, 'loadFormat' | 'seed'>,
 ): TensorSource {
@@ -65,11 +65,7 @@ export function openTensors(
     const { definition, config } = model;
     return definition.adaptTensors?.(checkpoint.source, config) ?? checkpoint.source;
   }
-  throw new NeedletailError(
-    'model_not_found',
-    `${name} has no weights here; name a folder with a checkpoint, or add --load-format dummy for random ones`,
-    { param: 'model' },
-  );
+  throw whyNone!;
 }
 
 async function folderSubject(
@@ -78,19 +74,22 @@ async function folderSubject(
   own: readonly ModelDefinition[],
 ): Promise<Subject> {
   if (await isPlanDirectory(directory)) return { kind: 'plan', name, directory };
-  const holdsWeights = await Promise.all(
-    ['model.safetensors', 'model.safetensors.index.json'].map((file) => exists(path.join(directory, file))),
-  );
-  if (!holdsWeights.includes(true)) return configSubject(name, await readConfig(directory), own);
+  const whyNone = whyNoWeights(directory, new Set(await readdir(directory)));
+  if (whyNone !== null) return configSubject(name, await readConfig(directory), own, whyNone);
   const checkpoint = await openCheckpoint(directory);
   const { config, tensors, hash } = checkpoint;
   const model = { definition: findModel(config, own), config, tensors, checkpointHash: hash };
-  return { kind: 'model', name, model, checkpoint };
+  return { kind: 'model', name, model, checkpoint, whyNone };
 }
 
-function configSubject(name: string, config: HFConfig, own: readonly ModelDefinition[]): Subject {
+function configSubject(
+  name: string,
+  config: HFConfig,
+  own: readonly ModelDefinition[],
+  whyNone = configAlone(name),
+): Subject {
   const model = { definition: findModel(config, own), config, tensors: null, checkpointHash: null };
-  return { kind: 'model', name, model, checkpoint: null };
+  return { kind: 'model', name, model, checkpoint: null, whyNone };
 }
 
 async function readConfigFile(file: string): Promise<HFConfig> {
@@ -106,8 +105,9 @@ async function readConfigFile(file: string): Promise<HFConfig> {
   });
 }
 
-async function exists(file: string): Promise<boolean> {
-  return (await stat(file).catch(() => null)) !== null;
+function configAlone(name: string): NeedletailError {
+  const message = `${name} has no weights here; name a folder with a checkpoint, or add --load-format dummy for random ones`;
+  return new NeedletailError('model_not_found', message, { param: 'model' });
 }
 
 function unknownModel(name: string): NeedletailError {
