@@ -67,18 +67,18 @@ template <class Format, int kRows, int kVectors>
   if constexpr (Format::kWords == 2) multiply_word<Format, 1>(sums, x, weight, panel_stride);
 }
 
-/// Finish one vector of y, of which `columns` lanes exist.
+/// Write a vector of y of which only `columns` lanes exist, or none. Apart, because it is rare: inlined into the loops of
+/// a tile it keeps compilers from unrolling them in time to have the sums in registers.
+[[gnu::noinline]] inline void write_first(float* y, const float* bias, Floats sum, int32_t columns) {
+  if (columns > 0) store_first(y, bias ? add(sum, load_first(bias, columns)) : sum, columns);
+}
+
 template <class Format>
 inline void write_vector(const Tile<Format>& tile, Floats sum, int row, int column) {
-  const int32_t columns = tile.columns - column;
-  if (columns <= 0) return;
   float* y = tile.y + row * tile.y_stride + column;
   const float* bias = tile.bias ? tile.bias + column : nullptr;
-  if (columns >= kLanes) {
-    store(y, bias ? add(sum, load(bias)) : sum);
-  } else {
-    store_first(y, bias ? add(sum, load_first(bias, columns)) : sum, columns);
-  }
+  if (tile.columns - column < kLanes) write_first(y, bias, sum, tile.columns - column);
+  else store(y, bias ? add(sum, load(bias)) : sum);
 }
 
 template <class Format, int kRows, int kPanels>
@@ -89,15 +89,7 @@ template <class Format, int kRows, int kPanels>
   // Small tiles keep several sums of every element, since one addition must wait for the one before it.
   constexpr int kParts = kRows * kVectors >= 6 ? 1 : kRows * kVectors >= 3 ? 2 : kRows * kVectors == 2 ? 4 : 8;
 
-  Floats sums[kParts][kRows][kVectors];
-  NEEDLETAIL_UNROLL
-  for (auto& part : sums) {
-    NEEDLETAIL_UNROLL
-    for (auto& row : part) {
-      NEEDLETAIL_UNROLL
-      for (Floats& sum : row) sum = zeros();
-    }
-  }
+  Floats sums[kParts][kRows][kVectors] = {};
 
   const float* x = tile.x;
   const typename Format::Weight* weight = tile.weight;

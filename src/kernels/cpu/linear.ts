@@ -27,7 +27,8 @@ export const linear: CpuKernelDescription = {
   variants: (query) => [{ kernel: productFor(query).kernel, maxRows: null }],
   workspaceBytes(query) {
     const { layout, columnsPerWord } = productFor(query);
-    const columns = layout === 'panel16x2' ? query.weightColumns + (query.weightColumns % 2) : query.weightColumns;
+    const columns =
+      layout === 'panel16x2' ? query.weightColumns + (query.weightColumns % 2) : query.weightColumns;
     return query.maxRows * (columns / columnsPerWord) * 4;
   },
 };
