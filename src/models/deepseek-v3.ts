@@ -1,7 +1,7 @@
-// DeepSeek-V3 and R1: V2 with experts scored by sigmoid and corrected, chosen from the best groups.
+// DeepSeek-V3 and R1: experts scored by sigmoid and corrected, chosen from the best groups.
 import { z } from 'zod';
 import { only } from './config.ts';
-import { deepseekFields, deepseekLogits, DEEPSEEK_NEUTRAL_FIELDS, expertGroups } from './deepseek-v2.ts';
+import { deepseekFields, deepseekLogits, DEEPSEEK_NEUTRAL_FIELDS, expertGroups } from './deepseek.ts';
 import { defineModel } from './define-model.ts';
 import { llamaFacts, llamaTensors } from './llama.ts';
 import type { HFConfig } from './model-definition.ts';
