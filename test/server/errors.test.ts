@@ -115,6 +115,9 @@ describe('the right status', () => {
     const error = await errorOf(response);
     expect(error.code).toBe('context_length_exceeded');
     expect(error.message).toMatch(/1024 .*1100/);
+    const text = await server.post(COMPLETIONS, { prompt: 'word '.repeat(15_000) });
+    expect(text.status).toBe(400);
+    expect((await errorOf(text)).message).toMatch(/holds 1024 tokens, but the prompt has at least \d{4}/);
   });
 
   test('404 for another model and another route', async () => {

@@ -1,7 +1,15 @@
 // Clients that leave, engines that fail, queues that are full, servers that end.
 import { afterEach, describe, expect, test, vi } from 'vitest';
+import type { EngineProcess } from '../../src/engine/process/engine-process.ts';
+import { LLM } from '../../src/llm/llm.ts';
+import { startServer } from '../../src/server/server.ts';
 import { closeOnSignals } from '../../src/server/signals.ts';
-import { type TestServer, type TestServerOptions, startTestServer } from '../support/test-server.ts';
+import {
+  MODEL_FOLDER,
+  type TestServer,
+  type TestServerOptions,
+  startTestServer,
+} from '../support/test-server.ts';
 
 let servers: TestServer[] = [];
 afterEach(async () => {
@@ -107,6 +115,30 @@ describe('a failing engine', () => {
       for await (const _ of stream) server.engine.fail('engine_died', 'the engine died');
     })();
     await expect(reading).rejects.toThrow(/engine died/);
+  });
+
+  test('that is a killed process is replaced, and the server answers again', async () => {
+    const llm = await LLM.load(MODEL_FOLDER, {
+      device: 'reference',
+      skipTokenizerInit: true,
+      maxModelLen: 256,
+    });
+    const server = await startServer({ llm, servedModelNames: ['tales'], port: 0, logLevel: 'silent' });
+    const post = (body: object) =>
+      fetch(`${server.url}/v1/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(body),
+      });
+    const long = { prompt: PROMPT, max_tokens: 250, ignore_eos: true, return_token_ids: true };
+    const stream = await post({ ...long, stream: true });
+    process.kill((llm.engine as EngineProcess).pid!, 'SIGKILL');
+    expect(await stream.text()).toMatch(/"code":"engine_died"/);
+    await expect
+      .poll(async () => (await fetch(`${server.url}/health`)).status, { timeout: 30_000 })
+      .toBe(200);
+    expect((await post({ prompt: PROMPT, max_tokens: 1 })).status).toBe(200);
+    await server.close();
   });
 
   test('a deadline is a 408', async () => {
