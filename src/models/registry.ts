@@ -82,7 +82,8 @@ export function findModel(config: HFConfig, own: readonly ModelDefinition[] = []
     architectures.length > 0 ? architectures.join(', ') : 'a config.json without "architectures"';
   throw new NeedletailError(
     'unsupported_model',
-    `${wanted} is not supported; these architectures are: ${architectureNames(models).join(', ')}`,
+    `${wanted} is not supported; these architectures are: ${architectureNames(models).join(', ')}; ` +
+      'a definition of your own is given by --model-definition FILE',
   );
 }
 
