@@ -71,7 +71,15 @@ function compileRoofs(): { measure: () => Roofs; remove: () => void } {
 
 /** The kernels that this instruction set has. */
 function queries(): KernelQuery[] {
-  const rest = { arch, kvDType: 'float32', maxRows: 512, weightRows: 1, weightColumns: 1, attributes: {} } as const;
+  const rest = {
+    arch,
+    kvDType: 'float32',
+    activationDType: 'float32',
+    maxRows: 512,
+    weightRows: 1,
+    weightColumns: 1,
+    attributes: {},
+  } as const;
   return [
     { ...rest, weightDType: 'bfloat16', activationPrecision: 'auto' },
     { ...rest, weightDType: 'bfloat16', activationPrecision: 'float32' },
@@ -166,7 +174,7 @@ const wanted = process.argv.slice(2);
 const isWanted = (name: string, all: readonly string[]): boolean =>
   wanted.includes(name) || !wanted.some((word) => all.includes(word));
 const rowCounts = ['1', '8', '32', '512'].filter((rows, _, all) => isWanted(rows, all)).map(Number);
-const kernels = queries().filter((query, i, all) => {
+const kernels = queries().filter((_, i, all) => {
   const names = all.map((each) => linear.variants(each)[0].kernel);
   return names.indexOf(names[i]) === i && isWanted(names[i], names);
 });

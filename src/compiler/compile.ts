@@ -13,7 +13,7 @@ import { planMemory } from './passes/plan-memory.ts';
 import { removeDead } from './passes/remove-dead.ts';
 import { shard } from './passes/shard.ts';
 import type { Plan } from './plan.ts';
-import type { CompileRequest } from './request.ts';
+import { activationDTypeOf, type CompileRequest } from './request.ts';
 
 export type { CompileRecipe, CompileRequest } from './request.ts';
 
@@ -49,6 +49,6 @@ export function compile(request: CompileRequest, observe?: (pass: string, graph:
     observe?.(pass.name, graph);
   }
   const kernels = chooseKernels(graph, request);
-  const memory = planMemory(graph, request.limits);
+  const memory = planMemory(graph, request.limits, activationDTypeOf(request));
   return emitPlan(graph, kernels, memory, request, facts);
 }

@@ -21,7 +21,7 @@ import {
   type RopeTable,
   type WeightSpec,
 } from './plan.ts';
-import { recipeName, type CompileRequest } from './request.ts';
+import { activationDTypeOf, recipeName, type CompileRequest } from './request.ts';
 
 export function emitPlan(
   graph: Graph,
@@ -44,7 +44,7 @@ export function emitPlan(
     buffers: memory.buffers,
     arenaBytes: memory.arenaBytes,
     workspaceBytes: Math.max(0, ...kernels.map((kernel) => kernel.workspaceBytes)),
-    activationDType: 'float32',
+    activationDType: activationDTypeOf(request),
     launches,
     logits: memory.operands.get(logits.id)!,
   };

@@ -20,6 +20,15 @@ export function recipeName({ weightDType, kvDType, activationPrecision }: Compil
   return [weightDType, ...cache, ...(isExact ? ['float32 activations'] : [])].join(', ');
 }
 
+/**
+ * The type that values between launches have. The cpu computes in float32 throughout; on CUDA they take the weights' type,
+ * unless rounding them is forbidden.
+ */
+export function activationDTypeOf({ target, recipe }: Pick<CompileRequest, 'target' | 'recipe'>): FloatDType {
+  const isNarrow = target.kind === 'cuda' && recipe.activationPrecision === 'auto';
+  return isNarrow ? recipe.weightDType : 'float32';
+}
+
 export interface CompileRequest {
   readonly definition: ModelDefinition;
   readonly config: HFConfig;

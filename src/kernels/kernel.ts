@@ -32,6 +32,8 @@ export interface KernelQuery {
   readonly kvDType: FloatDType;
   /** Whether products may round activations to the weights' 16-bit type, or must keep float32. */
   readonly activationPrecision: 'auto' | 'float32';
+  /** The type of values between launches. */
+  readonly activationDType: FloatDType;
   /** Largest number of rows of the launch. */
   readonly maxRows: number;
   /** Columns of the matrix operand `[rows, columns]`, for ops that have one. */

@@ -23,7 +23,7 @@ const scratchU32 = new Uint32Array(scratchF32.buffer);
 /** The 16 bits of the bfloat16 nearest to `value` (ties to even; NaN stays NaN). */
 export function toBfloat16Bits(value: number): number {
   scratchF32[0] = value;
-  const bits = scratchU32[0]!;
+  const bits = scratchU32[0];
   if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40;
   return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
@@ -31,13 +31,13 @@ export function toBfloat16Bits(value: number): number {
 /** The value of a bfloat16 given as 16 bits. */
 export function fromBfloat16Bits(bits: number): number {
   scratchU32[0] = bits << 16;
-  return scratchF32[0]!;
+  return scratchF32[0];
 }
 
 /** The 16 bits of the IEEE half nearest to `value` (ties to even, overflow to infinity). */
 export function toFloat16Bits(value: number): number {
   scratchF32[0] = value;
-  const bits = scratchU32[0]!;
+  const bits = scratchU32[0];
   const sign = (bits >>> 16) & 0x8000;
   const magnitude = bits & 0x7fffffff;
   if (magnitude > 0x7f800000) return sign | 0x7e00;
@@ -45,8 +45,8 @@ export function toFloat16Bits(value: number): number {
   if (magnitude < 0x38800000) {
     // Subnormal half: adding 0.5 in float32 leaves the wanted 10 bits, rounded, at the bottom of the mantissa.
     scratchU32[0] = magnitude;
-    scratchF32[0] = scratchF32[0]! + 0.5;
-    return sign | (scratchU32[0]! - 0x3f000000);
+    scratchF32[0] = scratchF32[0] + 0.5;
+    return sign | (scratchU32[0] - 0x3f000000);
   }
   return sign | ((magnitude - 0x38000000 + 0x0fff + ((magnitude >>> 13) & 1)) >>> 13);
 }

@@ -318,6 +318,7 @@ class LaunchBuilder {
       weightDType: 'float32',
       kvDType: 'float32',
       activationPrecision: 'float32',
+      activationDType: 'float32',
       maxRows: 1,
       weightRows: 1,
       weightColumns: 1,

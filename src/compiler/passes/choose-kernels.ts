@@ -7,7 +7,7 @@ import { NeedletailError } from '../../util/errors.ts';
 import { GraphIndex } from '../graph-index.ts';
 import { opOf } from '../op-of.ts';
 import type { Launch } from '../plan.ts';
-import type { CompileRequest } from '../request.ts';
+import { activationDTypeOf, type CompileRequest } from '../request.ts';
 import { stepDims } from '../step-dims.ts';
 
 /** How one node is launched. */
@@ -62,6 +62,7 @@ function candidateFor(
   const query: KernelQuery = {
     arch: request.target.arch,
     ...request.recipe,
+    activationDType: activationDTypeOf(request),
     maxRows: resolveDim(rows, stepDims(request.limits)),
     weightRows,
     weightColumns,

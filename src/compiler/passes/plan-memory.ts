@@ -1,9 +1,10 @@
 // Gives every temporary a place: views share their source's buffer, ops that may work in place take over the memory of
 // inputs that die, and what lives at the same time lies apart in one arena.
 import type { Graph, Value } from '../../ir/graph.ts';
-import { itemSize, type DType } from '../../tensor/dtype.ts';
+import { itemSize, type DType, type FloatDType } from '../../tensor/dtype.ts';
 import { elementCount, rowSize } from '../../tensor/shape.ts';
 import { allocate, type Region } from '../allocate-values.ts';
+import { opOf } from '../op-of.ts';
 import { placeBuffers } from '../place-buffers.ts';
 import type { BufferOperand, BufferSpec, StepLimits } from '../plan.ts';
 import { stepDims } from '../step-dims.ts';
@@ -15,9 +16,19 @@ export interface MemoryPlan {
   readonly operands: ReadonlyMap<number, BufferOperand>;
 }
 
-export function planMemory(graph: Graph, limits: StepLimits): MemoryPlan {
+/** Buffers of floats are `activationDType`, but for the logits, which stay float32 from the product that makes them. */
+export function planMemory(
+  graph: Graph,
+  limits: StepLimits,
+  activationDType: FloatDType = 'float32',
+): MemoryPlan {
   const { regions, storages } = allocate(graph);
-  const sizes = storages.map(({ value }) => bytesOf(value, limits));
+  const wide = wideValues(graph);
+  const dtypeOf = (value: Value): DType =>
+    bufferDType(value, wide.has(value.id) ? 'float32' : activationDType);
+  const sizes = storages.map(
+    ({ value }) => elementCount(value.type.shape, stepDims(limits)) * itemSize(dtypeOf(value)),
+  );
   const lifetimes = storages.map(({ firstUse, reads }, i) => {
     const lastUse = Math.max(firstUse, ...reads.map((read) => read.position));
     return { bytes: sizes[i], firstUse, lastUse };
@@ -31,13 +42,19 @@ export function planMemory(graph: Graph, limits: StepLimits): MemoryPlan {
   return { buffers, arenaBytes, operands };
 }
 
-function bytesOf(value: Value, limits: StepLimits): number {
-  return elementCount(value.type.shape, stepDims(limits)) * itemSize(dtypeOf(value));
+/** The graph's outputs, and what elementwise ops make them of. */
+function wideValues(graph: Graph): ReadonlySet<number> {
+  const wide = new Set(graph.outputs.map((output) => output.value.id));
+  for (const node of graph.nodes.toReversed()) {
+    if (!opOf(node).isElementwise || !node.outputs.some((output) => wide.has(output.id))) continue;
+    for (const input of node.inputs) wide.add(input.id);
+  }
+  return wide;
 }
 
-function dtypeOf({ name, type }: Value): DType {
+function bufferDType({ name, type }: Value, floats: FloatDType): DType {
   if (type.dtype === 'token') throw new Error(`${name} is a token and has no memory`);
-  return type.dtype;
+  return type.dtype === 'float32' ? floats : type.dtype;
 }
 
 function operandOf({ storage, start, columns }: Region): BufferOperand {

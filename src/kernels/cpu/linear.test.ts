@@ -22,6 +22,7 @@ interface Shape {
 
 const BASE_QUERY = {
   kvDType: 'float32',
+  activationDType: 'float32',
   maxRows: 1,
   weightRows: 1,
   weightColumns: 1,
