@@ -49,7 +49,9 @@ export class CpuDevice implements Device {
     this.#checkTarget(plan);
     const loaded = await loadPlan(plan, source, options, this.#runtime);
     try {
-      const executable = new CpuExecutable(plan, loaded, this.#runtime);
+      const executable: CpuExecutable = new CpuExecutable(plan, loaded, this.#runtime, () =>
+        this.#executables.delete(executable),
+      );
       this.#executables.add(executable);
       return executable;
     } catch (error) {
@@ -61,7 +63,6 @@ export class CpuDevice implements Device {
   /** Waits for running steps and frees everything that was loaded. */
   async dispose(): Promise<void> {
     await Promise.all([...this.#executables].map((executable) => executable.dispose()));
-    this.#executables.clear();
     this.#runtime.close();
   }
 

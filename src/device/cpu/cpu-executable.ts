@@ -15,15 +15,17 @@ export class CpuExecutable implements Executable {
   readonly #loaded: LoadedPlan;
   readonly #program: Address;
   readonly #step: StepMemory;
+  readonly #onDispose: () => void;
   #running: Promise<unknown> | null = null;
   #isDisposed = false;
 
-  /** Takes over `loaded`, whose memory `dispose` frees. */
-  constructor(plan: Plan, loaded: LoadedPlan, runtime: CpuRuntime) {
+  /** Takes over `loaded`, whose memory `dispose` frees; `onDispose` is called then. */
+  constructor(plan: Plan, loaded: LoadedPlan, runtime: CpuRuntime, onDispose: () => void) {
     this.plan = plan;
     this.memory = loaded.memory;
     this.#runtime = runtime;
     this.#loaded = loaded;
+    this.#onDispose = onDispose;
     const blob = encodeProgram(plan, loaded.placement, (name) => runtime.library.findKernel(name));
     this.#program = runtime.library.createProgram(runtime.address, blob);
     this.#step = new StepMemory(runtime.library, plan);
@@ -52,6 +54,7 @@ export class CpuExecutable implements Executable {
     this.#runtime.library.destroyProgram(this.#program);
     this.#step.free();
     this.#loaded.free();
+    this.#onDispose();
   }
 
   #readLogits(numRows: number): Float32Array {
