@@ -46,7 +46,7 @@ export async function checkLaunch(
   actual.forEach((values, i) => expectClose(values, tensors[i].data, tolerance));
 }
 
-function hostTensor(operand: HarnessOperand, step: StepBatch): HostTensor[] {
+export function hostTensor(operand: HarnessOperand, step: StepBatch): HostTensor[] {
   switch (operand.kind) {
     case 'matrix':
       return [{ shape: [operand.rows, operand.columns], data: operand.values! }];

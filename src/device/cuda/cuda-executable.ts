@@ -1,0 +1,153 @@
+// A plan loaded on a GPU: a step is a few copies, its launches (or one recorded graph), and one copy back.
+import type { Plan } from '../../compiler/plan.ts';
+import type { Address } from '../../ffi/cuda/driver.ts';
+import { pointer } from '../../kernels/cuda/cuda-kernel.ts';
+import type { PackedWeightSource, TensorSource } from '../../tensor/tensor-source.ts';
+import { DeviceError, type DeviceMemory, type Executable, type LoadOptions } from '../device.ts';
+import type { StepBatch, StepResult } from '../step.ts';
+import { checkStep } from './check-step.ts';
+import { CudaProgram } from './cuda-program.ts';
+import type { CudaRuntime } from './cuda-runtime.ts';
+import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
+import { KernelLauncher } from './kernel-launcher.ts';
+import { loadWeights } from './load-weights.ts';
+import { placePlan, type Placement } from './place-plan.ts';
+import { StepMemory } from './step-memory.ts';
+
+const COPY_THREADS = 256;
+
+export class CudaExecutable implements Executable {
+  readonly plan: Plan;
+  readonly memory: DeviceMemory;
+  readonly #runtime: CudaRuntime;
+  readonly #pool: DeviceMemoryPool;
+  readonly #placement: Placement;
+  readonly #numBlocks: readonly number[];
+  readonly #step: StepMemory;
+  readonly #program: CudaProgram;
+  readonly #cacheRegions: Address;
+  #logits: PinnedBuffer | null = null;
+  #running: Promise<unknown> | null = null;
+  #failure: DeviceError | null = null;
+  #isDisposed = false;
+
+  private constructor(
+    runtime: CudaRuntime,
+    pool: DeviceMemoryPool,
+    plan: Plan,
+    placement: Placement,
+    numBlocks: readonly number[],
+  ) {
+    this.plan = plan;
+    this.memory = placement.memory;
+    this.#runtime = runtime;
+    this.#pool = pool;
+    this.#placement = placement;
+    this.#numBlocks = numBlocks;
+    this.#step = new StepMemory(runtime, pool, plan);
+    this.#program = new CudaProgram(runtime, pool, plan, placement, this.#step);
+    this.#cacheRegions = pool.upload(cacheRegions(placement));
+  }
+
+  static async load(
+    runtime: CudaRuntime,
+    plan: Plan,
+    source: TensorSource | PackedWeightSource,
+    options: LoadOptions,
+  ): Promise<CudaExecutable> {
+    const pool = new DeviceMemoryPool(runtime);
+    try {
+      const placement = placePlan(plan, options.numBlocks, pool);
+      await loadWeights(plan, placement, source, options, runtime);
+      return new CudaExecutable(runtime, pool, plan, placement, options.numBlocks);
+    } catch (error) {
+      pool.freeAll();
+      throw error;
+    }
+  }
+
+  /** A step with a number out of range is refused with a `DeviceError` and harms nothing; others may follow. */
+  async run(step: StepBatch): Promise<StepResult> {
+    if (this.#failure) throw this.#failure;
+    if (this.#running) throw new DeviceError('a step is running already');
+    checkStep(step, this.plan, this.#numBlocks);
+    const running = this.#runStep(step);
+    this.#running = running;
+    try {
+      return await running;
+    } catch (cause) {
+      this.#failure = new DeviceError(`the GPU failed: ${String(cause)}`, { cause });
+      throw this.#failure;
+    } finally {
+      this.#running = null;
+    }
+  }
+
+  async dispose(): Promise<void> {
+    if (this.#isDisposed) return;
+    this.#isDisposed = true;
+    this.#failure = new DeviceError('the executable was disposed of');
+    await this.#running?.catch(() => undefined);
+    this.#runtime.makeCurrent();
+    this.#program.release();
+    this.#pool.freeAll();
+  }
+
+  async #runStep(step: StepBatch): Promise<StepResult> {
+    this.#runtime.makeCurrent();
+    const counts = this.#step.write(step);
+    this.#copyBlocks(step.blockCopies.length / 3);
+    this.#program.run(counts);
+    this.#step.fetchResults();
+    if (step.returnLogits) this.#fetchLogits(step.logitRows.length);
+    await this.#runtime.finish();
+    return this.#step.readResults(step.returnLogits ? this.#readLogits(step.logitRows.length) : null);
+  }
+
+  #copyBlocks(numCopies: number): void {
+    if (numCopies === 0) return;
+    const { caches } = this.#placement;
+    const pool = new DeviceMemoryPool(this.#runtime);
+    const launcher = new KernelLauncher(this.#runtime, pool, {
+      kind: 'kernel',
+      source: 'copy-blocks.cu',
+      entry: 'copy_blocks',
+      defines: {},
+      block: COPY_THREADS,
+      sharedBytes: 0,
+      grid: () => [2 * caches.length, numCopies, 1],
+      parameters: [pointer(this.#cacheRegions), pointer(this.#step.blockCopies)],
+    });
+    launcher.run({ numTokens: 0, numSeqs: 0, numLogitRows: 0, numDecodeSeqs: 0, numQueryTiles: 0 });
+    // The driver took the parameters along.
+    pool.freeAll();
+  }
+
+  #fetchLogits(numRows: number): void {
+    const { id, columnStart, columns, rowStride } = this.plan.logits;
+    const bytes = numRows * columns * 4;
+    if (this.#logits === null || this.#logits.bytes.byteLength < bytes) {
+      if (this.#logits) this.#pool.freePinned(this.#logits);
+      this.#logits = this.#pool.allocatePinned(bytes);
+    }
+    const start = this.#placement.arena + this.plan.buffers[id].offset + columnStart * 4;
+    const { driver, stream } = this.#runtime;
+    for (let row = 0; row < numRows; row++) {
+      const target = this.#logits.address + row * columns * 4;
+      driver.copyToHost(target, start + row * rowStride * 4, columns * 4, stream);
+    }
+  }
+
+  #readLogits(numRows: number): Float32Array {
+    return new Float32Array(this.#logits!.bytes.buffer).slice(0, numRows * this.plan.logits.columns);
+  }
+}
+
+/** (group, bytes of a block, address) of keys and values of every layer, as copy-blocks.cu reads them. */
+function cacheRegions({ caches }: Placement): Uint8Array {
+  const words = caches.flatMap(({ group, keys, keyBlockBytes, values, valueBlockBytes }) => [
+    ...[group, keyBlockBytes, keys],
+    ...[group, valueBlockBytes, values],
+  ]);
+  return new Uint8Array(BigInt64Array.from(words, BigInt).buffer);
+}

@@ -1,0 +1,174 @@
+// A plan's launches made ready on one GPU: run one by one, or for decodes recorded once per batch size and replayed.
+import type { Launch, Plan } from '../../compiler/plan.ts';
+import type { Address } from '../../ffi/cuda/driver.ts';
+import type { CudaLaunch, KernelLaunch, StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
+import { int, pointer } from '../../kernels/cuda/cuda-kernel.ts';
+import { CUDA_KERNELS } from '../../kernels/cuda/index.ts';
+import { NeedletailError } from '../../util/errors.ts';
+import type { CudaRuntime } from './cuda-runtime.ts';
+import type { DeviceMemoryPool } from './device-memory.ts';
+import { KernelLauncher } from './kernel-launcher.ts';
+import { MatmulLauncher } from './matmul-launcher.ts';
+import { placeOperand, type Placement } from './place-plan.ts';
+import type { StepMemory } from './step-memory.ts';
+
+/** Decode batches are recorded for these sizes, and for multiples of the last; a step takes the next larger. */
+const BUCKETS = [1, 2, 4, 8, 16, 24, 32];
+const SAMPLE_THREADS = 1024;
+
+interface Launcher {
+  run(counts: StepCounts): void;
+}
+
+/** One launch of the plan: a list of launchers for each of its variants. */
+interface PlannedLaunch {
+  readonly rows: Launch['rows'];
+  readonly variants: readonly { readonly maxRows: number; readonly launchers: readonly Launcher[] }[];
+}
+
+/** A recorded step, or that its size was met once: kernels load at their first launch, which must not be recorded. */
+type Recording = { readonly graph: Address | null };
+
+export class CudaProgram {
+  readonly #runtime: CudaRuntime;
+  readonly #pool: DeviceMemoryPool;
+  readonly #plan: Plan;
+  readonly #launches: readonly PlannedLaunch[];
+  readonly #sample: Launcher;
+  readonly #matmuls: MatmulLauncher[] = [];
+  readonly #recordings = new Map<number, Recording>();
+
+  constructor(
+    runtime: CudaRuntime,
+    pool: DeviceMemoryPool,
+    plan: Plan,
+    placement: Placement,
+    step: StepMemory,
+  ) {
+    this.#runtime = runtime;
+    this.#pool = pool;
+    this.#plan = plan;
+    this.#launches = plan.launches.map((launch) => this.#prepare(launch, placement, step));
+    this.#sample = this.#kernel(sampleLaunch(plan, placement, step));
+  }
+
+  /** Puts the whole step on the stream, sampling included. */
+  run(counts: StepCounts): void {
+    const bucket = this.#bucketOf(counts);
+    if (bucket === null) return this.#enqueue(counts);
+    const counted = {
+      ...counts,
+      numTokens: bucket,
+      numSeqs: bucket,
+      numLogitRows: bucket,
+      numDecodeSeqs: bucket,
+    };
+    const recording = this.#recordings.get(bucket);
+    if (!recording) {
+      this.#recordings.set(bucket, { graph: null });
+      return this.#enqueue(counted);
+    }
+    const graph = recording.graph ?? this.#record(counted);
+    this.#recordings.set(bucket, { graph });
+    this.#runtime.driver.launchGraph(graph, this.#runtime.stream);
+  }
+
+  release(): void {
+    for (const { graph } of this.#recordings.values())
+      if (graph !== null) this.#runtime.driver.destroyGraph(graph);
+    for (const matmul of this.#matmuls) matmul.release();
+  }
+
+  #enqueue(counts: StepCounts): void {
+    for (const { rows, variants } of this.#launches) {
+      const variant = variants.find(({ maxRows }) => counts[rows] <= maxRows)!;
+      for (const launcher of variant.launchers) launcher.run(counts);
+    }
+    this.#sample.run(counts);
+  }
+
+  #record(counts: StepCounts): Address {
+    const { driver, stream } = this.#runtime;
+    driver.beginCapture(stream);
+    try {
+      this.#enqueue(counts);
+    } catch (error) {
+      driver.destroyGraph(driver.endCapture(stream));
+      throw error;
+    }
+    return driver.endCapture(stream);
+  }
+
+  /** Null for a step that is not one token of each sequence. */
+  #bucketOf({ numSeqs, numDecodeSeqs, numLogitRows }: StepCounts): number | null {
+    if (numDecodeSeqs !== numSeqs || numLogitRows > numSeqs || numSeqs === 0) return null;
+    const last = BUCKETS.at(-1)!;
+    const bucket = BUCKETS.find((size) => size >= numSeqs) ?? Math.ceil(numSeqs / last) * last;
+    const { maxNumSeqs, maxNumBatchedTokens, maxNumLogitRows } = this.#plan.limits;
+    return bucket <= Math.min(maxNumSeqs, maxNumBatchedTokens, maxNumLogitRows) ? bucket : null;
+  }
+
+  #prepare(launch: Launch, placement: Placement, step: StepMemory): PlannedLaunch {
+    const description = CUDA_KERNELS.find(({ op }) => op === launch.op);
+    if (!description)
+      throw new NeedletailError('bad_plan', `the cuda device has no kernel for the op ${launch.op}`);
+    const place = (operand: Launch['inputs'][number]) => placeOperand(operand, this.#plan, placement, step);
+    const placed: Omit<CudaLaunch, 'kernel'> = {
+      op: launch.op,
+      attributes: launch.attributes,
+      inputs: launch.inputs.map(place),
+      outputs: launch.outputs.map(place),
+      rows: launch.rows,
+      addresses: step.addresses,
+      workspace: placement.workspace,
+      blockSize: this.#plan.blockSize,
+      gpu: this.#runtime.gpu,
+      constant: (values) => this.#pool.upload(new Uint8Array(values.buffer)),
+    };
+    const variants = launch.variants.map(({ kernel, maxRows }) => ({
+      maxRows: maxRows ?? Infinity,
+      launchers: description
+        .prepare({ ...placed, kernel })
+        .map((prepared) =>
+          prepared.kind === 'kernel' ? this.#kernel(prepared) : this.#matmul(prepared, placement),
+        ),
+    }));
+    return { rows: launch.rows, variants };
+  }
+
+  #kernel(launch: KernelLaunch): Launcher {
+    return new KernelLauncher(this.#runtime, this.#pool, launch);
+  }
+
+  #matmul(launch: ConstructorParameters<typeof MatmulLauncher>[1], placement: Placement): Launcher {
+    const workspace = { address: placement.workspace, bytes: this.#plan.workspaceBytes };
+    const matmul = new MatmulLauncher(this.#runtime, launch, workspace);
+    this.#matmuls.push(matmul);
+    return matmul;
+  }
+}
+
+function sampleLaunch(plan: Plan, placement: Placement, step: StepMemory): KernelLaunch {
+  const { id, columnStart, rowStride } = plan.logits;
+  const logits = placement.arena + plan.buffers[id].offset + columnStart * 4;
+  const { columns, lists, results } = step.sampling;
+  return {
+    kind: 'kernel',
+    source: 'sample.cu',
+    entry: 'sample',
+    defines: {},
+    block: SAMPLE_THREADS,
+    sharedBytes: 0,
+    grid: ({ numLogitRows }) => [numLogitRows, 1, 1],
+    parameters: [
+      pointer(step.addresses.numLogitRows),
+      pointer(logits),
+      { int64: rowStride },
+      int(plan.model.vocabSize),
+      pointer(columns),
+      pointer(lists),
+      pointer(results),
+      int(step.capacity),
+    ],
+  };
+}

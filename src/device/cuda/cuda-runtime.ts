@@ -1,0 +1,64 @@
+// One GPU opened: its context, a stream, compiled kernels, and what must be given back at the end.
+import type { Address, CudaDriver, GpuProperties } from '../../ffi/cuda/driver.ts';
+import type { CublasLt } from '../../ffi/cuda/cublaslt.ts';
+import { Semaphore, SEMAPHORE_BYTES } from '../../ffi/cuda/semaphore.ts';
+import type { Defines } from '../../kernels/cuda/cuda-kernel.ts';
+import type { KernelCache } from './kernel-cache.ts';
+
+/** How often a step that does not end is looked at: the driver posts nothing once the GPU has failed. */
+const WATCH_SECONDS = 2;
+
+export class CudaRuntime {
+  readonly driver: CudaDriver;
+  readonly cublasLt: CublasLt;
+  readonly cache: KernelCache;
+  readonly gpu: GpuProperties;
+  readonly stream: Address;
+  readonly #context: Address;
+  readonly #semaphore: Semaphore;
+  readonly #modules = new Map<string, Address>();
+
+  constructor(driver: CudaDriver, cublasLt: CublasLt, cache: KernelCache, gpu: GpuProperties) {
+    this.driver = driver;
+    this.cublasLt = cublasLt;
+    this.cache = cache;
+    this.gpu = gpu;
+    this.#context = driver.openContext(gpu.ordinal);
+    this.stream = driver.createStream();
+    this.#semaphore = new Semaphore(driver.allocatePinned(SEMAPHORE_BYTES));
+  }
+
+  /** Must come before calls of the driver on a thread where another GPU may have been used. */
+  makeCurrent(): void {
+    this.driver.setContext(this.#context);
+  }
+
+  /** A kernel, compiled or from the cache, allowed `sharedBytes` of dynamic shared memory. */
+  kernel(source: string, entry: string, defines: Defines, sharedBytes = 0): Address {
+    const key = `${source} ${JSON.stringify(defines)}`;
+    const module = this.#modules.get(key) ?? this.driver.loadModule(this.cache.load(source, defines));
+    this.#modules.set(key, module);
+    const kernel = this.driver.findFunction(module, entry);
+    if (sharedBytes > 48 * 1024) this.driver.allowSharedBytes(kernel, sharedBytes);
+    return kernel;
+  }
+
+  /** Waits, beside the event loop, for all that was put on the stream. Throws `device_failed` if the GPU failed. */
+  async finish(): Promise<void> {
+    this.driver.launchHostFunction(this.stream, Semaphore.postFunction, this.#semaphore.address);
+    while (!(await this.#semaphore.wait(WATCH_SECONDS))) {
+      this.makeCurrent();
+      this.driver.isStreamDone(this.stream);
+    }
+    this.makeCurrent();
+  }
+
+  close(): void {
+    this.makeCurrent();
+    for (const module of this.#modules.values()) this.driver.unloadModule(module);
+    this.driver.destroyStream(this.stream);
+    this.driver.freePinned(this.#semaphore.address);
+    this.cublasLt.dispose();
+    this.driver.closeContext(this.gpu.ordinal);
+  }
+}

@@ -1,0 +1,112 @@
+// Gives everything a plan needs a place in device memory: exactly the bytes that the ledger counted.
+import type { KVCacheGroup, Operand, Plan } from '../../compiler/plan.ts';
+import type { Address } from '../../ffi/cuda/driver.ts';
+import type { KVCacheSpec } from '../../ir/graph.ts';
+import type { CudaMatrix, CudaOperand } from '../../kernels/cuda/cuda-kernel.ts';
+import { itemSize } from '../../tensor/dtype.ts';
+import type { DeviceMemory } from '../device.ts';
+import type { DeviceMemoryPool } from './device-memory.ts';
+import type { StepMemory } from './step-memory.ts';
+
+/** Of weights, so that every access and cuBLASLt's are aligned. */
+const ALIGNMENT = 256;
+
+/** One layer's cache: keys [numBlocks, numKvHeads, blockSize, keyHeadDim], then values likewise. */
+export interface PlacedCache extends KVCacheSpec {
+  readonly group: number;
+  readonly keys: Address;
+  readonly values: Address;
+  /** Bytes of one block's keys, and values. */
+  readonly keyBlockBytes: number;
+  readonly valueBlockBytes: number;
+}
+
+export interface Placement {
+  readonly weights: readonly Address[];
+  readonly ropeTables: readonly Address[];
+  readonly caches: readonly PlacedCache[];
+  readonly arena: Address;
+  readonly workspace: Address;
+  readonly memory: DeviceMemory;
+}
+
+export function placePlan(plan: Plan, numBlocks: readonly number[], pool: DeviceMemoryPool): Placement {
+  const fixed = [...plan.weights, ...plan.ropeTables].map(({ bytes }) => bytes);
+  const offsets = offsetsOf(fixed);
+  const start = pool.allocate(offsets.at(-1)!);
+  const addresses = offsets.map((offset) => start + offset);
+  const caches = plan.kvCacheGroups.flatMap((group) => placeGroup(group, plan, numBlocks[group.index], pool));
+  return {
+    weights: addresses.slice(0, plan.weights.length),
+    ropeTables: addresses.slice(plan.weights.length, -1),
+    caches,
+    arena: pool.allocate(plan.arenaBytes),
+    workspace: pool.allocate(plan.workspaceBytes),
+    memory: {
+      weights: fixed.reduce((sum, bytes) => sum + bytes, 0),
+      kvCache: caches.reduce((sum, c) => sum + numBlocks[c.group] * (c.keyBlockBytes + c.valueBlockBytes), 0),
+      activations: plan.arenaBytes,
+      workspace: plan.workspaceBytes,
+    },
+  };
+}
+
+/** Where each of `sizes` starts, and where the last ends. */
+function offsetsOf(sizes: readonly number[]): number[] {
+  const offsets = [0];
+  for (const size of sizes) offsets.push(Math.ceil((offsets.at(-1)! + size) / ALIGNMENT) * ALIGNMENT);
+  return offsets;
+}
+
+function placeGroup(
+  { index, layers }: KVCacheGroup,
+  { blockSize }: Plan,
+  numBlocks: number,
+  pool: DeviceMemoryPool,
+): PlacedCache[] {
+  return layers.map((layer) => {
+    const rowBytes = blockSize * layer.numKvHeads * itemSize(layer.dtype);
+    const [keyBlockBytes, valueBlockBytes] = [rowBytes * layer.keyHeadDim, rowBytes * layer.valueHeadDim];
+    const keys = pool.allocate(numBlocks * (keyBlockBytes + valueBlockBytes));
+    const values = keys + numBlocks * keyBlockBytes;
+    return { ...layer, group: index, keys, values, keyBlockBytes, valueBlockBytes };
+  });
+}
+
+/** An operand of the plan as kernels see it. */
+export function placeOperand(
+  operand: Operand,
+  plan: Plan,
+  placement: Placement,
+  step: StepMemory,
+): CudaOperand {
+  switch (operand.kind) {
+    case 'none':
+      return operand;
+    case 'buffer': {
+      const { dtype, bytes, offset } = plan.buffers[operand.id];
+      const { columns, rowStride, columnStart } = operand;
+      const size = itemSize(dtype);
+      const address = placement.arena + offset + columnStart * size;
+      return { kind: 'matrix', address, dtype, rows: bytes / (rowStride * size), columns, rowStride };
+    }
+    case 'weight':
+      return weightMatrix(operand.id, plan, placement);
+    case 'ropeTable':
+      return {
+        kind: 'ropeTable',
+        address: placement.ropeTables[operand.id],
+        rotaryDim: plan.ropeTables[operand.id].rotaryDim,
+      };
+    case 'input':
+      return { kind: 'input', ...step.input(operand.name, operand.group) };
+    case 'kvCache':
+      return { kind: 'kvCache', ...placement.caches.find(({ layer }) => layer === operand.layer)! };
+  }
+}
+
+function weightMatrix(id: number, { weights }: Plan, placement: Placement): CudaMatrix {
+  const { dtype, shape } = weights[id];
+  const [rows, columns] = shape.length === 1 ? [1, shape[0]] : shape;
+  return { kind: 'matrix', address: placement.weights[id], dtype, rows, columns, rowStride: columns };
+}

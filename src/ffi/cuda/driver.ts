@@ -1,0 +1,342 @@
+// NVIDIA's driver API, as much of it as we call: addresses and handles are numbers, every result is checked by name.
+import koffi, { type LibraryHandle } from 'koffi';
+import { NeedletailError, type ErrorCode } from '../../util/errors.ts';
+import { tryLoad } from './find-library.ts';
+
+/** An address or a handle. Both stay below 2⁵³. */
+export type Address = number;
+
+const CUDA_SUCCESS = 0;
+const CUDA_ERROR_OUT_OF_MEMORY = 2;
+
+const ATTRIBUTES = {
+  maxSharedMemoryPerBlock: 97, // opt-in
+  numMultiprocessors: 16,
+  computeCapabilityMajor: 75,
+  computeCapabilityMinor: 76,
+} as const;
+
+const MAX_DYNAMIC_SHARED_BYTES = 8;
+
+export interface GpuProperties {
+  readonly ordinal: number;
+  readonly name: string;
+  /** 90 for 9.0. */
+  readonly computeCapability: number;
+  readonly numMultiprocessors: number;
+  readonly maxSharedMemoryPerBlock: number;
+  readonly totalBytes: number;
+}
+
+export interface LaunchShape {
+  readonly grid: readonly [x: number, y: number, z: number];
+  readonly block: number;
+  readonly sharedBytes: number;
+}
+
+export class CudaDriver {
+  /** Newest CUDA version that the driver runs: 13000 for 13.0. */
+  readonly version: number;
+  readonly #functions: ReturnType<typeof bind>;
+
+  private constructor(functions: ReturnType<typeof bind>) {
+    this.#functions = functions;
+    this.#check('cuInit', functions.cuInit(0));
+    this.version = this.#readInt('cuDriverGetVersion', (out) => functions.cuDriverGetVersion(out));
+  }
+
+  /** Throws `unsupported_platform` if there is no driver or no GPU that it can use. */
+  static load(): CudaDriver {
+    const library = tryLoad('libcuda.so.1');
+    if (!library) {
+      const message =
+        'there is no NVIDIA driver (libcuda.so.1): install one for your GPU, or use --device cpu';
+      throw new NeedletailError('unsupported_platform', message);
+    }
+    const driver = new CudaDriver(bind(library));
+    if (driver.numGpus() > 0) return driver;
+    throw new NeedletailError(
+      'unsupported_platform',
+      'the NVIDIA driver sees no GPU (check CUDA_VISIBLE_DEVICES)',
+    );
+  }
+
+  /** Major versions of libraries that it runs, newest first. */
+  get libraryMajors(): readonly number[] {
+    const newest = Math.floor(this.version / 1000);
+    return [newest, newest - 1].filter((major) => major >= 12);
+  }
+
+  numGpus(): number {
+    return this.#readInt('cuDeviceGetCount', (out) => this.#functions.cuDeviceGetCount(out));
+  }
+
+  gpu(ordinal: number): GpuProperties {
+    const f = this.#functions;
+    const device = this.#readInt('cuDeviceGet', (out) => f.cuDeviceGet(out, ordinal));
+    const attribute = (name: keyof typeof ATTRIBUTES): number =>
+      this.#readInt('cuDeviceGetAttribute', (out) => f.cuDeviceGetAttribute(out, ATTRIBUTES[name], device));
+    const name = Buffer.alloc(256);
+    this.#check('cuDeviceGetName', f.cuDeviceGetName(name, name.length, device));
+    return {
+      ordinal,
+      name: name.toString('utf8', 0, name.indexOf(0)),
+      computeCapability: attribute('computeCapabilityMajor') * 10 + attribute('computeCapabilityMinor'),
+      numMultiprocessors: attribute('numMultiprocessors'),
+      maxSharedMemoryPerBlock: attribute('maxSharedMemoryPerBlock'),
+      totalBytes: this.#readAddress('cuDeviceTotalMem', (out) => f.cuDeviceTotalMem_v2(out, device)),
+    };
+  }
+
+  /** The GPU's primary context, made current. */
+  openContext(ordinal: number): Address {
+    const f = this.#functions;
+    const context = this.#readAddress('cuDevicePrimaryCtxRetain', (out) =>
+      f.cuDevicePrimaryCtxRetain(out, ordinal),
+    );
+    this.setContext(context);
+    return context;
+  }
+
+  setContext(context: Address): void {
+    this.#check('cuCtxSetCurrent', this.#functions.cuCtxSetCurrent(context));
+  }
+
+  closeContext(ordinal: number): void {
+    this.#check('cuDevicePrimaryCtxRelease', this.#functions.cuDevicePrimaryCtxRelease_v2(ordinal));
+  }
+
+  /** Free and total bytes of the current context's GPU. */
+  memoryInfo(): { freeBytes: number; totalBytes: number } {
+    const [free, total] = [new BigUint64Array(1), new BigUint64Array(1)];
+    this.#check('cuMemGetInfo', this.#functions.cuMemGetInfo_v2(free, total));
+    return { freeBytes: Number(free[0]), totalBytes: Number(total[0]) };
+  }
+
+  /** Throws `out_of_memory` if the GPU has not so much left. */
+  allocate(bytes: number): Address {
+    return this.#readAddress(`cuMemAlloc of ${bytes} bytes`, (out) =>
+      this.#functions.cuMemAlloc_v2(out, bytes),
+    );
+  }
+
+  free(address: Address): void {
+    this.#check('cuMemFree', this.#functions.cuMemFree_v2(address));
+  }
+
+  /** Page-locked host memory, which the GPU reads and writes at full speed. */
+  allocatePinned(bytes: number): Address {
+    return this.#readAddress(`cuMemHostAlloc of ${bytes} bytes`, (out) =>
+      this.#functions.cuMemHostAlloc(out, bytes, 0),
+    );
+  }
+
+  freePinned(address: Address): void {
+    this.#check('cuMemFreeHost', this.#functions.cuMemFreeHost(address));
+  }
+
+  /** Host memory as an ArrayBuffer, valid until it is freed. */
+  view(address: Address, bytes: number): ArrayBuffer {
+    return koffi.view(BigInt(address), bytes);
+  }
+
+  copyToDevice(target: Address, source: Address, bytes: number, stream: Address): void {
+    this.#check('cuMemcpyHtoDAsync', this.#functions.cuMemcpyHtoDAsync_v2(target, source, bytes, stream));
+  }
+
+  copyToHost(target: Address, source: Address, bytes: number, stream: Address): void {
+    this.#check('cuMemcpyDtoHAsync', this.#functions.cuMemcpyDtoHAsync_v2(target, source, bytes, stream));
+  }
+
+  fill(target: Address, byte: number, bytes: number, stream: Address): void {
+    this.#check('cuMemsetD8Async', this.#functions.cuMemsetD8Async(target, byte, bytes, stream));
+  }
+
+  createStream(): Address {
+    const NON_BLOCKING = 1;
+    return this.#readAddress('cuStreamCreate', (out) => this.#functions.cuStreamCreate(out, NON_BLOCKING));
+  }
+
+  destroyStream(stream: Address): void {
+    this.#check('cuStreamDestroy', this.#functions.cuStreamDestroy_v2(stream));
+  }
+
+  /** Blocks this thread until all that was put on the stream is done. Throws `device_failed` if any of it failed. */
+  synchronize(stream: Address): void {
+    this.#check('cuStreamSynchronize', this.#functions.cuStreamSynchronize(stream));
+  }
+
+  /** Whether all is done; throws `device_failed` if the GPU failed. */
+  isStreamDone(stream: Address): boolean {
+    const CUDA_ERROR_NOT_READY = 600;
+    const status = this.#functions.cuStreamQuery(stream);
+    if (status === CUDA_ERROR_NOT_READY) return false;
+    this.#check('cuStreamQuery', status);
+    return true;
+  }
+
+  /** The driver calls the C function at `callback` with `argument` once the stream gets there. */
+  launchHostFunction(stream: Address, callback: Address, argument: Address): void {
+    this.#check('cuLaunchHostFunc', this.#functions.cuLaunchHostFunc(stream, callback, argument));
+  }
+
+  createEvent(): Address {
+    return this.#readAddress('cuEventCreate', (out) => this.#functions.cuEventCreate(out, 0));
+  }
+
+  destroyEvent(event: Address): void {
+    this.#check('cuEventDestroy', this.#functions.cuEventDestroy_v2(event));
+  }
+
+  recordEvent(event: Address, stream: Address): void {
+    this.#check('cuEventRecord', this.#functions.cuEventRecord(event, stream));
+  }
+
+  synchronizeEvent(event: Address): void {
+    this.#check('cuEventSynchronize', this.#functions.cuEventSynchronize(event));
+  }
+
+  /** Loads a cubin, or PTX that the driver compiles. Throws `device_failed` if it does not suit the GPU. */
+  loadModule(image: Uint8Array): Address {
+    return this.#readAddress('cuModuleLoadData', (out) => this.#functions.cuModuleLoadData(out, image));
+  }
+
+  unloadModule(module: Address): void {
+    this.#check('cuModuleUnload', this.#functions.cuModuleUnload(module));
+  }
+
+  findFunction(module: Address, name: string): Address {
+    return this.#readAddress(`cuModuleGetFunction of ${name}`, (out) =>
+      this.#functions.cuModuleGetFunction(out, module, name),
+    );
+  }
+
+  /** A block gets more than 48 KB of shared memory only after this. */
+  allowSharedBytes(kernel: Address, bytes: number): void {
+    const status = this.#functions.cuFuncSetAttribute(kernel, MAX_DYNAMIC_SHARED_BYTES, bytes);
+    this.#check(`cuFuncSetAttribute of ${bytes} bytes of shared memory`, status);
+  }
+
+  /** `extra`: the address of a `CU_LAUNCH_PARAM_…` list that holds the packed parameters. */
+  launch(kernel: Address, { grid, block, sharedBytes }: LaunchShape, extra: Address, stream: Address): void {
+    const status = this.#functions.cuLaunchKernel(
+      kernel,
+      ...grid,
+      ...[block, 1, 1],
+      sharedBytes,
+      stream,
+      0,
+      extra,
+    );
+    this.#check('cuLaunchKernel', status);
+  }
+
+  /** What is put on the stream from here on is recorded instead of run. */
+  beginCapture(stream: Address): void {
+    const THREAD_LOCAL = 1;
+    this.#check('cuStreamBeginCapture', this.#functions.cuStreamBeginCapture_v2(stream, THREAD_LOCAL));
+  }
+
+  /** Ends the capture and makes the record launchable. */
+  endCapture(stream: Address): Address {
+    const f = this.#functions;
+    const graph = this.#readAddress('cuStreamEndCapture', (out) => f.cuStreamEndCapture(stream, out));
+    try {
+      return this.#readAddress('cuGraphInstantiate', (out) => f.cuGraphInstantiateWithFlags(out, graph, 0));
+    } finally {
+      this.#check('cuGraphDestroy', f.cuGraphDestroy(graph));
+    }
+  }
+
+  launchGraph(graph: Address, stream: Address): void {
+    this.#check('cuGraphLaunch', this.#functions.cuGraphLaunch(graph, stream));
+  }
+
+  destroyGraph(graph: Address): void {
+    this.#check('cuGraphExecDestroy', this.#functions.cuGraphExecDestroy(graph));
+  }
+
+  #readInt(what: string, call: (out: Int32Array) => number): number {
+    const out = new Int32Array(1);
+    this.#check(what, call(out));
+    return out[0];
+  }
+
+  #readAddress(what: string, call: (out: BigUint64Array) => number): Address {
+    const out = new BigUint64Array(1);
+    this.#check(what, call(out));
+    return Number(out[0]);
+  }
+
+  #check(what: string, status: number): void {
+    if (status === CUDA_SUCCESS) return;
+    const code: ErrorCode = status === CUDA_ERROR_OUT_OF_MEMORY ? 'out_of_memory' : 'device_failed';
+    throw new NeedletailError(code, `${what} failed: ${this.#describe(status)}`);
+  }
+
+  #describe(status: number): string {
+    const name: [string | null] = [null];
+    const text: [string | null] = [null];
+    this.#functions.cuGetErrorName(status, name);
+    this.#functions.cuGetErrorString(status, text);
+    return name[0] === null ? `error ${status}` : `${name[0]} (${text[0]})`;
+  }
+}
+
+type Call = (...args: readonly unknown[]) => number;
+
+/** Handles and addresses are `uintptr_t`, results come back through arrays. */
+function bind(library: LibraryHandle) {
+  const call = (signature: string): Call => library.func(`int ${signature}`) as Call;
+  return {
+    cuInit: call('cuInit(unsigned int flags)'),
+    cuGetErrorName: call('cuGetErrorName(int status, _Out_ const char **text)'),
+    cuGetErrorString: call('cuGetErrorString(int status, _Out_ const char **text)'),
+    cuDriverGetVersion: call('cuDriverGetVersion(void *version)'),
+    cuDeviceGetCount: call('cuDeviceGetCount(void *count)'),
+    cuDeviceGet: call('cuDeviceGet(void *device, int ordinal)'),
+    cuDeviceGetAttribute: call('cuDeviceGetAttribute(void *value, int attribute, int device)'),
+    cuDeviceGetName: call('cuDeviceGetName(void *name, int length, int device)'),
+    cuDeviceTotalMem_v2: call('cuDeviceTotalMem_v2(void *bytes, int device)'),
+    cuDevicePrimaryCtxRetain: call('cuDevicePrimaryCtxRetain(void *context, int device)'),
+    cuDevicePrimaryCtxRelease_v2: call('cuDevicePrimaryCtxRelease_v2(int device)'),
+    cuCtxSetCurrent: call('cuCtxSetCurrent(uintptr_t context)'),
+    cuMemGetInfo_v2: call('cuMemGetInfo_v2(void *free, void *total)'),
+    cuMemAlloc_v2: call('cuMemAlloc_v2(void *address, size_t bytes)'),
+    cuMemFree_v2: call('cuMemFree_v2(uintptr_t address)'),
+    cuMemHostAlloc: call('cuMemHostAlloc(void *address, size_t bytes, unsigned int flags)'),
+    cuMemFreeHost: call('cuMemFreeHost(uintptr_t address)'),
+    cuMemcpyHtoDAsync_v2: call(
+      'cuMemcpyHtoDAsync_v2(uintptr_t target, uintptr_t source, size_t bytes, uintptr_t stream)',
+    ),
+    cuMemcpyDtoHAsync_v2: call(
+      'cuMemcpyDtoHAsync_v2(uintptr_t target, uintptr_t source, size_t bytes, uintptr_t stream)',
+    ),
+    cuMemsetD8Async: call('cuMemsetD8Async(uintptr_t target, uint8_t byte, size_t bytes, uintptr_t stream)'),
+    cuStreamCreate: call('cuStreamCreate(void *stream, unsigned int flags)'),
+    cuStreamDestroy_v2: call('cuStreamDestroy_v2(uintptr_t stream)'),
+    cuStreamSynchronize: call('cuStreamSynchronize(uintptr_t stream)'),
+    cuStreamQuery: call('cuStreamQuery(uintptr_t stream)'),
+    cuStreamBeginCapture_v2: call('cuStreamBeginCapture_v2(uintptr_t stream, int mode)'),
+    cuStreamEndCapture: call('cuStreamEndCapture(uintptr_t stream, void *graph)'),
+    cuGraphInstantiateWithFlags: call(
+      'cuGraphInstantiateWithFlags(void *exec, uintptr_t graph, unsigned long long flags)',
+    ),
+    cuGraphDestroy: call('cuGraphDestroy(uintptr_t graph)'),
+    cuGraphLaunch: call('cuGraphLaunch(uintptr_t exec, uintptr_t stream)'),
+    cuGraphExecDestroy: call('cuGraphExecDestroy(uintptr_t exec)'),
+    cuLaunchHostFunc: call('cuLaunchHostFunc(uintptr_t stream, uintptr_t callback, uintptr_t argument)'),
+    cuEventCreate: call('cuEventCreate(void *event, unsigned int flags)'),
+    cuEventDestroy_v2: call('cuEventDestroy_v2(uintptr_t event)'),
+    cuEventRecord: call('cuEventRecord(uintptr_t event, uintptr_t stream)'),
+    cuEventSynchronize: call('cuEventSynchronize(uintptr_t event)'),
+    cuModuleLoadData: call('cuModuleLoadData(void *module, const void *image)'),
+    cuModuleUnload: call('cuModuleUnload(uintptr_t module)'),
+    cuModuleGetFunction: call('cuModuleGetFunction(void *function, uintptr_t module, const char *name)'),
+    cuFuncSetAttribute: call('cuFuncSetAttribute(uintptr_t function, int attribute, int value)'),
+    cuLaunchKernel: call(
+      'cuLaunchKernel(uintptr_t function, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx, ' +
+        'unsigned int by, unsigned int bz, unsigned int shared, uintptr_t stream, uintptr_t params, uintptr_t extra)',
+    ),
+  };
+}

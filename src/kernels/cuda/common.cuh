@@ -1,0 +1,68 @@
+// What every kernel uses: number types with their conversions, 16-byte accesses, reductions. Needs no header of the toolkit,
+// so that NVRTC alone can compile it.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+
+struct bf16 { u16 bits; };
+struct fp16 { u16 bits; };
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(u32(x.bits) << 16); }
+__device__ __forceinline__ float to_float(fp16 x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+
+/// Rounds to nearest even.
+template <typename T> __device__ __forceinline__ T from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) {
+  bf16 y;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+template <> __device__ __forceinline__ fp16 from_float<fp16>(float x) {
+  fp16 y;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+
+/// N neighbours, read and written in one access.
+template <typename T, int N> struct alignas(sizeof(T) * N) Vec { T at[N]; };
+
+template <int N, typename T> __device__ __forceinline__ Vec<T, N> load(const T* address) {
+  return *reinterpret_cast<const Vec<T, N>*>(address);
+}
+template <int N, typename T> __device__ __forceinline__ void store(T* address, const Vec<T, N>& values) {
+  *reinterpret_cast<Vec<T, N>*>(address) = values;
+}
+
+struct Sum { __device__ __forceinline__ float operator()(float a, float b) const { return a + b; } };
+struct Max { __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); } };
+
+template <typename F> __device__ __forceinline__ float reduce_warp(float value, F f) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value = f(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  return value;
+}
+
+/// Over the block, the same for every thread; may be called again and again.
+template <typename F> __device__ __forceinline__ float reduce_block(float value, float neutral, F f) {
+  __shared__ float partial[32];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  value = reduce_warp(value, f);
+  __syncthreads();
+  if (lane == 0) partial[warp] = value;
+  __syncthreads();
+  return reduce_warp(lane < int(blockDim.x + 31) / 32 ? partial[lane] : neutral, f);
+}

@@ -1,0 +1,207 @@
+// What the CUDA device adds to a launch description: which kernels a launch becomes, and with what parameters.
+import type { DType, FloatDType } from '../../tensor/dtype.ts';
+import { itemSize } from '../../tensor/dtype.ts';
+import type { KernelDescription } from '../kernel.ts';
+
+export type LaunchAttributes = { readonly [key: string]: unknown };
+
+/** What a grid may depend on. A replayed step has the numbers of its bucket; kernels read the true ones on the device. */
+export interface StepCounts {
+  readonly numTokens: number;
+  readonly numSeqs: number;
+  readonly numLogitRows: number;
+  /** Sequences with one query. */
+  readonly numDecodeSeqs: number;
+  /** Pieces of `QUERIES_PER_TILE` queries of the other sequences. */
+  readonly numQueryTiles: number;
+}
+
+export const QUERIES_PER_TILE = 64;
+
+/** A matrix in device memory, rows `rowStride` elements apart; a vector is one row. */
+export interface CudaMatrix {
+  readonly kind: 'matrix';
+  readonly address: number;
+  readonly dtype: DType;
+  readonly rows: number;
+  readonly columns: number;
+  readonly rowStride: number;
+}
+
+export type CudaOperand =
+  | CudaMatrix
+  | { readonly kind: 'ropeTable'; readonly address: number; readonly rotaryDim: number }
+  | { readonly kind: 'input'; readonly address: number; readonly strideAddress: number }
+  | {
+      readonly kind: 'kvCache';
+      readonly keys: number;
+      readonly values: number;
+      readonly dtype: FloatDType;
+      readonly numKvHeads: number;
+      readonly keyHeadDim: number;
+      readonly valueHeadDim: number;
+    }
+  | { readonly kind: 'none' };
+
+export interface CudaGpu {
+  /** 90 for 9.0. */
+  readonly computeCapability: number;
+  readonly maxSharedMemoryPerBlock: number;
+}
+
+/** A launch of the plan with everything placed. */
+export interface CudaLaunch {
+  readonly op: string;
+  /** Which of the description's variants. */
+  readonly kernel: string;
+  readonly attributes: LaunchAttributes;
+  readonly inputs: readonly CudaOperand[];
+  readonly outputs: readonly CudaOperand[];
+  /** The count that the launch's rows follow, and where it lies on the device. */
+  readonly rows: 'numTokens' | 'numSeqs' | 'numLogitRows';
+  readonly addresses: StepAddresses;
+  readonly workspace: number;
+  /** Tokens in a KV block. */
+  readonly blockSize: number;
+  readonly gpu: CudaGpu;
+  /** Puts numbers into device memory for as long as the plan is loaded. */
+  constant(values: Float32Array): number;
+}
+
+/** Where kernels find a step's numbers. */
+export interface StepAddresses {
+  readonly numTokens: number;
+  readonly numSeqs: number;
+  readonly numLogitRows: number;
+  readonly numQueryTiles: number;
+  /** (sequence, first token) of each query tile. */
+  readonly queryTiles: number;
+}
+
+/** In the order of the kernel's declaration. */
+export type Parameter =
+  | { readonly pointer: number }
+  | { readonly int64: number }
+  | { readonly int32: number }
+  | { readonly float32: number }
+  | { readonly float64: number }
+  /** Known when the step is. */
+  | { readonly count: (counts: StepCounts) => number };
+
+export type Defines = Readonly<Record<string, string | number>>;
+
+/** One kernel with all that its launch needs. */
+export interface KernelLaunch {
+  readonly kind: 'kernel';
+  /** File in this folder. */
+  readonly source: string;
+  /** Function in it. */
+  readonly entry: string;
+  readonly defines: Defines;
+  readonly block: number;
+  /** Dynamic shared memory. */
+  readonly sharedBytes: number;
+  /** A grid with a zero is not launched. */
+  readonly grid: (counts: StepCounts) => readonly [x: number, y: number, z: number];
+  readonly parameters: readonly Parameter[];
+}
+
+/** A product that cuBLASLt does: y = x · weightᵀ + bias. */
+export interface MatmulLaunch {
+  readonly kind: 'matmul';
+  readonly x: CudaMatrix;
+  readonly weight: CudaMatrix;
+  readonly y: CudaMatrix;
+  readonly bias: CudaMatrix | null;
+  readonly rows: CudaLaunch['rows'];
+}
+
+export type PreparedLaunch = KernelLaunch | MatmulLaunch;
+
+export interface CudaKernelDescription extends KernelDescription {
+  prepare(launch: CudaLaunch): readonly PreparedLaunch[];
+}
+
+/** A description of the common case: one kernel for every shape and type, weights as written, no workspace. */
+export function singleKernel(
+  op: string,
+  prepare: (launch: CudaLaunch) => readonly PreparedLaunch[],
+): CudaKernelDescription {
+  return {
+    op,
+    weightLayout: () => 'rowMajor',
+    variants: () => [{ kernel: op, maxRows: null }],
+    workspaceBytes: () => 0,
+    prepare,
+  };
+}
+
+/** The types' names in the sources. */
+export function cudaType(dtype: DType): string {
+  const names: Partial<Record<DType, string>> = { float32: 'float', bfloat16: 'bf16', float16: 'fp16' };
+  const name = names[dtype];
+  if (name === undefined) throw new Error(`no kernel computes with ${dtype}`);
+  return name;
+}
+
+export function matrixOf(operand: CudaOperand | undefined): CudaMatrix {
+  if (operand?.kind === 'matrix') return operand;
+  throw new Error(`a kernel wants a matrix, not ${operand?.kind ?? 'nothing'}`);
+}
+
+export function optionalMatrix(operand: CudaOperand | undefined): CudaMatrix | null {
+  return operand?.kind === 'matrix' ? operand : null;
+}
+
+/** Address of a step's array. */
+export function inputOf(operand: CudaOperand | undefined): Extract<CudaOperand, { kind: 'input' }> {
+  if (operand?.kind === 'input') return operand;
+  throw new Error(`a kernel wants an array of the step, not ${operand?.kind ?? 'nothing'}`);
+}
+
+export function cacheOf(operand: CudaOperand | undefined): Extract<CudaOperand, { kind: 'kvCache' }> {
+  if (operand?.kind === 'kvCache') return operand;
+  throw new Error(`a kernel wants a KV cache, not ${operand?.kind ?? 'nothing'}`);
+}
+
+export function pointer(address: number): Parameter {
+  return { pointer: address };
+}
+
+/** A matrix as kernels take it: address, then row stride. */
+export function view({ address, rowStride }: CudaMatrix): readonly Parameter[] {
+  return [{ pointer: address }, { int64: rowStride }];
+}
+
+export function int(value: unknown): Parameter {
+  return { int32: Number(value) };
+}
+
+export function float(value: unknown): Parameter {
+  return { float32: Number(value) };
+}
+
+/** Where the number of the launch's rows lies. */
+export function rowCount({ rows, addresses }: CudaLaunch): Parameter {
+  return pointer(addresses[rows]);
+}
+
+/** Elements per access: the most, up to 16 bytes, that divide `columns` and every place and stride. */
+export function vectorWidth(columns: number, matrices: readonly (CudaMatrix | null)[]): number {
+  const present = matrices.filter((matrix) => matrix !== null);
+  const widest = Math.min(...present.map(({ dtype }) => 16 / itemSize(dtype)));
+  return (
+    [8, 4, 2].find((width) => width <= widest && columns % width === 0 && present.every(isAligned(width))) ??
+    1
+  );
+}
+
+function isAligned(width: number) {
+  return ({ address, dtype, rows, rowStride }: CudaMatrix): boolean =>
+    address % (width * itemSize(dtype)) === 0 && (rows === 1 || rowStride % width === 0);
+}
+
+/** Threads for `pieces` pieces of work: whole warps, at most `most`. */
+export function threadsFor(pieces: number, most: number): number {
+  return Math.min(most, Math.max(32, Math.ceil(pieces / 32) * 32));
+}

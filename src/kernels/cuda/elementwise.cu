@@ -1,0 +1,57 @@
+// Elementwise ops and gatedActivation. X: the elements' type, OP: the function, VEC: elements per access.
+#include "common.cuh"
+
+__device__ __forceinline__ float add(float a, float b) { return a + b; }
+__device__ __forceinline__ float multiply(float a, float b) { return a * b; }
+
+/// Unary functions take two numbers of their op's attributes.
+__device__ __forceinline__ float scale(float x, float factor, float) { return x * factor; }
+__device__ __forceinline__ float clamp(float x, float low, float high) {
+  return x != x ? x : fminf(fmaxf(x, low), high);
+}
+__device__ __forceinline__ float softcap(float x, float cap, float) { return cap * tanhf(x / cap); }
+__device__ __forceinline__ float silu(float x, float, float) { return x / (1.0f + expf(-x)); }
+__device__ __forceinline__ float gelu(float x, float, float) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+__device__ __forceinline__ float geluTanh(float x, float, float) {
+  return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+}
+__device__ __forceinline__ float relu(float x, float, float) { return x != x ? x : fmaxf(x, 0.0f); }
+__device__ __forceinline__ float reluSquared(float x, float, float) { return x != x ? x : fmaxf(x, 0.0f) * fmaxf(x, 0.0f); }
+__device__ __forceinline__ float quickGelu(float x, float, float) { return x / (1.0f + expf(-1.702f * x)); }
+__device__ __forceinline__ float sigmoid(float x, float, float) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float tanh(float x, float, float) { return tanhf(x); }
+
+#if defined(UNARY)
+extern "C" __global__ void unary(const int* num_rows, const X* x, i64 x_stride, X* y, i64 y_stride, int columns, float p0,
+                                 float p1) {
+  const int row = blockIdx.x, i = (blockIdx.y * blockDim.x + threadIdx.x) * VEC;
+  if (row >= *num_rows || i >= columns) return;
+  Vec<X, VEC> values = load<VEC>(x + row * x_stride + i);
+#pragma unroll
+  for (int j = 0; j < VEC; j++) values.at[j] = from_float<X>(OP(to_float(values.at[j]), p0, p1));
+  store<VEC>(y + row * y_stride + i, values);
+}
+
+/// y = OP(first half of the columns) · second half; `columns` of y.
+extern "C" __global__ void gated(const int* num_rows, const X* x, i64 x_stride, X* y, i64 y_stride, int columns) {
+  const int row = blockIdx.x, i = (blockIdx.y * blockDim.x + threadIdx.x) * VEC;
+  if (row >= *num_rows || i >= columns) return;
+  Vec<X, VEC> gate = load<VEC>(x + row * x_stride + i);
+  const Vec<X, VEC> up = load<VEC>(x + row * x_stride + columns + i);
+#pragma unroll
+  for (int j = 0; j < VEC; j++)
+    gate.at[j] = from_float<X>(OP(to_float(gate.at[j]), 0.0f, 0.0f) * to_float(up.at[j]));
+  store<VEC>(y + row * y_stride + i, gate);
+}
+#else
+extern "C" __global__ void binary(const int* num_rows, const X* a, i64 a_stride, const X* b, i64 b_stride, X* y,
+                                  i64 y_stride, int columns) {
+  const int row = blockIdx.x, i = (blockIdx.y * blockDim.x + threadIdx.x) * VEC;
+  if (row >= *num_rows || i >= columns) return;
+  Vec<X, VEC> values = load<VEC>(a + row * a_stride + i);
+  const Vec<X, VEC> others = load<VEC>(b + row * b_stride + i);
+#pragma unroll
+  for (int j = 0; j < VEC; j++) values.at[j] = from_float<X>(OP(to_float(values.at[j]), to_float(others.at[j])));
+  store<VEC>(y + row * y_stride + i, values);
+}
+#endif

@@ -1,0 +1,214 @@
+// Every kernel against its op's definition, over odd shapes, views and places, in every type.
+import { afterAll, beforeAll, describe, it } from 'vitest';
+import type { Attributes, KVCacheSpec } from '../../ir/graph.ts';
+import { ACTIVATION_KINDS } from '../../ir/ops/activation-kinds.ts';
+import { PagedKVCaches } from '../../ir/paged-kv-cache.ts';
+import { roundTo } from '../../tensor/dtype.ts';
+import { plainStep, randomValues } from '../../../test/support/check-launch.ts';
+import { matrix, type HarnessOperand, type Matrix } from '../../../test/support/cpu-harness.ts';
+import { CudaHarness, type CudaCase } from '../../../test/support/cuda-harness.ts';
+import { describeCuda } from '../../../test/support/cuda.ts';
+import { stepBatch } from '../../../test/support/step-batch.ts';
+
+/** Of the largest value: a few roundings of the type. */
+const TOLERANCES = { float32: 2e-5, float16: 3e-3, bfloat16: 2e-2 } as const;
+const SHAPES = [
+  [1, 1],
+  [3, 16],
+  [2, 17],
+  [1, 1025],
+  [5, 104],
+  [4, 2064],
+] as const;
+
+describeCuda('kernels', () => {
+  let harness: CudaHarness;
+  beforeAll(async () => {
+    harness = await CudaHarness.open();
+  });
+  afterAll(() => harness.close());
+
+  describe.each(['float32', 'float16', 'bfloat16'] as const)('%s', (dtype) => {
+    const random = (count: number, seed: number, scale = 1): Float32Array =>
+      randomValues(count, seed).map((value) => roundTo(dtype, scale * value));
+    const vector = (size: number, seed: number): HarnessOperand => weight([size], seed);
+
+    function weight(shape: readonly number[], seed: number): HarnessOperand {
+      const values = random(
+        shape.reduce((product, size) => product * size, 1),
+        seed,
+      );
+      return { kind: 'weight', values, shape, dtype, layout: 'rowMajor' };
+    }
+
+    function check(
+      op: string,
+      attributes: Attributes,
+      inputs: readonly HarnessOperand[],
+      outputs: readonly HarnessOperand[],
+      numTokens: number,
+    ): Promise<void> {
+      const launch = { op, attributes, inputs, outputs };
+      return harness.check({ launch, step: plainStep(numTokens), dtype }, TOLERANCES[dtype]);
+    }
+
+    it.each(['add', 'multiply'])('%s, on views, in place and apart', async (op) => {
+      for (const [rows, columns] of SHAPES) {
+        const a = matrix(rows, columns, random(rows * columns, 1), {
+          columnStart: 3,
+          rowStride: columns + 5,
+        });
+        const b = matrix(rows, columns, random(rows * columns, 2));
+        for (const y of [matrix(rows, columns), { ...a, aliasOf: a }, { ...b, aliasOf: b }])
+          await check(op, {}, [a, b], [y], rows);
+      }
+    });
+
+    it.each([
+      ['scale', { factor: -1.75 }],
+      ['clamp', { min: -1.5, max: 1 }],
+      ['clamp', { min: null, max: 2 }],
+      ['softcap', { cap: 2.5 }],
+      ...ACTIVATION_KINDS.map((kind) => ['activation', { kind }] as const),
+    ] as const)('%s %j', async (op, attributes) => {
+      for (const [rows, columns] of SHAPES) {
+        const x = matrix(rows, columns, random(rows * columns, 3, 8), { rowStride: columns + 1 });
+        for (const y of [matrix(rows, columns), { ...x, aliasOf: x }])
+          await check(op, attributes, [x], [y], rows);
+      }
+    });
+
+    it.each(ACTIVATION_KINDS)('gatedActivation with %s', async (kind) => {
+      for (const [rows, columns] of SHAPES) {
+        const x = matrix(rows, 2 * columns, random(rows * 2 * columns, 4, 6));
+        await check('gatedActivation', { kind }, [x], [matrix(rows, columns)], rows);
+      }
+    });
+
+    it.each(['rmsNorm', 'layerNorm'])('%s, whole rows and groups', async (op) => {
+      const offset = op === 'rmsNorm' ? { weightOffset: 1 } : {};
+      for (const [rows, columns] of SHAPES) {
+        const x = matrix(rows, columns, random(rows * columns, 1), { columnStart: 2 });
+        const affine = [vector(columns, 2), ...(op === 'layerNorm' ? [vector(columns, 3)] : [])];
+        const attributes = { eps: 1e-5, groupSize: columns, ...offset };
+        for (const y of [matrix(rows, columns), { ...x, aliasOf: x }])
+          await check(op, attributes, [x, ...affine], [y], rows);
+      }
+      const x = matrix(5, 60, random(300, 1));
+      const attributes = { eps: 1e-6, groupSize: 20, ...offset };
+      await check(op, attributes, [x, vector(20, 2)], [matrix(5, 60)], 5);
+    });
+
+    it.each(['addRmsNorm', 'addLayerNorm'])('%s, in place of either operand', async (op) => {
+      for (const [rows, columns] of SHAPES) {
+        if (columns === 1) continue;
+        const x = matrix(rows, columns, random(rows * columns, 1), { columnStart: 1 });
+        const residual = matrix(rows, columns, random(rows * columns, 2));
+        const attributes = { eps: 1e-5, ...(op === 'addRmsNorm' ? { weightOffset: 0 } : {}) };
+        const affine = [vector(columns, 3), ...(op === 'addLayerNorm' ? [vector(columns, 4)] : [])];
+        const inX: Matrix = { ...x, aliasOf: x };
+        const inResidual: Matrix = { ...residual, aliasOf: residual };
+        for (const outputs of [
+          [matrix(rows, columns), matrix(rows, columns)],
+          [inResidual, inX],
+          [inX, inResidual],
+        ])
+          await check(op, attributes, [x, residual, ...affine], outputs, rows);
+      }
+    });
+
+    it.each([true, false])('linear by every kernel that fits, with bias: %s', async (hasBias) => {
+      for (const rows of [1, 3, 8, 9, 16, 17, 33, 100])
+        for (const [outputs, inputs] of [
+          [40, 64],
+          [17, 32],
+          [257, 1056],
+          [64, 40],
+          [33, 7],
+        ]) {
+          const x = matrix(rows, inputs, random(rows * inputs, 1));
+          const bias: HarnessOperand = hasBias ? vector(outputs, 3) : { kind: 'none' };
+          await check('linear', {}, [x, weight([outputs, inputs], 2), bias], [matrix(rows, outputs)], rows);
+        }
+    });
+
+    it('linear on views that are not aligned', async () => {
+      const x = matrix(5, 64, random(5 * 64, 1), { columnStart: 3, rowStride: 69 });
+      await check('linear', {}, [x, weight([24, 64], 2)], [matrix(5, 24, undefined, { columnStart: 1 })], 5);
+    });
+
+    it.each([
+      ['heads of 64 in groups', { numHeads: 6, numKvHeads: 2, headDim: 64, valueHeadDim: 64 }],
+      ['heads of 128', { numHeads: 2, numKvHeads: 2, headDim: 128, valueHeadDim: 128 }],
+      ['heads of 40 and 24', { numHeads: 2, numKvHeads: 1, headDim: 40, valueHeadDim: 24 }],
+      ['heads of 256', { numHeads: 2, numKvHeads: 1, headDim: 256, valueHeadDim: 256 }],
+      ['one KV head for 35', { numHeads: 35, numKvHeads: 1, headDim: 16, valueHeadDim: 16 }],
+      ['odd heads', { numHeads: 2, numKvHeads: 1, headDim: 37, valueHeadDim: 21 }],
+      ['a window', { numHeads: 4, numKvHeads: 2, headDim: 32, valueHeadDim: 32, window: 29 }],
+      ['a soft cap', { numHeads: 4, numKvHeads: 2, headDim: 32, valueHeadDim: 32, softcap: 1.5 }],
+      [
+        'slopes',
+        { numHeads: 3, numKvHeads: 1, headDim: 32, valueHeadDim: 32, alibiSlopes: [0.5, 0.1, 0.02] },
+      ],
+      ['sinks', { numHeads: 3, numKvHeads: 1, headDim: 32, valueHeadDim: 32, hasSinks: true }],
+    ])('attention with %s', async (_, { hasSinks, ...shape }: AttentionCase) => {
+      const { numHeads, numKvHeads, headDim, valueHeadDim } = shape;
+      const plain = { window: null, softcap: null, alibiSlopes: null };
+      const attributes = { layer: 0, scale: 0.3, ...plain, ...shape } as Attributes;
+      const contextLens = [1, 40, 17, 65, 1300, 130];
+      const { cache, blocks } = filledCache({ numKvHeads, keyHeadDim: headDim, valueHeadDim }, contextLens);
+      for (const numQueries of [
+        [1, 1, 1, 1, 1, 1],
+        [1, 7, 17, 1, 1, 100],
+      ]) {
+        const chunks = contextLens.map((length, i) => {
+          const tokenIds = new Array<number>(numQueries[i]).fill(0);
+          return { tokenIds, numCached: length - numQueries[i], blocks: blocks[i], logitRows: [] };
+        });
+        const step = stepBatch(chunks, 16);
+        const q = matrix(step.numTokens, numHeads * headDim, random(step.numTokens * numHeads * headDim, 3));
+        const names = ['blockTables', 'cuSeqlensQ', 'contextLens'] as const;
+        const inputs: HarnessOperand[] = [
+          q,
+          { kind: 'kvCache', layer: 0 },
+          ...names.map((name) => ({ kind: 'input', name }) as const),
+          ...(hasSinks ? [vector(numHeads, 5)] : []),
+        ];
+        const outputs = [matrix(step.numTokens, numHeads * valueHeadDim)];
+        const launch = { op: 'attention', attributes, inputs, outputs };
+        await harness.check({ dtype, step, cache, launch }, TOLERANCES[dtype]);
+      }
+    });
+
+    /** Sequences' keys and values in scattered blocks, NaN in slots that belong to none. */
+    function filledCache(
+      dims: Pick<KVCacheSpec, 'numKvHeads' | 'keyHeadDim' | 'valueHeadDim'>,
+      contextLens: readonly number[],
+    ): { cache: NonNullable<CudaCase['cache']>; blocks: readonly (readonly number[])[] } {
+      const spec = { layer: 0, window: null, dtype, ...dims };
+      let numBlocks = 0;
+      const blocks = contextLens.map((length) =>
+        Array.from({ length: Math.ceil(length / 16) }, () => numBlocks++),
+      );
+      const paged = new PagedKVCaches([[spec]], 16, [numBlocks]);
+      const { keys, values } = paged.layer(0);
+      keys.fill(NaN);
+      values.fill(NaN);
+      contextLens.forEach((length, i) => {
+        const slots = Int32Array.from({ length }, (_, at) => blocks[i][Math.floor(at / 16)] * 16 + (at % 16));
+        const { numKvHeads, keyHeadDim, valueHeadDim } = dims;
+        const k = random(length * numKvHeads * keyHeadDim, 2 * i + 10);
+        paged.layer(0).write(k, random(length * numKvHeads * valueHeadDim, 2 * i + 11), slots);
+      });
+      return { cache: { spec, numBlocks, paged }, blocks };
+    }
+  });
+});
+
+interface AttentionCase {
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly valueHeadDim: number;
+  readonly hasSinks?: boolean;
+}

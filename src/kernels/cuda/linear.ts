@@ -1,0 +1,138 @@
+// Launch descriptions of linear: weights streamed by our own kernel for few rows, cuBLASLt for many, and a plain kernel for
+// shapes and types that neither takes.
+import { itemSize } from '../../tensor/dtype.ts';
+import type { KernelQuery, KernelVariant } from '../kernel.ts';
+import {
+  cudaType,
+  int,
+  matrixOf,
+  optionalMatrix,
+  pointer,
+  rowCount,
+  singleKernel,
+  view,
+  type CudaKernelDescription,
+  type CudaLaunch,
+  type CudaMatrix,
+  type KernelLaunch,
+  type PreparedLaunch,
+} from './cuda-kernel.ts';
+
+/** What cuBLASLt may use; it is told so. */
+const CUBLASLT_WORKSPACE_BYTES = 32 * 2 ** 20;
+/** Rows of x that the streaming kernel takes at once, by variant; 8 to a tensor-core tile. */
+const STREAMED_ROWS = [8, 16, 32];
+const STREAM_THREADS = 256;
+const TILE = 64;
+
+export const linear: CudaKernelDescription = {
+  ...singleKernel('linear', prepare),
+  variants,
+  workspaceBytes: (query) => (usesCublasLt(query) ? CUBLASLT_WORKSPACE_BYTES : 0),
+};
+
+function usesCublasLt({ weightDType, activationDType, weightColumns }: KernelQuery): boolean {
+  return weightDType === activationDType && (weightColumns * itemSize(weightDType)) % 16 === 0;
+}
+
+function variants(query: KernelQuery): readonly KernelVariant[] {
+  if (!usesCublasLt(query)) return [{ kernel: 'tiled', maxRows: null }];
+  const streams = query.weightDType !== 'float32' && query.weightColumns % 32 === 0 ? STREAMED_ROWS : [];
+  return [
+    ...streams.map((rows) => ({ kernel: `stream${rows}`, maxRows: rows })),
+    { kernel: 'cublaslt', maxRows: null },
+  ];
+}
+
+function prepare(launch: CudaLaunch): readonly PreparedLaunch[] {
+  const x = matrixOf(launch.inputs[0]);
+  const bytes = itemSize(x.dtype);
+  const isAligned = x.address % 16 === 0 && (x.rowStride * bytes) % 16 === 0;
+  if (launch.kernel === 'tiled' || !isAligned) return [tiled(launch)];
+  return launch.kernel === 'cublaslt'
+    ? matmul(launch)
+    : [stream(launch, Number(launch.kernel.slice('stream'.length)))];
+}
+
+function operands({ inputs, outputs }: CudaLaunch): {
+  x: CudaMatrix;
+  weight: CudaMatrix;
+  bias: CudaMatrix | null;
+  y: CudaMatrix;
+} {
+  return {
+    x: matrixOf(inputs[0]),
+    weight: matrixOf(inputs[1]),
+    bias: optionalMatrix(inputs[2]),
+    y: matrixOf(outputs[0]),
+  };
+}
+
+function parameters(launch: CudaLaunch): KernelLaunch['parameters'] {
+  const { x, weight, bias, y } = operands(launch);
+  return [
+    rowCount(launch),
+    ...view(x),
+    pointer(weight.address),
+    pointer(bias?.address ?? 0),
+    ...view(y),
+    int(x.columns),
+    int(y.columns),
+  ];
+}
+
+function stream(launch: CudaLaunch, maxRows: number): KernelLaunch {
+  const { x, y } = operands(launch);
+  // Several tiles of x: weights are used for all of them once they are in registers, x for two tiles of weights.
+  const [rowTiles, unroll] = maxRows === 8 ? [1, 4] : [2, 2];
+  return {
+    kind: 'kernel',
+    source: 'linear-stream.cu',
+    entry: 'linear_stream',
+    defines: {
+      X: cudaType(x.dtype),
+      Y: cudaType(y.dtype),
+      ROW_TILES: rowTiles,
+      X_TILES: maxRows / 8,
+      UNROLL: unroll,
+    },
+    block: STREAM_THREADS,
+    sharedBytes: 0,
+    grid: (counts) => [counts[launch.rows] === 0 ? 0 : Math.ceil(y.columns / (16 * rowTiles)), 1, 1],
+    parameters: parameters(launch),
+  };
+}
+
+function tiled(launch: CudaLaunch): KernelLaunch {
+  const { x, weight, y } = operands(launch);
+  return {
+    kind: 'kernel',
+    source: 'linear-tiled.cu',
+    entry: 'linear_tiled',
+    defines: { X: cudaType(x.dtype), W: cudaType(weight.dtype), Y: cudaType(y.dtype) },
+    block: 256,
+    sharedBytes: 0,
+    grid: (counts) => [Math.ceil(y.columns / TILE), Math.ceil(counts[launch.rows] / TILE), 1],
+    parameters: parameters(launch),
+  };
+}
+
+function matmul(launch: CudaLaunch): readonly PreparedLaunch[] {
+  const { x, weight, bias, y } = operands(launch);
+  const isFused = bias?.dtype === y.dtype;
+  const product = { kind: 'matmul', x, weight, y, bias: isFused ? bias : null, rows: launch.rows } as const;
+  return bias === null || isFused ? [product] : [product, addBias(launch, y, bias)];
+}
+
+function addBias(launch: CudaLaunch, y: CudaMatrix, bias: CudaMatrix): KernelLaunch {
+  return {
+    kind: 'kernel',
+    source: 'add-bias.cu',
+    entry: 'add_bias',
+    defines: { Y: cudaType(y.dtype), W: cudaType(bias.dtype) },
+    block: 256,
+    sharedBytes: 0,
+    grid: (counts) => [counts[launch.rows], Math.ceil(y.columns / 256), 1],
+    parameters: [rowCount(launch), ...view(y), pointer(bias.address), int(y.columns)],
+  };
+}

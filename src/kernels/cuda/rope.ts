@@ -1,0 +1,122 @@
+// Launch descriptions of rope, kvWrite and their fusion.
+import {
+  cacheOf,
+  cudaType,
+  inputOf,
+  int,
+  matrixOf,
+  pointer,
+  rowCount,
+  singleKernel,
+  threadsFor,
+  view,
+  type CudaLaunch,
+  type CudaMatrix,
+  type CudaOperand,
+  type KernelLaunch,
+} from './cuda-kernel.ts';
+
+interface Rotation {
+  readonly rotaryDim: number;
+  readonly interleaved: boolean;
+}
+
+function tableOf(operand: CudaOperand | undefined): number {
+  if (operand?.kind === 'ropeTable') return operand.address;
+  throw new Error(`a rotary kernel wants a table of angles, not ${operand?.kind ?? 'nothing'}`);
+}
+
+export const rope = singleKernel('rope', (launch) => {
+  const [x, y] = [matrixOf(launch.inputs[0]), matrixOf(launch.outputs[0])];
+  const headDim = Number(launch.attributes['headDim']);
+  const { rotaryDim, interleaved } = launch.attributes['rope'] as Rotation;
+  const type = cudaType(x.dtype);
+  return [
+    {
+      kind: 'kernel',
+      source: 'rope.cu',
+      entry: 'rope',
+      defines: { X: type, C: type, INTERLEAVED: interleaved ? 1 : 0, BLOCK_SIZE: launch.blockSize },
+      block: threadsFor(headDim - rotaryDim / 2, 128),
+      sharedBytes: 0,
+      grid: (counts) => [counts[launch.rows], x.columns / headDim, 1],
+      parameters: [
+        rowCount(launch),
+        ...view(x),
+        ...view(y),
+        pointer(inputOf(launch.inputs[1]).address),
+        pointer(tableOf(launch.inputs[2])),
+        int(headDim),
+        int(rotaryDim),
+      ],
+    },
+  ];
+});
+
+interface CacheWrite {
+  /** Queries to turn, and where they go. */
+  readonly queries: { readonly q: CudaMatrix; readonly y: CudaMatrix; readonly numHeads: number } | null;
+  readonly k: CudaMatrix;
+  readonly v: CudaMatrix;
+  readonly slots: number;
+  readonly cache: Extract<CudaOperand, { kind: 'kvCache' }>;
+  readonly rotation: (Rotation & { readonly positions: number; readonly table: number }) | null;
+}
+
+function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation }: CacheWrite): KernelLaunch {
+  const { numKvHeads, keyHeadDim, valueHeadDim } = cache;
+  const numHeads = queries?.numHeads ?? 0;
+  return {
+    kind: 'kernel',
+    source: 'rope.cu',
+    entry: 'rope_kv_write',
+    defines: {
+      X: cudaType(k.dtype),
+      C: cudaType(cache.dtype),
+      INTERLEAVED: rotation?.interleaved ? 1 : 0,
+      BLOCK_SIZE: launch.blockSize,
+    },
+    block: threadsFor(Math.max(keyHeadDim, valueHeadDim) / 2, 128),
+    sharedBytes: 0,
+    grid: (counts) => [counts.numTokens, numHeads + 2 * numKvHeads, 1],
+    parameters: [
+      pointer(launch.addresses.numTokens),
+      ...[queries?.q ?? k, queries?.y ?? k, k, v].flatMap(view),
+      pointer(rotation?.positions ?? 0),
+      pointer(slots),
+      pointer(rotation?.table ?? 0),
+      pointer(cache.keys),
+      pointer(cache.values),
+      ...[numHeads, numKvHeads, keyHeadDim, valueHeadDim, rotation?.rotaryDim ?? 0].map(int),
+    ],
+  };
+}
+
+export const kvWrite = singleKernel('kvWrite', (launch) => {
+  const [k, v, slots] = launch.inputs;
+  return [
+    writeCache(launch, {
+      queries: null,
+      k: matrixOf(k),
+      v: matrixOf(v),
+      slots: inputOf(slots).address,
+      cache: cacheOf(launch.outputs[0]),
+      rotation: null,
+    }),
+  ];
+});
+
+export const ropeKvWrite = singleKernel('ropeKvWrite', (launch) => {
+  const [q, k, v, positions, slots, table] = launch.inputs;
+  const { rope: rotation, numHeads } = launch.attributes as { rope: Rotation; numHeads: number };
+  return [
+    writeCache(launch, {
+      queries: { q: matrixOf(q), y: matrixOf(launch.outputs[0]), numHeads },
+      k: matrixOf(k),
+      v: matrixOf(v),
+      slots: inputOf(slots).address,
+      cache: cacheOf(launch.outputs[1]),
+      rotation: { ...rotation, positions: inputOf(positions).address, table: tableOf(table) },
+    }),
+  ];
+});

@@ -1,0 +1,349 @@
+// Runs single launches on the GPU, with poison in what is to be written and canaries around everything, and compares them
+// with the ops' own definitions, each of an op's kernels in turn.
+import { expect } from 'vitest';
+import type { BufferSpec, Launch, Operand, Plan, WeightSpec } from '../../src/compiler/plan.ts';
+import { CudaDevice } from '../../src/device/cuda/cuda-device.ts';
+import { CudaProgram } from '../../src/device/cuda/cuda-program.ts';
+import type { CudaRuntime } from '../../src/device/cuda/cuda-runtime.ts';
+import { DeviceMemoryPool } from '../../src/device/cuda/device-memory.ts';
+import { placePlan } from '../../src/device/cuda/place-plan.ts';
+import { StepMemory } from '../../src/device/cuda/step-memory.ts';
+import type { SamplingBatch, StepBatch, StepResult } from '../../src/device/step.ts';
+import type { KVCacheSpec } from '../../src/ir/graph.ts';
+import { TOKEN } from '../../src/ir/host-tensor.ts';
+import { OPS } from '../../src/ir/ops/index.ts';
+import { PagedKVCaches } from '../../src/ir/paged-kv-cache.ts';
+import { CUDA_KERNELS } from '../../src/kernels/cuda/index.ts';
+import type { KernelVariant } from '../../src/kernels/kernel.ts';
+import {
+  decodeFloats,
+  itemSize,
+  toBfloat16Bits,
+  toFloat16Bits,
+  type FloatDType,
+} from '../../src/tensor/dtype.ts';
+import { expectClose, hostTensor } from './check-launch.ts';
+import type { HarnessLaunch, HarnessOperand, Matrix } from './cpu-harness.ts';
+import { stepBatch } from './step-batch.ts';
+
+const CANARY_BYTES = 256;
+/** NaN in every float type. */
+const POISON = 0xff;
+
+export interface CudaCase {
+  readonly launch: HarnessLaunch;
+  readonly step: StepBatch;
+  /** Of every matrix. */
+  readonly dtype: FloatDType;
+  /** One layer's cache, filled. */
+  readonly cache?: { readonly spec: KVCacheSpec; readonly numBlocks: number; readonly paged: PagedKVCaches };
+}
+
+const BLOCK_SIZE = 16;
+
+export class CudaHarness {
+  readonly #runtime: CudaRuntime;
+  readonly #device: CudaDevice;
+
+  private constructor(device: CudaDevice) {
+    this.#device = device;
+    this.#runtime = device.runtime;
+  }
+
+  static async open(): Promise<CudaHarness> {
+    return new CudaHarness(await CudaDevice.open());
+  }
+
+  close(): Promise<void> {
+    return this.#device.dispose();
+  }
+
+  /** Every variant of the launch that takes the step's rows, against the definition. */
+  async check(testCase: CudaCase, tolerance: number): Promise<void> {
+    const expected = interpret(testCase);
+    for (const variant of variantsOf(testCase)) {
+      const actual = await this.#run(testCase, variant);
+      actual.forEach((values, i) => expectClose(values, expected[i], tolerance));
+    }
+  }
+
+  /** Samples each row of `logits` `[rows, vocabSize]`. */
+  async sample(logits: Float32Array, vocabSize: number, sampling: SamplingBatch): Promise<StepResult> {
+    const numRows = logits.length / vocabSize;
+    const rows = Array.from({ length: numRows }, (_, row) => row % vocabSize);
+    const blocks = new Array<number>(Math.ceil(numRows / 16)).fill(0);
+    const logitRows = [...rows.keys()];
+    const step = {
+      ...stepBatch([{ tokenIds: rows, numCached: 0, blocks, logitRows }], 16),
+      sampling,
+      groups: [],
+    };
+    const buffer = { id: 0, name: '', dtype: 'float32', shape: ['numLogitRows', vocabSize] } as const;
+    const plan = planOf(step, vocabSize, [{ ...buffer, offset: 0, bytes: logits.byteLength }], [], [], []);
+    const pool = new DeviceMemoryPool(this.#runtime);
+    try {
+      const placement = placePlan(plan, [], pool);
+      this.#upload(
+        pool,
+        placement.arena,
+        new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength),
+      );
+      const memory = new StepMemory(this.#runtime, pool, plan);
+      const program = new CudaProgram(this.#runtime, pool, plan, placement, memory);
+      program.run(memory.write(step));
+      memory.fetchResults();
+      await this.#runtime.finish();
+      expect(this.#download(pool, placement.arena, logits.byteLength)).toEqual(new Uint8Array(logits.buffer));
+      return memory.readResults(null);
+    } finally {
+      pool.freeAll();
+    }
+  }
+
+  async #run(testCase: CudaCase, variant: KernelVariant): Promise<Float32Array[]> {
+    const built = new PlanBuilder(testCase.dtype);
+    const { launch, step, cache } = testCase;
+    const launches = [built.add(launch, variant)];
+    const logits = {
+      id: built.buffers.length,
+      name: '',
+      dtype: 'float32',
+      shape: ['numLogitRows', 16],
+    } as const;
+    const buffers = [...built.buffers, { ...logits, offset: built.arenaBytes, bytes: 64 }];
+    const plan = planOf(step, 16, buffers, built.weights, launches, cache ? [cache.spec] : []);
+    const pool = new DeviceMemoryPool(this.#runtime);
+    try {
+      const placement = placePlan(plan, [cache?.numBlocks ?? 1], pool);
+      if (cache) this.#upload(pool, placement.caches[0].keys, cacheImage(cache));
+      built.weightBytes.forEach((bytes, id) => this.#upload(pool, placement.weights[id], bytes));
+      built.tableBytes.forEach((bytes, id) => this.#upload(pool, placement.ropeTables[id], bytes));
+      const image = built.image();
+      this.#upload(pool, placement.arena, image);
+      const memory = new StepMemory(this.#runtime, pool, plan);
+      const program = new CudaProgram(this.#runtime, pool, plan, placement, memory);
+      program.run(memory.write(step));
+      await this.#runtime.finish();
+      const after = this.#download(pool, placement.arena, image.length);
+      program.release();
+      return built.readOutputs(launch, image, after);
+    } finally {
+      pool.freeAll();
+    }
+  }
+
+  #upload(pool: DeviceMemoryPool, target: number, bytes: Uint8Array): void {
+    const staging = pool.allocatePinned(bytes.byteLength);
+    staging.bytes.set(bytes);
+    const { driver, stream } = this.#runtime;
+    driver.copyToDevice(target, staging.address, bytes.byteLength, stream);
+    driver.synchronize(stream);
+  }
+
+  #download(pool: DeviceMemoryPool, source: number, bytes: number): Uint8Array {
+    const staging = pool.allocatePinned(bytes);
+    const { driver, stream } = this.#runtime;
+    driver.copyToHost(staging.address, source, bytes, stream);
+    driver.synchronize(stream);
+    return staging.bytes.slice(0, bytes);
+  }
+}
+
+/** What the launch yields by definition. */
+function interpret({ launch: { op, inputs, attributes }, step, cache }: CudaCase): Float32Array[] {
+  const tensors = inputs.flatMap((operand) => hostTensor(operand, step));
+  const results = OPS.get(op)!.interpret(
+    tensors,
+    attributes,
+    cache?.paged ?? new PagedKVCaches([], BLOCK_SIZE, []),
+  );
+  return results.filter((tensor) => tensor !== TOKEN).map(({ data }) => data as Float32Array);
+}
+
+/** Keys [numBlocks, numKvHeads, blockSize, headDim], then values likewise. */
+function cacheImage({ spec, numBlocks, paged }: NonNullable<CudaCase['cache']>): Uint8Array {
+  const { keys, values } = paged.layer(spec.layer);
+  const sorted = [
+    headsFirst(keys, spec.numKvHeads, numBlocks),
+    headsFirst(values, spec.numKvHeads, numBlocks),
+  ];
+  return Buffer.concat(sorted.map((part) => encode(spec.dtype, part)));
+}
+
+/** [numBlocks, BLOCK_SIZE, numHeads, headDim] → [numBlocks, numHeads, BLOCK_SIZE, headDim]. */
+function headsFirst(rows: Float32Array, numHeads: number, numBlocks: number): Float32Array {
+  const headDim = rows.length / (numBlocks * BLOCK_SIZE * numHeads);
+  const sorted = new Float32Array(rows.length);
+  for (let slot = 0; slot < numBlocks * BLOCK_SIZE; slot++)
+    for (let head = 0; head < numHeads; head++) {
+      const [block, offset] = [Math.floor(slot / BLOCK_SIZE), slot % BLOCK_SIZE];
+      const from = (slot * numHeads + head) * headDim;
+      const to = ((block * numHeads + head) * BLOCK_SIZE + offset) * headDim;
+      sorted.set(rows.subarray(from, from + headDim), to);
+    }
+  return sorted;
+}
+
+function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCase): readonly KernelVariant[] {
+  const weight = inputs.find((operand) => operand.kind === 'weight');
+  const [weightRows, weightColumns = 1] = weight?.shape ?? [1, 1];
+  const types = { weightDType: weight?.dtype ?? dtype, kvDType: dtype, activationDType: dtype };
+  const query = { ...types, arch: 'sm_90', activationPrecision: 'auto', maxRows: step.numTokens } as const;
+  const description = CUDA_KERNELS.find((kernel) => kernel.op === op)!;
+  return description
+    .variants({ ...query, weightRows, weightColumns, attributes })
+    .filter(({ maxRows }) => maxRows === null || maxRows >= step.numTokens);
+}
+
+/** Lays operands out as buffers of one arena, canaries between them. */
+class PlanBuilder {
+  readonly buffers: BufferSpec[] = [];
+  readonly weights: WeightSpec[] = [];
+  readonly weightBytes: Uint8Array[] = [];
+  readonly tableBytes: Uint8Array[] = [];
+  arenaBytes = CANARY_BYTES;
+  readonly #dtype: FloatDType;
+  readonly #placed = new Map<Matrix, BufferSpec>();
+
+  constructor(dtype: FloatDType) {
+    this.#dtype = dtype;
+  }
+
+  add(launch: HarnessLaunch, variant: KernelVariant): Launch {
+    const { op, attributes, rows = 'numTokens' } = launch;
+    const [inputs, outputs] = [launch.inputs, launch.outputs].map((list) =>
+      list.map((operand) => this.#operand(operand)),
+    );
+    return { op, label: '', inputs, outputs, attributes, variants: [variant], rows };
+  }
+
+  image(): Uint8Array {
+    const image = new Uint8Array(this.arenaBytes).fill(POISON);
+    for (const [matrix, buffer] of this.#placed) {
+      if (!matrix.values) continue;
+      eachRow(matrix, buffer, (start, row) => {
+        const values = (matrix.values as Float32Array).subarray(
+          row * matrix.columns,
+          (row + 1) * matrix.columns,
+        );
+        image.set(encode(this.#dtype, values), start);
+      });
+    }
+    return image;
+  }
+
+  /** The outputs, after checking that nothing else has changed. */
+  readOutputs({ outputs }: HarnessLaunch, before: Uint8Array, after: Uint8Array): Float32Array[] {
+    const rest = after.slice();
+    const results = outputs
+      .filter((operand) => operand.kind === 'matrix')
+      .map((output) => {
+        const values = new Float32Array(output.rows * output.columns);
+        eachRow(output, this.#bufferOf(output), (start, row) => {
+          const end = start + output.columns * itemSize(this.#dtype);
+          values.set(decodeFloats(this.#dtype, after.slice(start, end)), row * output.columns);
+          rest.set(before.subarray(start, end), start);
+        });
+        return values;
+      });
+    expect(Buffer.compare(rest, before), 'memory around the outputs').toBe(0);
+    return results;
+  }
+
+  #operand(operand: HarnessOperand): Operand {
+    switch (operand.kind) {
+      case 'matrix': {
+        const { columnStart, columns, rowStride } = operand;
+        return { kind: 'buffer', id: this.#bufferOf(operand).id, columnStart, columns, rowStride };
+      }
+      case 'weight': {
+        const { dtype, shape, values } = operand;
+        const bytes = encode(dtype, values);
+        const id = this.weights.length;
+        this.weights.push({ id, name: '', dtype, shape, layout: 'rowMajor', parts: [], bytes: bytes.length });
+        this.weightBytes.push(bytes);
+        return { kind: 'weight', id };
+      }
+      case 'input':
+        return { ...operand, group: 0 };
+      case 'ropeTable':
+        throw new Error('tables of angles are tried with whole models');
+      case 'kvCache':
+      case 'none':
+        return operand;
+    }
+  }
+
+  #bufferOf(matrix: Matrix): BufferSpec {
+    const owner = matrix.aliasOf ?? matrix;
+    const known = this.#placed.get(owner);
+    if (known) return known;
+    const bytes = owner.rows * owner.rowStride * itemSize(this.#dtype);
+    const shape = ['numTokens', owner.rowStride] as const;
+    const buffer = {
+      id: this.buffers.length,
+      name: '',
+      dtype: this.#dtype,
+      shape,
+      offset: this.arenaBytes,
+      bytes,
+    };
+    this.arenaBytes = Math.ceil((this.arenaBytes + bytes + CANARY_BYTES) / CANARY_BYTES) * CANARY_BYTES;
+    this.buffers.push(buffer);
+    this.#placed.set(owner, buffer);
+    return buffer;
+  }
+}
+
+function eachRow(
+  { rows, columnStart, rowStride }: Matrix,
+  { dtype, offset }: BufferSpec,
+  visit: (start: number, row: number) => void,
+): void {
+  for (let row = 0; row < rows; row++) visit(offset + (row * rowStride + columnStart) * itemSize(dtype), row);
+}
+
+function encode(dtype: FloatDType, values: Float32Array): Uint8Array {
+  if (dtype === 'float32') return new Uint8Array(values.slice().buffer);
+  const toBits = dtype === 'bfloat16' ? toBfloat16Bits : toFloat16Bits;
+  return new Uint8Array(Uint16Array.from(values, toBits).buffer);
+}
+
+function planOf(
+  step: StepBatch,
+  vocabSize: number,
+  buffers: readonly BufferSpec[],
+  weights: readonly WeightSpec[],
+  launches: readonly Launch[],
+  caches: readonly KVCacheSpec[],
+): Plan {
+  const group = { index: 0, window: null, layers: caches, bytesPerToken: 0 };
+  const last = buffers.at(-1)!;
+  return {
+    header: {
+      formatVersion: 1,
+      writtenBy: '',
+      target: { kind: 'cuda', arch: '' },
+      recipe: '',
+      checkpointHash: null,
+      rank: 0,
+      worldSize: 1,
+    },
+    model: { modelType: '', vocabSize, hiddenSize: 0, numLayers: 0, maxModelLen: 8192, numParameters: 0 },
+    limits: {
+      maxNumBatchedTokens: Math.max(1, step.numTokens),
+      maxNumSeqs: Math.max(1, step.numSeqs),
+      maxNumLogitRows: Math.max(1, step.logitRows.length),
+    },
+    blockSize: BLOCK_SIZE,
+    weights,
+    ropeTables: [],
+    kvCacheGroups: step.groups.length > 0 ? [group] : [],
+    buffers,
+    arenaBytes: last.offset + last.bytes,
+    workspaceBytes: 2 ** 26,
+    activationDType: 'float32',
+    launches,
+    logits: { kind: 'buffer', id: last.id, columnStart: 0, columns: vocabSize, rowStride: vocabSize },
+  };
+}
