@@ -44,7 +44,7 @@ const count = (flag: string, text: string, min: number, max: number, value?: num
 function engineOptions(): Option[] {
   const defaults = DEFAULT_ENGINE_CONFIG;
   return [
-    choice('--device <kind>', 'where to run', ['auto', 'cpu', 'reference'], defaults.device),
+    choice('--device <kind>', 'where to run', ['auto', 'cpu', 'cuda', 'reference'], defaults.device),
     choice(
       '--dtype <type>',
       "weights' and KV cache's type; auto: the checkpoint's",

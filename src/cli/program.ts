@@ -4,6 +4,7 @@ import { VERSION } from '../util/version.ts';
 import { registerBench } from './bench.ts';
 import { registerBuild } from './build.ts';
 import { registerChat } from './chat.ts';
+import { registerDoctor } from './doctor.ts';
 import { registerGenerate } from './generate.ts';
 import { registerInspect } from './inspect.ts';
 import { registerServe } from './serve.ts';
@@ -20,5 +21,6 @@ export function createProgram(): Command {
   registerInspect(program);
   registerBuild(program);
   registerBench(program);
+  registerDoctor(program);
   return program;
 }

@@ -3,7 +3,7 @@ import { NeedletailError } from '../util/errors.ts';
 import type { EngineConfig } from './config.ts';
 
 const CHOICES = {
-  device: ['auto', 'cpu', 'reference'],
+  device: ['auto', 'cpu', 'cuda', 'reference'],
   dtype: ['auto', 'float32', 'bfloat16', 'float16'],
   activationDType: ['auto', 'float32'],
   loadFormat: ['auto', 'dummy'],

@@ -14,7 +14,7 @@ export interface EngineConfig {
   readonly model: string;
   /** Modules whose exported model definitions are known beside the built-in ones and before them: paths or `file:` URLs. */
   readonly modelDefinitions: readonly string[];
-  readonly device: 'auto' | 'cpu' | 'reference';
+  readonly device: 'auto' | 'cpu' | 'cuda' | 'reference';
   readonly dtype: 'auto' | FloatDType;
   /** `float32` forbids kernels that round activations to the weights' 16-bit type. */
   readonly activationDType: 'auto' | 'float32';
