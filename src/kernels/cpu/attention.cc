@@ -165,19 +165,30 @@ class Worker {
   /// The same straight from the cache's blocks.
   void score_blocks(int32_t start, int32_t end) {
     for (int32_t offset = 0; offset < end; offset += cache_.block_size) {
-      const T* keys = cache_.keys<T>(launch_.block(item_.seq, (start + offset) / cache_.block_size), item_.kv_head);
-      multiply_tile<T>({tiles_.queries, cache_.key_dim, keys, cache_.block_size, tiles_.scores + offset, tokens_,
-                        cache_.key_dim}, rows_, cache_.block_size);
+      const T* next = offset + cache_.block_size < end ? keys_at(start + offset + cache_.block_size) : values_at(start);
+      multiply_tile<T>({tiles_.queries, cache_.key_dim, keys_at(start + offset), cache_.block_size,
+                        tiles_.scores + offset, tokens_, cache_.key_dim, next}, rows_, cache_.block_size);
     }
   }
   void sum_blocks(int32_t start, int32_t begin, int32_t end) {
     for (int32_t offset = begin / cache_.block_size * cache_.block_size; offset < end; offset += cache_.block_size) {
-      const int64_t block = launch_.block(item_.seq, (start + offset) / cache_.block_size);
       const int32_t first = std::max(begin, offset), last = std::min(end, offset + cache_.block_size);
-      const T* values = cache_.values<T>(block, item_.kv_head) + int64_t(first - offset) * cache_.value_dim;
-      multiply_tile<T>({tiles_.scores + first, tokens_, values, cache_.value_dim, tiles_.output,
-                        cache_.value_dim, last - first}, rows_, cache_.value_dim);
+      const T* values = values_at(start + offset) + int64_t(first - offset) * cache_.value_dim;
+      multiply_tile<T>({tiles_.scores + first, tokens_, values, cache_.value_dim, tiles_.output, cache_.value_dim,
+                        last - first, after_values(start, offset, end)}, rows_, cache_.value_dim);
     }
+  }
+  /// What is read after the values at tile token `offset`: those of the next block, or the keys of the next tile.
+  const T* after_values(int32_t start, int32_t offset, int32_t end) const {
+    const int32_t next = offset + cache_.block_size;
+    if (next < end) return values_at(start + next);
+    return start + tokens_ < item_.end ? keys_at(start + tokens_) : nullptr;
+  }
+  const T* keys_at(int32_t position) const {
+    return cache_.keys<T>(launch_.block(item_.seq, position / cache_.block_size), item_.kv_head);
+  }
+  const T* values_at(int32_t position) const {
+    return cache_.values<T>(launch_.block(item_.seq, position / cache_.block_size), item_.kv_head);
   }
 
   /// Turns a row's scores of tile tokens [begin, end) into probabilities relative to the largest score so far.

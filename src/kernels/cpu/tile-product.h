@@ -22,6 +22,9 @@ struct TileProduct {
   float* c;
   int64_t c_stride;
   int32_t depth;
+  /// The operand like `b` that will be needed next, to be fetched while this one is used; null if that is known to be
+  /// at hand. In blocks of a few kilobytes the processor by itself sees too late where memory is read.
+  const T* next_b = nullptr;
 };
 
 /// Sums that run side by side for one element of c: few rows alone would wait for each addition to end.
@@ -31,16 +34,23 @@ constexpr int depth_lanes(int rows, int vectors) {
 }
 
 /// kRows rows by kVectors vectors of columns at `row`, `column`; the last vector has `count` lanes.
-template <int kRows, int kVectors, typename T>
+template <bool kFetches, int kRows, int kVectors, typename T>
 inline void multiply_vectors(const TileProduct<T>& p, int64_t row, int64_t column, int count) {
   constexpr int kDepths = depth_lanes(kRows, kVectors);
   Floats sums[kDepths][kRows][kVectors] = {};
   const float* a = p.a + row * p.a_stride;
   const T* b = p.b + column;
+  constexpr int kLineLanes = 64 / sizeof(T);
+  // Rows of b shorter than a cache line lie side by side.
+  constexpr int kStepsPerLine = kVectors * kLanes < kLineLanes ? kLineLanes / (kVectors * kLanes) : 1;
+  const T* next_b = kFetches ? p.next_b + column : nullptr;
   const bool is_whole = count == kLanes;
   const auto add_product = [&](int32_t k, Floats (&to)[kRows][kVectors]) {
     Floats columns[kVectors];
     const T* from = b + k * p.b_stride;
+    if (kFetches && k % kStepsPerLine == 0) {
+      for (int i = 0; i < kVectors * kLanes; i += kLineLanes) __builtin_prefetch(next_b + k * p.b_stride + i, 0, 2);
+    }
     NEEDLETAIL_UNROLL
     for (int v = 0; v < kVectors; v++) {
       const T* place = from + v * kLanes;
@@ -72,29 +82,37 @@ inline void multiply_vectors(const TileProduct<T>& p, int64_t row, int64_t colum
   }
 }
 
-template <int kRows, typename T>
+template <bool kFetches, int kRows, typename T>
 inline void multiply_row_block(const TileProduct<T>& p, int64_t row, int64_t columns) {
   // Few rows take many columns at once, so that b is read in its own order.
   constexpr int kWide = kProductRows * 2 / kRows < 8 ? kProductRows * 2 / kRows : 8;
   int64_t column = 0;
   for (; column + kWide * kLanes <= columns; column += kWide * kLanes) {
-    multiply_vectors<kRows, kWide>(p, row, column, kLanes);
+    multiply_vectors<kFetches, kRows, kWide>(p, row, column, kLanes);
   }
-  for (; column + 2 * kLanes <= columns; column += 2 * kLanes) multiply_vectors<kRows, 2>(p, row, column, kLanes);
+  for (; column + 2 * kLanes <= columns; column += 2 * kLanes) multiply_vectors<kFetches, kRows, 2>(p, row, column, kLanes);
   for (; column < columns; column += kLanes) {
     const int64_t left = columns - column;
-    multiply_vectors<kRows, 1>(p, row, column, left < kLanes ? int(left) : kLanes);
+    multiply_vectors<kFetches, kRows, 1>(p, row, column, left < kLanes ? int(left) : kLanes);
   }
+}
+
+template <bool kFetches, typename T>
+inline void multiply_rows(const TileProduct<T>& p, int64_t rows, int64_t columns) {
+  int64_t row = 0;
+  for (; row + kProductRows <= rows; row += kProductRows) {
+    multiply_row_block<kFetches, kProductRows>(p, row, columns);
+  }
+  for (; row + 4 <= rows; row += 4) multiply_row_block<kFetches, 4>(p, row, columns);
+  for (; row + 2 <= rows; row += 2) multiply_row_block<kFetches, 2>(p, row, columns);
+  if (row < rows) multiply_row_block<kFetches, 1>(p, row, columns);
 }
 
 /// c [rows, columns] += a [rows, depth] · b [depth, columns].
 template <typename T>
 inline void multiply_tile(const TileProduct<T>& p, int64_t rows, int64_t columns) {
-  int64_t row = 0;
-  for (; row + kProductRows <= rows; row += kProductRows) multiply_row_block<kProductRows>(p, row, columns);
-  for (; row + 4 <= rows; row += 4) multiply_row_block<4>(p, row, columns);
-  for (; row + 2 <= rows; row += 2) multiply_row_block<2>(p, row, columns);
-  if (row < rows) multiply_row_block<1>(p, row, columns);
+  if (p.next_b) multiply_rows<true>(p, rows, columns);
+  else multiply_rows<false>(p, rows, columns);
 }
 
 }  // namespace needletail
