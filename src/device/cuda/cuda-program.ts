@@ -1,20 +1,17 @@
 // A plan's launches made ready on one GPU: run one by one, or for decodes recorded once per batch size and replayed.
 import type { Launch, Plan } from '../../compiler/plan.ts';
 import type { Address } from '../../ffi/cuda/driver.ts';
-import type { CudaLaunch, KernelLaunch, StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
-import { int, pointer } from '../../kernels/cuda/cuda-kernel.ts';
-import { CUDA_KERNELS } from '../../kernels/cuda/index.ts';
-import { NeedletailError } from '../../util/errors.ts';
+import type { KernelLaunch, StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import type { DeviceMemoryPool } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
 import { MatmulLauncher } from './matmul-launcher.ts';
-import { placeOperand, type Placement } from './place-plan.ts';
+import type { Placement } from './place-plan.ts';
+import { prepareLaunch, sampleLaunch, type LaunchPlaces } from './prepare-launch.ts';
 import type { StepMemory } from './step-memory.ts';
 
 /** Decode batches are recorded for these sizes, and for multiples of the last; a step takes the next larger. */
 const BUCKETS = [1, 2, 4, 8, 16, 24, 32];
-const SAMPLE_THREADS = 1024;
 
 interface Launcher {
   run(counts: StepCounts): void;
@@ -48,8 +45,10 @@ export class CudaProgram {
     this.#runtime = runtime;
     this.#pool = pool;
     this.#plan = plan;
-    this.#launches = plan.launches.map((launch) => this.#prepare(launch, placement, step));
-    this.#sample = this.#kernel(sampleLaunch(plan, placement, step));
+    const constant = (values: Float32Array): Address => pool.upload(new Uint8Array(values.buffer));
+    const places = { plan, placement, step, gpu: runtime.gpu, constant };
+    this.#launches = plan.launches.map((launch) => this.#prepare(launch, places));
+    this.#sample = this.#kernel(sampleLaunch(places));
   }
 
   /** Puts the whole step on the stream, sampling included. */
@@ -108,30 +107,12 @@ export class CudaProgram {
     return bucket <= Math.min(maxNumSeqs, maxNumBatchedTokens, maxNumLogitRows) ? bucket : null;
   }
 
-  #prepare(launch: Launch, placement: Placement, step: StepMemory): PlannedLaunch {
-    const description = CUDA_KERNELS.find(({ op }) => op === launch.op);
-    if (!description)
-      throw new NeedletailError('bad_plan', `the cuda device has no kernel for the op ${launch.op}`);
-    const place = (operand: Launch['inputs'][number]) => placeOperand(operand, this.#plan, placement, step);
-    const placed: Omit<CudaLaunch, 'kernel'> = {
-      op: launch.op,
-      attributes: launch.attributes,
-      inputs: launch.inputs.map(place),
-      outputs: launch.outputs.map(place),
-      rows: launch.rows,
-      addresses: step.addresses,
-      workspace: placement.workspace,
-      blockSize: this.#plan.blockSize,
-      gpu: this.#runtime.gpu,
-      constant: (values) => this.#pool.upload(new Uint8Array(values.buffer)),
-    };
-    const variants = launch.variants.map(({ kernel, maxRows }) => ({
-      maxRows: maxRows ?? Infinity,
-      launchers: description
-        .prepare({ ...placed, kernel })
-        .map((prepared) =>
-          prepared.kind === 'kernel' ? this.#kernel(prepared) : this.#matmul(prepared, placement),
-        ),
+  #prepare(launch: Launch, places: LaunchPlaces): PlannedLaunch {
+    const variants = prepareLaunch(launch, places).map(({ maxRows, launches }) => ({
+      maxRows,
+      launchers: launches.map((prepared) =>
+        prepared.kind === 'kernel' ? this.#kernel(prepared) : this.#matmul(prepared, places.placement),
+      ),
     }));
     return { rows: launch.rows, variants };
   }
@@ -146,29 +127,4 @@ export class CudaProgram {
     this.#matmuls.push(matmul);
     return matmul;
   }
-}
-
-function sampleLaunch(plan: Plan, placement: Placement, step: StepMemory): KernelLaunch {
-  const { id, columnStart, rowStride } = plan.logits;
-  const logits = placement.arena + plan.buffers[id].offset + columnStart * 4;
-  const { columns, lists, results } = step.sampling;
-  return {
-    kind: 'kernel',
-    source: 'sample.cu',
-    entry: 'sample',
-    defines: {},
-    block: SAMPLE_THREADS,
-    sharedBytes: 0,
-    grid: ({ numLogitRows }) => [numLogitRows, 1, 1],
-    parameters: [
-      pointer(step.addresses.numLogitRows),
-      pointer(logits),
-      { int64: rowStride },
-      int(plan.model.vocabSize),
-      pointer(columns),
-      pointer(lists),
-      pointer(results),
-      int(step.capacity),
-    ],
-  };
 }

@@ -1,12 +1,10 @@
 // Gives everything a plan needs a place in device memory: exactly the bytes that the ledger counted.
 import type { KVCacheGroup, Operand, Plan } from '../../compiler/plan.ts';
 import type { Address } from '../../ffi/cuda/driver.ts';
-import type { KVCacheSpec } from '../../ir/graph.ts';
-import type { CudaMatrix, CudaOperand } from '../../kernels/cuda/cuda-kernel.ts';
+import type { KVCacheSpec, StepInputName } from '../../ir/graph.ts';
+import type { CudaMatrix, CudaOperand, StepAddresses } from '../../kernels/cuda/cuda-kernel.ts';
 import { itemSize } from '../../tensor/dtype.ts';
 import type { DeviceMemory } from '../device.ts';
-import type { DeviceMemoryPool } from './device-memory.ts';
-import type { StepMemory } from './step-memory.ts';
 
 /** Of weights, so that every access and cuBLASLt's are aligned. */
 const ALIGNMENT = 256;
@@ -30,7 +28,23 @@ export interface Placement {
   readonly memory: DeviceMemory;
 }
 
-export function placePlan(plan: Plan, numBlocks: readonly number[], pool: DeviceMemoryPool): Placement {
+/** Where kernels find a step's arrays. */
+export interface StepPlaces {
+  readonly addresses: StepAddresses;
+  /** What sample.cu reads and writes. */
+  readonly sampling: { readonly columns: Address; readonly lists: Address; readonly results: Address };
+  /** Rows of every sampling column and result. */
+  readonly capacity: number;
+  /** An array, and for a block table the width of its rows. */
+  input(name: StepInputName, group: number): { address: Address; strideAddress: Address };
+}
+
+/** Gives out device memory. */
+export interface Allocator {
+  allocate(bytes: number): Address;
+}
+
+export function placePlan(plan: Plan, numBlocks: readonly number[], pool: Allocator): Placement {
   const fixed = [...plan.weights, ...plan.ropeTables].map(({ bytes }) => bytes);
   const offsets = offsetsOf(fixed);
   const start = pool.allocate(offsets.at(-1)!);
@@ -62,7 +76,7 @@ function placeGroup(
   { index, layers }: KVCacheGroup,
   { blockSize }: Plan,
   numBlocks: number,
-  pool: DeviceMemoryPool,
+  pool: Allocator,
 ): PlacedCache[] {
   return layers.map((layer) => {
     const rowBytes = blockSize * layer.numKvHeads * itemSize(layer.dtype);
@@ -78,7 +92,7 @@ export function placeOperand(
   operand: Operand,
   plan: Plan,
   placement: Placement,
-  step: StepMemory,
+  step: StepPlaces,
 ): CudaOperand {
   switch (operand.kind) {
     case 'none':

@@ -7,6 +7,7 @@ import { QUERIES_PER_TILE, type StepAddresses, type StepCounts } from '../../ker
 import type { SamplingBatch, StepBatch, StepResult } from '../step.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import type { DeviceMemoryPool, PinnedBuffer } from './device-memory.ts';
+import type { StepPlaces } from './place-plan.ts';
 
 const WORD = 4;
 /** Header words: counts, then the width of each group's block table, then the `Lists` of sample.cu. */
@@ -53,7 +54,7 @@ interface ListMemory {
   readonly host: PinnedBuffer;
 }
 
-export class StepMemory {
+export class StepMemory implements StepPlaces {
   /** Where sample.cu finds its columns, lists and results. */
   readonly sampling: { readonly columns: Address; readonly lists: Address; readonly results: Address };
   readonly addresses: StepAddresses;
