@@ -43,19 +43,17 @@ const BLOCK_SIZE = 16;
 
 export class CudaHarness {
   readonly #runtime: CudaRuntime;
-  readonly #device: CudaDevice;
 
-  private constructor(device: CudaDevice) {
-    this.#device = device;
-    this.#runtime = device.runtime;
+  constructor(runtime: CudaRuntime) {
+    this.#runtime = runtime;
   }
 
   static async open(): Promise<CudaHarness> {
-    return new CudaHarness(await CudaDevice.open());
+    return new CudaHarness((await CudaDevice.open()).runtime);
   }
 
-  close(): Promise<void> {
-    return this.#device.dispose();
+  close(): void {
+    this.#runtime.close();
   }
 
   /** Every variant of the launch that takes the step's rows, against the definition. */

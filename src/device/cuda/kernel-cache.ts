@@ -1,16 +1,20 @@
 // Compiled kernels on disk, found by a hash of all that goes into them: compiler, chip, flags, source and headers.
 import { createHash, randomUUID } from 'node:crypto';
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Nvrtc } from '../../ffi/cuda/nvrtc.ts';
 import type { Defines } from '../../kernels/cuda/cuda-kernel.ts';
+import { NeedletailError } from '../../util/errors.ts';
 
 /** The same from src/device/cuda and from dist/device/cuda: the sources are part of the package. */
-const SOURCES = fileURLToPath(new URL('../../../src/kernels/cuda/', import.meta.url));
+export const KERNEL_SOURCES = fileURLToPath(new URL('../../../src/kernels/cuda/', import.meta.url));
 const FLAGS = ['--std=c++17'];
 const INCLUDE = /^#include "(.+)"$/gm;
+
+/** What the cache asks of NVRTC. */
+export type KernelCompiler = Pick<Nvrtc, 'version' | 'knownCapabilities' | 'compile'>;
 
 export function defaultCacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
   return (
@@ -19,64 +23,75 @@ export function defaultCacheDirectory(env: NodeJS.ProcessEnv = process.env): str
   );
 }
 
-/** The compiler's name for a chip: Hopper's own instructions need the `a`. */
-export function archName(computeCapability: number): string {
-  return computeCapability === 90 ? 'sm_90a' : `sm_${computeCapability}`;
+/**
+ * What to compile for: the chip's own machine code (Hopper's own instructions need the `a`), or for a chip that the compiler
+ * does not know yet the PTX of the newest that it does know, from which the driver makes machine code.
+ */
+export function compilerTarget(computeCapability: number, known: readonly number[]): string {
+  if (known.includes(computeCapability))
+    return computeCapability === 90 ? 'sm_90a' : `sm_${computeCapability}`;
+  const older = known.filter((capability) => capability < computeCapability);
+  if (older.length > 0) return `compute_${Math.max(...older)}`;
+  throw new NeedletailError(
+    'unsupported_platform',
+    `NVRTC compiles for compute capability ${known.join(', ')}, not for ${computeCapability}: install an older one`,
+  );
 }
 
-/** A source with its headers, and how it is to be compiled. */
-interface KernelSource {
+/** A source in the kernels' folder with its headers, and how it is to be compiled. */
+export interface KernelSource {
   readonly path: string;
   readonly text: string;
   readonly headers: ReadonlyMap<string, string>;
   readonly options: readonly string[];
 }
 
+export function readKernelSource(file: string, defines: Defines, target: string): KernelSource {
+  const path = join(KERNEL_SOURCES, file);
+  const text = readFileSync(path, 'utf8');
+  const headers = new Map<string, string>();
+  collectHeaders(text, headers);
+  const macros = Object.entries(defines).map(([name, value]) => `-D${name}=${value}`);
+  return { path, text, headers, options: [`--gpu-architecture=${target}`, ...FLAGS, ...macros.sort()] };
+}
+
 export class KernelCache {
   readonly directory: string;
-  readonly arch: string;
-  readonly #nvrtc: Nvrtc;
-  constructor(nvrtc: Nvrtc, computeCapability: number, directory = defaultCacheDirectory()) {
-    this.#nvrtc = nvrtc;
+  readonly target: string;
+  readonly #compiler: KernelCompiler;
+
+  constructor(compiler: KernelCompiler, computeCapability: number, directory = defaultCacheDirectory()) {
+    this.#compiler = compiler;
     this.directory = directory;
-    this.arch = archName(computeCapability);
+    this.target = compilerTarget(computeCapability, compiler.knownCapabilities);
   }
 
-  /** Machine code of a source in the kernels' folder. Throws `device_failed` with the compiler's log. */
+  /** What the driver loads of a source in the kernels' folder. Throws `device_failed` with the source's path and the compiler's log. */
   load(file: string, defines: Defines): Uint8Array {
-    const source = this.#read(file, defines);
+    const source = readKernelSource(file, defines, this.target);
     const entry = join(this.directory, this.#hash(source));
     return readEntry(entry) ?? this.#compile(source, entry);
   }
 
-  #read(file: string, defines: Defines): KernelSource {
-    const path = join(SOURCES, file);
-    const text = readFileSync(path, 'utf8');
-    const headers = new Map<string, string>();
-    collectHeaders(text, headers);
-    const macros = Object.entries(defines).map(([name, value]) => `-D${name}=${value}`);
-    return { path, text, headers, options: [`--gpu-architecture=${this.arch}`, ...FLAGS, ...macros.sort()] };
-  }
-
   #hash({ text, headers, options }: KernelSource): string {
     const hash = createHash('sha256');
-    for (const part of [this.#nvrtc.version, ...options, text, ...headers.values()])
+    for (const part of [this.#compiler.version, ...options, text, ...headers.values()])
       hash.update(part).update('\0');
     return hash.digest('hex').slice(0, 32);
   }
 
   #compile(source: KernelSource, entry: string): Uint8Array {
     const { path, text, headers, options } = source;
-    const cubin = this.#nvrtc.compile({ name: path, source: text, headers, options });
-    writeEntry(entry, source, cubin);
-    return cubin;
+    const { image } = this.#compiler.compile({ name: path, source: text, headers, options });
+    writeEntry(entry, source, image);
+    return image;
   }
 }
 
 function collectHeaders(text: string, headers: Map<string, string>): void {
   for (const [, name] of text.matchAll(INCLUDE)) {
     if (headers.has(name)) continue;
-    const header = readFileSync(join(SOURCES, name), 'utf8');
+    const header = readFileSync(join(KERNEL_SOURCES, name), 'utf8');
     headers.set(name, header);
     collectHeaders(header, headers);
   }
@@ -85,25 +100,25 @@ function collectHeaders(text: string, headers: Map<string, string>): void {
 /** Null if there is none, or one that is damaged. */
 function readEntry(entry: string): Uint8Array | null {
   try {
-    const cubin = readFileSync(join(entry, 'kernel.cubin'));
-    return readFileSync(join(entry, 'sha256'), 'utf8') === checksum(cubin) ? cubin : null;
+    const image = readFileSync(join(entry, 'kernel.image'));
+    return readFileSync(join(entry, 'sha256'), 'utf8') === checksum(image) ? image : null;
   } catch {
     return null;
   }
 }
 
 /** Made aside and moved into place whole: processes may compile the same kernel at once. A cache that cannot be written is no loss. */
-function writeEntry(entry: string, { text, options }: KernelSource, cubin: Uint8Array): void {
+function writeEntry(entry: string, { text, options }: KernelSource, image: Uint8Array): void {
   const temporary = `${entry}.${randomUUID()}`;
   try {
     mkdirSync(temporary, { recursive: true });
-    writeFileSync(join(temporary, 'kernel.cubin'), cubin);
-    writeFileSync(join(temporary, 'sha256'), checksum(cubin));
+    writeFileSync(join(temporary, 'kernel.image'), image);
+    writeFileSync(join(temporary, 'sha256'), checksum(image));
     writeFileSync(join(temporary, 'kernel.cu'), `// ${options.join(' ')}\n${text}`);
     if (readEntry(entry) === null) rmSync(entry, { recursive: true, force: true });
     renameSync(temporary, entry);
   } catch {
-    rmSync(temporary, { recursive: true, force: true });
+    if (existsSync(temporary)) rmSync(temporary, { recursive: true });
   }
 }
 

@@ -12,9 +12,17 @@ export interface CompileJob {
   readonly options: readonly string[];
 }
 
+export interface CompiledKernel {
+  /** A cubin, or PTX text with the zero at its end. */
+  readonly image: Uint8Array;
+  readonly log: string;
+}
+
 export class Nvrtc {
   /** `13.0`. */
   readonly version: string;
+  /** Compute capabilities that it compiles for: 90 for 9.0. */
+  readonly knownCapabilities: readonly number[];
   readonly path: string;
   readonly #functions: ReturnType<typeof bind>;
 
@@ -24,6 +32,7 @@ export class Nvrtc {
     const [major, minor] = [new Int32Array(1), new Int32Array(1)];
     this.#check('nvrtcVersion', this.#functions.nvrtcVersion(major, minor));
     this.version = `${major[0]}.${minor[0]}`;
+    this.knownCapabilities = this.#readCapabilities();
   }
 
   /** Throws `unsupported_platform` if there is none of these major versions. */
@@ -33,8 +42,8 @@ export class Nvrtc {
     return new Nvrtc(library, path);
   }
 
-  /** A cubin for `--gpu-architecture=sm_…`. Throws `device_failed` with the compiler's log. */
-  compile(job: CompileJob): Uint8Array {
+  /** A cubin for `--gpu-architecture=sm_…`, PTX for `compute_…`. Throws `device_failed` with the compiler's log. */
+  compile(job: CompileJob): CompiledKernel {
     const program = this.#createProgram(job);
     try {
       const status = this.#functions.nvrtcCompileProgram(program, job.options.length, [...job.options]);
@@ -44,7 +53,8 @@ export class Nvrtc {
           `${job.name} does not compile:\n${this.#readLog(program)}`,
         );
       }
-      return this.#readCubin(program);
+      const isPtx = job.options.some((option) => option.startsWith('--gpu-architecture=compute_'));
+      return { image: this.#readImage(program, isPtx ? 'PTX' : 'CUBIN'), log: this.#readLog(program) };
     } finally {
       this.#functions.nvrtcDestroyProgram(BigUint64Array.of(BigInt(program)));
     }
@@ -58,12 +68,21 @@ export class Nvrtc {
     return Number(out[0]);
   }
 
-  #readCubin(program: number): Uint8Array {
+  #readImage(program: number, kind: 'CUBIN' | 'PTX'): Uint8Array {
+    const [sizeCall, call] = [`nvrtcGet${kind}Size`, `nvrtcGet${kind}`] as const;
     const size = new BigUint64Array(1);
-    this.#check('nvrtcGetCUBINSize', this.#functions.nvrtcGetCUBINSize(program, size));
-    const cubin = new Uint8Array(Number(size[0]));
-    this.#check('nvrtcGetCUBIN', this.#functions.nvrtcGetCUBIN(program, cubin));
-    return cubin;
+    this.#check(sizeCall, this.#functions[sizeCall](program, size));
+    const image = new Uint8Array(Number(size[0]));
+    this.#check(call, this.#functions[call](program, image));
+    return image;
+  }
+
+  #readCapabilities(): number[] {
+    const count = new Int32Array(1);
+    this.#check('nvrtcGetNumSupportedArchs', this.#functions.nvrtcGetNumSupportedArchs(count));
+    const capabilities = new Int32Array(count[0]);
+    this.#check('nvrtcGetSupportedArchs', this.#functions.nvrtcGetSupportedArchs(capabilities));
+    return [...capabilities];
   }
 
   #readLog(program: number): string {
@@ -87,6 +106,8 @@ function bind(library: LibraryHandle) {
   const call = (signature: string): Call => library.func(`int ${signature}`) as Call;
   return {
     nvrtcVersion: call('nvrtcVersion(void *major, void *minor)'),
+    nvrtcGetNumSupportedArchs: call('nvrtcGetNumSupportedArchs(void *count)'),
+    nvrtcGetSupportedArchs: call('nvrtcGetSupportedArchs(void *archs)'),
     nvrtcGetErrorString: library.func('const char *nvrtcGetErrorString(int status)') as (
       status: number,
     ) => string,
@@ -97,6 +118,8 @@ function bind(library: LibraryHandle) {
     nvrtcCompileProgram: call('nvrtcCompileProgram(uintptr_t program, int count, const char **options)'),
     nvrtcGetCUBINSize: call('nvrtcGetCUBINSize(uintptr_t program, void *size)'),
     nvrtcGetCUBIN: call('nvrtcGetCUBIN(uintptr_t program, void *cubin)'),
+    nvrtcGetPTXSize: call('nvrtcGetPTXSize(uintptr_t program, void *size)'),
+    nvrtcGetPTX: call('nvrtcGetPTX(uintptr_t program, void *ptx)'),
     nvrtcGetProgramLogSize: call('nvrtcGetProgramLogSize(uintptr_t program, void *size)'),
     nvrtcGetProgramLog: call('nvrtcGetProgramLog(uintptr_t program, void *log)'),
   };

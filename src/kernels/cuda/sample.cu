@@ -325,7 +325,7 @@ __device__ void report_top(const Row& row, int count, float log_normalizer, int*
   }
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
     sample(const int* num_rows, float* logits, i64 stride, int vocab_size, const int* columns, const Lists* lists,
            int* results, int capacity) {
   if (blockIdx.x >= *num_rows) return;

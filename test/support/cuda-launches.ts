@@ -1,0 +1,69 @@
+// Every kernel that plans ask for, prepared for a GPU that need not be there: addresses are made up.
+import { compile } from '../../src/compiler/compile.ts';
+import type { Plan } from '../../src/compiler/plan.ts';
+import { prepareLaunch, sampleLaunch, type LaunchPlaces } from '../../src/device/cuda/prepare-launch.ts';
+import { placePlan } from '../../src/device/cuda/place-plan.ts';
+import type { CudaGpu, KernelLaunch } from '../../src/kernels/cuda/cuda-kernel.ts';
+import { CUDA_KERNELS } from '../../src/kernels/cuda/index.ts';
+import type { HFConfig } from '../../src/models/model-definition.ts';
+import { findModel } from '../../src/models/registry.ts';
+import type { FloatDType } from '../../src/tensor/dtype.ts';
+
+/** Far from zero and well aligned, as what the driver gives. */
+const FIRST_ADDRESS = 2 ** 33;
+
+export const PLAN_LIMITS = { maxNumBatchedTokens: 8192, maxNumSeqs: 256, maxNumLogitRows: 512 };
+
+export function cudaPlan(config: HFConfig, dtype: FloatDType, gpu: CudaGpu): Plan {
+  const definition = findModel(config);
+  return compile({
+    definition,
+    config,
+    tensors: null,
+    checkpointHash: null,
+    target: { kind: 'cuda', arch: `sm_${gpu.computeCapability}` },
+    recipe: { weightDType: dtype, kvDType: dtype, activationPrecision: 'auto' },
+    limits: PLAN_LIMITS,
+    blockSize: 16,
+    maxModelLen: Math.min(8192, definition.facts(config).maxPositions),
+    kernels: CUDA_KERNELS,
+  });
+}
+
+/** All kernels that the plan's launches may become, sampling included. */
+export function kernelLaunches(plan: Plan, gpu: CudaGpu): readonly KernelLaunch[] {
+  const places = madeUpPlaces(plan, gpu);
+  const prepared = plan.launches.flatMap((launch) =>
+    prepareLaunch(launch, places).flatMap(({ launches }) => launches),
+  );
+  return [...prepared.filter((launch) => launch.kind === 'kernel'), sampleLaunch(places)];
+}
+
+function madeUpPlaces(plan: Plan, gpu: CudaGpu): LaunchPlaces {
+  let next = FIRST_ADDRESS;
+  const allocate = (bytes: number): number => {
+    const address = next;
+    next += Math.ceil((bytes + 1) / 256) * 256;
+    return address;
+  };
+  const word = (): number => allocate(4);
+  const blocks = plan.kvCacheGroups.map(() => 1024);
+  return {
+    plan,
+    placement: placePlan(plan, blocks, { allocate }),
+    step: {
+      addresses: {
+        numTokens: word(),
+        numSeqs: word(),
+        numLogitRows: word(),
+        numQueryTiles: word(),
+        queryTiles: word(),
+      },
+      sampling: { columns: word(), lists: word(), results: word() },
+      capacity: plan.limits.maxNumLogitRows,
+      input: () => ({ address: word(), strideAddress: word() }),
+    },
+    gpu,
+    constant: (values) => allocate(values.byteLength),
+  };
+}

@@ -1,0 +1,163 @@
+// Compiles every kernel of every kind of plan for a chip, without one, and holds what it takes against the chip's limits.
+import { readdirSync } from 'node:fs';
+import fc from 'fast-check';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { KERNEL_SOURCES, compilerTarget } from '../../src/device/cuda/kernel-cache.ts';
+import type { KernelLaunch, StepCounts } from '../../src/kernels/cuda/cuda-kernel.ts';
+import type { HFConfig } from '../../src/models/model-definition.ts';
+import { findPreset, presetNames } from '../../src/models/presets.ts';
+import { cudaPlan, kernelLaunches, PLAN_LIMITS } from './cuda-launches.ts';
+import { findKernelCompiler } from './kernel-compiler.ts';
+import { loadReference, REFERENCE_NAMES } from './reference-checkpoint.ts';
+import { SMALL_CONFIGS } from './small-configs.ts';
+
+interface Chip {
+  readonly computeCapability: number;
+  /** Of a block: static and dynamic together. */
+  readonly maxSharedKilobytes: number;
+}
+
+export const CHIPS: Readonly<Record<'A100' | 'RTX 30' | 'RTX 40' | 'H100', Chip>> = {
+  A100: { computeCapability: 80, maxSharedKilobytes: 163 },
+  'RTX 30': { computeCapability: 86, maxSharedKilobytes: 99 },
+  'RTX 40': { computeCapability: 89, maxSharedKilobytes: 99 },
+  H100: { computeCapability: 90, maxSharedKilobytes: 227 },
+};
+
+const MAX_THREADS = 1024;
+const MAX_REGISTERS = 65536;
+/** Registers are given out to warps by so many. */
+const WARP_REGISTERS = 256;
+const MAX_GRID = [2 ** 31 - 1, 65535, 65535];
+/** More than a few registers parked in memory would show. */
+const MAX_SPILL_BYTES = 64;
+const DTYPES = ['float32', 'bfloat16', 'float16'] as const;
+
+/** Kernels that no plan names: they pack weights, make tables and copy blocks. */
+const OTHER_SOURCES: readonly Pick<KernelLaunch, 'source' | 'defines'>[] = [
+  { source: 'copy-blocks.cu', defines: {} },
+  { source: 'rope-table.cu', defines: {} },
+  { source: 'pack-weight.cu', defines: { SOURCE: 'float', TARGET: 'bf16' } },
+];
+
+export function describeKernelCompilation(name: keyof typeof CHIPS): void {
+  const compiler = findKernelCompiler();
+  const { computeCapability, maxSharedKilobytes } = CHIPS[name];
+  const target = compilerTarget(computeCapability, [computeCapability]);
+  const title = `kernels for ${target} (${name})`;
+  if (!compiler) {
+    describe.skip(`${title} (skipped: neither NVRTC nor nvcc is installed)`, () => it('', () => {}));
+    return;
+  }
+
+  describe(`${title}, by ${compiler.version}`, () => {
+    const maxSharedMemoryPerBlock = maxSharedKilobytes * 1024;
+    let launches: readonly KernelLaunch[];
+    beforeAll(() => {
+      launches = distinctLaunches({ computeCapability, maxSharedMemoryPerBlock });
+    });
+
+    it('compile, within the limits of the chip', { timeout: 600_000 }, () => {
+      for (const { source, entry, defines, block, sharedBytes } of launches) {
+        const use = compiler.report(source, defines, target).get(entry)!;
+        const what = `${entry} of ${source} with ${JSON.stringify(defines)}`;
+        const warpRegisters = Math.ceil((use.registers * 32) / WARP_REGISTERS) * WARP_REGISTERS;
+        expect(block, `threads of ${what}`).toBeLessThanOrEqual(MAX_THREADS);
+        expect((block / 32) * warpRegisters, `registers of ${what}`).toBeLessThanOrEqual(MAX_REGISTERS);
+        expect(use.staticSharedBytes + sharedBytes, `shared memory of ${what}`).toBeLessThanOrEqual(
+          maxSharedMemoryPerBlock,
+        );
+        expect(use.spillBytes, `spilled bytes of ${what}`).toBeLessThanOrEqual(MAX_SPILL_BYTES);
+      }
+      for (const { source, defines } of OTHER_SOURCES)
+        expect(compiler.report(source, defines, target).size, source).toBeGreaterThan(0);
+    });
+
+    it('start grids that the driver takes, at the largest step', () => {
+      for (const { entry, grid } of launches)
+        for (const counts of LARGEST_STEPS)
+          grid(counts).forEach((size, axis) =>
+            expect(size, `grid of ${entry}`).toBeLessThanOrEqual(MAX_GRID[axis]),
+          );
+    });
+
+    it('are all reached by the plans tried', () => {
+      const reached = new Set([...launches, ...OTHER_SOURCES].map(({ source }) => source));
+      const sources = readdirSync(KERNEL_SOURCES).filter((file) => file.endsWith('.cu'));
+      expect(sources.filter((source) => !reached.has(source))).toEqual([]);
+    });
+  });
+}
+
+/** A step of prompts alone, and one of decodes. */
+const LARGEST_STEPS: readonly StepCounts[] = [
+  { numSeqs: 1, numDecodeSeqs: 0, numQueryTiles: PLAN_LIMITS.maxNumBatchedTokens / 16 },
+  { numSeqs: PLAN_LIMITS.maxNumSeqs, numDecodeSeqs: PLAN_LIMITS.maxNumSeqs, numQueryTiles: 0 },
+].map((counts) => ({
+  ...counts,
+  numTokens: PLAN_LIMITS.maxNumBatchedTokens,
+  numLogitRows: PLAN_LIMITS.maxNumLogitRows,
+}));
+
+/** Every instance of a kernel once, with each number of threads and bytes that it is launched with. */
+function distinctLaunches(gpu: Parameters<typeof kernelLaunches>[1]): KernelLaunch[] {
+  const found = new Map<string, KernelLaunch>();
+  for (const config of configs())
+    for (const dtype of DTYPES)
+      for (const launch of kernelLaunches(cudaPlan(config, dtype, gpu), gpu)) {
+        const { source, entry, defines, block, sharedBytes } = launch;
+        found.set(JSON.stringify([source, entry, defines, block, sharedBytes]), launch);
+      }
+  return [...found.values()];
+}
+
+/** Presets, the references' families, sizes of published models that neither has, and sizes that divide badly. */
+function configs(): HFConfig[] {
+  const reference = (name: string, sizes: HFConfig): HFConfig => ({
+    ...loadReference(name).config,
+    ...sizes,
+  });
+  const [, awkward] = SMALL_CONFIGS[0];
+  return [
+    ...presetNames().map((name) => withFewLayers(findPreset(name)!.config)),
+    ...REFERENCE_NAMES.map((name) => loadReference(name).config),
+    // Heads of 80 (StableLM 3B), 96 (Phi 3), 192 and 256 with a soft cap (Gemma 2 9B).
+    reference('stablelm', { hidden_size: 2560, num_attention_heads: 32, num_key_value_heads: 32 }),
+    reference('phi3', { hidden_size: 3072, num_attention_heads: 32, num_key_value_heads: 32 }),
+    reference('llama3_gqa', { head_dim: 192, num_attention_heads: 16, num_key_value_heads: 4 }),
+    reference('gemma2', {
+      hidden_size: 3584,
+      head_dim: 256,
+      num_attention_heads: 16,
+      num_key_value_heads: 8,
+    }),
+    // Latent attention of 512 + 64 and 192/128 (DeepSeek V2 Lite), experts with sinks (gpt-oss).
+    reference('deepseek_v2', {
+      hidden_size: 2048,
+      num_attention_heads: 16,
+      num_key_value_heads: 16,
+      kv_lora_rank: 512,
+      qk_nope_head_dim: 128,
+      qk_rope_head_dim: 64,
+      v_head_dim: 128,
+      n_routed_experts: 64,
+      num_experts_per_tok: 6,
+      moe_intermediate_size: 1408,
+    }),
+    reference('gpt_oss', {
+      hidden_size: 2880,
+      intermediate_size: 2880,
+      num_attention_heads: 64,
+      num_key_value_heads: 8,
+      num_local_experts: 32,
+      num_experts_per_tok: 4,
+    }),
+    ...fc.sample(awkward, { numRuns: 2, seed: 1 }),
+  ];
+}
+
+/** Layers are alike. */
+function withFewLayers(config: HFConfig): HFConfig {
+  const names = ['num_hidden_layers', 'n_layer', 'n_layers'].filter((name) => name in config);
+  return { ...config, ...Object.fromEntries(names.map((name) => [name, 2])) };
+}
