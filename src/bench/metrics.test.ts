@@ -83,16 +83,16 @@ describe('servingMetrics', () => {
 });
 
 describe('steadyTokensPerSecond', () => {
-  it('leaves filling and emptying out', () => {
+  it('leaves the first generation and the emptying out', () => {
     const samples = [
-      { atMs: 100, numRunning: 1, outputTokens: 1 },
-      { atMs: 200, numRunning: 4, outputTokens: 5 },
-      { atMs: 300, numRunning: 3, outputTokens: 9 },
-      { atMs: 400, numRunning: 4, outputTokens: 12 },
-      { atMs: 900, numRunning: 1, outputTokens: 13 },
+      { atMs: 100, numRunning: 1, numWaiting: 9, numFinished: 0, outputTokens: 1 },
+      { atMs: 200, numRunning: 4, numWaiting: 6, numFinished: 0, outputTokens: 5 },
+      { atMs: 300, numRunning: 3, numWaiting: 5, numFinished: 4, outputTokens: 9 },
+      { atMs: 400, numRunning: 4, numWaiting: 3, numFinished: 5, outputTokens: 12 },
+      { atMs: 900, numRunning: 1, numWaiting: 3, numFinished: 9, outputTokens: 13 },
     ];
-    expect(steadyTokensPerSecond(samples)).toBe(35);
-    expect(steadyTokensPerSecond(samples.slice(0, 2))).toBeNull();
+    expect(steadyTokensPerSecond(samples)).toBe(30);
+    expect(steadyTokensPerSecond(samples.slice(0, 3))).toBeNull();
     expect(steadyTokensPerSecond([])).toBeNull();
   });
 });

@@ -142,18 +142,22 @@ export interface StepSample {
   /** When the step ended. */
   readonly atMs: number;
   readonly numRunning: number;
+  readonly numWaiting: number;
+  /** Requests that have ended so far. */
+  readonly numFinished: number;
   /** Output tokens so far. */
   readonly outputTokens: number;
 }
 
 /**
- * Output tokens per second between the first and the last step after which the most sequences ran at once: without the
- * filling of the batch at the start and its emptying at the end. Null if that is less than two steps.
+ * Output tokens per second from the end of the first generation (when as many requests have ended as ran at once) to the
+ * last admission: without the batch's filling and emptying, and with sequences of all ages. Null if that is less than
+ * two steps.
  */
 export function steadyTokensPerSecond(samples: readonly StepSample[]): number | null {
   const most = samples.reduce((max, sample) => Math.max(max, sample.numRunning), 0);
-  const first = samples.find((sample) => sample.numRunning === most);
-  const last = samples.findLast((sample) => sample.numRunning === most);
+  const first = samples.find((sample) => sample.numFinished >= most);
+  const last = samples.findLast((sample, i) => i > 0 && sample.numWaiting < samples[i - 1].numWaiting);
   if (!first || !last || last.atMs <= first.atMs) return null;
   return (1000 * (last.outputTokens - first.outputTokens)) / (last.atMs - first.atMs);
 }

@@ -19,14 +19,19 @@ function fakeEngine(failing = false): SteppableEngine & { readonly added: Engine
     async step() {
       numSteps++;
       const running = live.slice(0, 2);
-      const outputs = running.map(({ request: { requestId } }) => ({
+      const outputs = running.map(({ request: { requestId }, left }) => ({
         requestId,
         tokenIds: [1],
+        finishReason: left === 1 ? 'length' : null,
         error: null,
       }));
       for (const sequence of running) if (--sequence.left === 0) live.splice(live.indexOf(sequence), 1);
       const error = failing ? { code: 'device_failed' as const, message: 'no device' } : null;
       return outputs.map((output) => ({ ...output, error })) as unknown as EngineOutput[];
+    },
+    abort(requestId) {
+      const index = live.findIndex(({ request }) => request.requestId === requestId);
+      if (index >= 0) live.splice(index, 1);
     },
     stats: () => ({ numRunning: Math.min(2, live.length), numSteps, numPreemptions: 0 }) as EngineStats,
   };
@@ -48,6 +53,11 @@ test('throughput counts every token and step', async () => {
   expect(
     engine.added.every(({ sampling }) => sampling.temperature === 0 && sampling.stopTokenIds.length === 0),
   ).toBe(true);
+});
+
+test('throughput ends when its time is up and counts what was done', async () => {
+  const result = await runThroughput(fakeEngine(), [request(4), request(2), request(3)], 0);
+  expect(result).toMatchObject({ numRequests: 0, outputTokens: 2, isCut: true });
 });
 
 test('latency is of the batch, first tokens of its last sequence', async () => {

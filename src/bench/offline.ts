@@ -9,6 +9,7 @@ import type { BenchRequest } from './workload.ts';
 /** What the benchmarks use of an `LLMEngine`. */
 export interface SteppableEngine {
   add(request: EngineRequest): void;
+  abort(requestId: string): void;
   step(): Promise<readonly EngineOutput[]>;
   readonly hasWork: boolean;
   stats(): EngineStats;
@@ -23,11 +24,13 @@ export interface ThroughputResult {
   readonly outputTokensPerSecond: number;
   /** Input and output tokens. */
   readonly totalTokensPerSecond: number;
-  /** Without the batch's filling and emptying; null if there was no time between them. */
+  /** Between the end of the first generation and the last admission; null if there was no time between them. */
   readonly steadyOutputTokensPerSecond: number | null;
   readonly numSteps: number;
   readonly numPreemptions: number;
   readonly maxRunning: number;
+  /** Whether the time was up before the last request had ended. */
+  readonly isCut: boolean;
 }
 
 /** Greedy, exactly `outputTokens` long, whatever tokens come. */
@@ -36,18 +39,20 @@ function engineRequest({ promptTokenIds, outputTokens }: BenchRequest, requestId
   return { requestId, promptTokenIds, sampling, priority: 0, timeoutMs: null, cacheSalt: '' };
 }
 
-/** Runs the requests to their end, all queued at the start, and calls `onStep` after each step. */
+/** Runs the requests, all queued at the start, until they have ended or `onStep`, called after each step, returns false. */
 async function runToEnd(
   engine: SteppableEngine,
   requests: readonly BenchRequest[],
-  onStep: (outputs: readonly EngineOutput[]) => void = () => undefined,
+  onStep: (outputs: readonly EngineOutput[]) => boolean = () => true,
 ): Promise<void> {
   requests.forEach((request, i) => engine.add(engineRequest(request, `bench-${i}`)));
   while (engine.hasWork) {
     const outputs = await engine.step();
     for (const { error } of outputs) if (error) throw new NeedletailError(error.code, error.message);
-    onStep(outputs);
+    if (!onStep(outputs)) break;
   }
+  requests.forEach((_, i) => engine.abort(`bench-${i}`));
+  while (engine.hasWork) await engine.step();
 }
 
 /** A short run of the same kind first: it touches every page and fills every cache that is not the KV cache's. */
@@ -58,33 +63,45 @@ export async function warmUp(engine: SteppableEngine, requests: readonly BenchRe
   await runToEnd(engine, short);
 }
 
+/** `maxSeconds`: what has not ended by then is given up, and the figures are of what was done. */
 export async function runThroughput(
   engine: SteppableEngine,
   requests: readonly BenchRequest[],
+  maxSeconds = Infinity,
 ): Promise<ThroughputResult> {
   const before = engine.stats();
   const samples: StepSample[] = [];
   const startMs = performance.now();
-  let outputTokens = 0;
+  const count = { outputTokens: 0, numFinished: 0 };
   await runToEnd(engine, requests, (outputs) => {
-    for (const { tokenIds } of outputs) outputTokens += tokenIds.length;
-    samples.push({ atMs: performance.now(), numRunning: engine.stats().numRunning, outputTokens });
+    for (const { tokenIds, finishReason } of outputs) {
+      count.outputTokens += tokenIds.length;
+      if (finishReason !== null) count.numFinished++;
+    }
+    const atMs = performance.now();
+    const { numRunning, numWaiting } = engine.stats();
+    samples.push({ atMs, numRunning, numWaiting, ...count });
+    return atMs - startMs < 1000 * maxSeconds;
   });
-  const seconds = (performance.now() - startMs) / 1000;
   const after = engine.stats();
-  const inputTokens = requests.reduce((sum, request) => sum + request.promptTokenIds.length, 0);
+  const seconds = ((samples.at(-1)?.atMs ?? startMs) - startMs) / 1000;
+  const isCut = count.numFinished < requests.length;
+  // Of a run that was cut short nobody knows how far its last prompts had come.
+  const done = isCut ? requests.slice(0, count.numFinished) : requests;
+  const inputTokens = done.reduce((sum, request) => sum + request.promptTokenIds.length, 0);
   return {
-    numRequests: requests.length,
+    numRequests: done.length,
     inputTokens,
-    outputTokens,
+    outputTokens: count.outputTokens,
     seconds,
-    requestsPerSecond: requests.length / seconds,
-    outputTokensPerSecond: outputTokens / seconds,
-    totalTokensPerSecond: (inputTokens + outputTokens) / seconds,
+    requestsPerSecond: done.length / seconds,
+    outputTokensPerSecond: count.outputTokens / seconds,
+    totalTokensPerSecond: (inputTokens + count.outputTokens) / seconds,
     steadyOutputTokensPerSecond: steadyTokensPerSecond(samples),
     numSteps: after.numSteps - before.numSteps,
     numPreemptions: after.numPreemptions - before.numPreemptions,
     maxRunning: samples.reduce((max, sample) => Math.max(max, sample.numRunning), 0),
+    isCut,
   };
 }
 
@@ -111,6 +128,7 @@ export async function runLatency(
     await runToEnd(engine, batch, (outputs) => {
       for (const output of outputs) if (output.tokenIds.length > 0) started.add(output.requestId);
       if (started.size === batch.length && Number.isNaN(firstMs)) firstMs = performance.now() - startMs;
+      return true;
     });
     batchMs.push(performance.now() - startMs);
     firstTokensMs.push(firstMs);

@@ -24,6 +24,8 @@ export interface LoadHooks {
   readonly clock?: Clock;
   /** Model definitions of one's own, which come before those of `modelDefinitions` and the built-in ones. */
   readonly models?: readonly ModelDefinition[];
+  /** One that is open already; it stays open when the engine is closed. */
+  readonly device?: Device;
 }
 
 /** A plan that fits, and where its weights come from. */
@@ -39,17 +41,16 @@ interface Prepared extends FittedPlan {
 export async function loadEngine(config: EngineConfig, hooks: LoadHooks = {}): Promise<LLMEngine> {
   checkConfig(config);
   const subject = await findSubject(config, subjectOptions(hooks));
-  const device = await createDevice(config.device, config);
+  const device = hooks.device ?? (await createDevice(config.device, config));
+  const onClose = async (): Promise<void> => {
+    if (!hooks.device) await device.dispose();
+  };
   try {
     const prepared = await prepare(subject, config, device);
-    return createEngine(
-      prepared,
-      device,
-      await loadPlan(prepared, device, hooks),
-      hooks.clock ?? systemClock,
-    );
+    const executable = await loadPlan(prepared, device, hooks);
+    return createEngine(prepared, device, executable, { clock: hooks.clock ?? systemClock, onClose });
   } catch (error) {
-    await device.dispose();
+    await onClose();
     throw error;
   }
 }
@@ -102,7 +103,12 @@ async function loadPlan(prepared: Prepared, device: Device, hooks: LoadHooks): P
   }
 }
 
-function createEngine(prepared: Prepared, device: Device, executable: Executable, clock: Clock): LLMEngine {
+function createEngine(
+  prepared: Prepared,
+  device: Device,
+  executable: Executable,
+  surroundings: { readonly clock: Clock; readonly onClose: () => Promise<void> },
+): LLMEngine {
   const { plan, ledger, shortenedFrom, config } = prepared;
   return new LLMEngine({
     runner: new ModelRunner(executable),
@@ -120,8 +126,7 @@ function createEngine(prepared: Prepared, device: Device, executable: Executable
     blocks: createBlockManager(plan, ledger.numBlocks, config),
     scheduling: config,
     maxNumPromptRows: plan.limits.maxNumLogitRows - config.maxNumSeqs,
-    clock,
-    onClose: () => device.dispose(),
+    ...surroundings,
   });
 }
 

@@ -19,6 +19,7 @@ const COPY_THREADS = 256;
 export class CudaExecutable implements Executable {
   readonly plan: Plan;
   readonly memory: DeviceMemory;
+  readonly maxStepsInFlight = 1;
   readonly #runtime: CudaRuntime;
   readonly #pool: DeviceMemoryPool;
   readonly #placement: Placement;
@@ -97,7 +98,9 @@ export class CudaExecutable implements Executable {
     this.#runtime.makeCurrent();
     const counts = this.#step.write(step);
     this.#copyBlocks(step.blockCopies.length / 3);
+    this.#runtime.timer?.begin();
     this.#program.run(counts);
+    this.#runtime.timer?.end();
     this.#step.fetchResults();
     if (step.returnLogits) this.#fetchLogits(step.logitRows.length);
     await this.#runtime.finish();

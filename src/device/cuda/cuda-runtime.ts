@@ -4,6 +4,7 @@ import type { CublasLt } from '../../ffi/cuda/cublaslt.ts';
 import { Semaphore, SEMAPHORE_BYTES } from '../../ffi/cuda/semaphore.ts';
 import type { Defines } from '../../kernels/cuda/cuda-kernel.ts';
 import type { KernelCache } from './kernel-cache.ts';
+import type { StepTimer } from './step-timer.ts';
 
 /** How often a step that does not end is looked at: the driver posts nothing once the GPU has failed. */
 const WATCH_SECONDS = 2;
@@ -14,6 +15,8 @@ export class CudaRuntime {
   readonly cache: KernelCache;
   readonly gpu: GpuProperties;
   readonly stream: Address;
+  /** Set by measurements. */
+  timer: StepTimer | null = null;
   readonly #context: Address;
   readonly #semaphore: Semaphore;
   readonly #modules = new Map<string, Address>();

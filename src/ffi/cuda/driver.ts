@@ -148,6 +148,10 @@ export class CudaDriver {
     this.#check('cuMemcpyDtoHAsync', this.#functions.cuMemcpyDtoHAsync_v2(target, source, bytes, stream));
   }
 
+  copyOnDevice(target: Address, source: Address, bytes: number, stream: Address): void {
+    this.#check('cuMemcpyDtoDAsync', this.#functions.cuMemcpyDtoDAsync_v2(target, source, bytes, stream));
+  }
+
   fill(target: Address, byte: number, bytes: number, stream: Address): void {
     this.#check('cuMemsetD8Async', this.#functions.cuMemsetD8Async(target, byte, bytes, stream));
   }
@@ -194,6 +198,13 @@ export class CudaDriver {
 
   synchronizeEvent(event: Address): void {
     this.#check('cuEventSynchronize', this.#functions.cuEventSynchronize(event));
+  }
+
+  /** Milliseconds between two events that the GPU has passed. */
+  elapsedMs(start: Address, end: Address): number {
+    const out = new Float32Array(1);
+    this.#check('cuEventElapsedTime', this.#functions.cuEventElapsedTime(out, start, end));
+    return out[0];
   }
 
   /** Loads a cubin, or PTX that the driver compiles. Throws `device_failed` if it does not suit the GPU. */
@@ -312,6 +323,9 @@ function bind(library: LibraryHandle) {
     cuMemcpyDtoHAsync_v2: call(
       'cuMemcpyDtoHAsync_v2(uintptr_t target, uintptr_t source, size_t bytes, uintptr_t stream)',
     ),
+    cuMemcpyDtoDAsync_v2: call(
+      'cuMemcpyDtoDAsync_v2(uintptr_t target, uintptr_t source, size_t bytes, uintptr_t stream)',
+    ),
     cuMemsetD8Async: call('cuMemsetD8Async(uintptr_t target, uint8_t byte, size_t bytes, uintptr_t stream)'),
     cuStreamCreate: call('cuStreamCreate(void *stream, unsigned int flags)'),
     cuStreamDestroy_v2: call('cuStreamDestroy_v2(uintptr_t stream)'),
@@ -330,6 +344,7 @@ function bind(library: LibraryHandle) {
     cuEventDestroy_v2: call('cuEventDestroy_v2(uintptr_t event)'),
     cuEventRecord: call('cuEventRecord(uintptr_t event, uintptr_t stream)'),
     cuEventSynchronize: call('cuEventSynchronize(uintptr_t event)'),
+    cuEventElapsedTime: call('cuEventElapsedTime(void *ms, uintptr_t start, uintptr_t end)'),
     cuModuleLoadData: call('cuModuleLoadData(void *module, const void *image)'),
     cuModuleUnload: call('cuModuleUnload(uintptr_t module)'),
     cuModuleGetFunction: call('cuModuleGetFunction(void *function, uintptr_t module, const char *name)'),

@@ -1,0 +1,109 @@
+// The figures of one GPU with their roofs and rivals, as a table and as JSON; needs dist/ and Node alone.
+//   npm run build && node dist/bench/cuda/main.js [--rows decode,prefill,offline-128-128] [--seconds 60] [--dtype bfloat16]
+//     [--latency-model llama-2-7b] [--throughput-model llama-3.1-8b] [--trace AzureLLMInferenceTrace_conv.csv]
+//     [--max-num-seqs N] [--commit NAME] [--output-json FILE]
+import { readFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { CudaDevice } from '../../device/cuda/cuda-device.ts';
+import { driverVersion } from '../../ffi/cuda/nvml.ts';
+import { isFloatDType, type FloatDType } from '../../tensor/dtype.ts';
+import { formatStamp, stampRun, writeRecord } from '../report.ts';
+import { parseTrace } from '../workload.ts';
+import { formatFigures, type Figure } from './figure.ts';
+import { measureBusy, measureColdCompile, measureFirstToken } from './host.ts';
+import { measureLoading } from './loading.ts';
+import { measureRoofs, type Roofs } from './roofs.ts';
+import { measureSteps, type StepRow } from './steps.ts';
+import { measureInFlight, measureOffline, type OfflineRow } from './throughput.ts';
+
+const STEP_ROWS: readonly StepRow[] = [
+  ...[1, 8, 32, 64, 128].map((numSeqs) => ({ name: `decode-${numSeqs}`, numSeqs, numTokens: 1 })),
+  { name: 'prefill-1024', numSeqs: 1, numTokens: 1024 },
+];
+
+/** TensorRT-LLM's own figures, fp16 on an H100. */
+const rival = (tokensPerSecond: number): string => `TensorRT-LLM (H100) ${tokensPerSecond}`;
+const OFFLINE_ROWS: readonly OfflineRow[] = [
+  { name: 'offline-128-128', inputLen: 128, outputLen: 128, maxNumSeqs: 1024, rival: rival(15572) },
+  { name: 'offline-128-2048', inputLen: 128, outputLen: 2048, maxNumSeqs: 512, rival: rival(9151) },
+  { name: 'offline-1000-1000', inputLen: 1000, outputLen: 1000, maxNumSeqs: 512, rival: rival(7055) },
+  { name: 'offline-2048-128', inputLen: 2048, outputLen: 128, maxNumSeqs: 256, rival: rival(1904) },
+];
+
+const { values: flags } = parseArgs({
+  options: {
+    rows: { type: 'string', default: '' },
+    seconds: { type: 'string', default: '240' },
+    dtype: { type: 'string', default: 'bfloat16' },
+    'latency-model': { type: 'string', default: 'llama-2-7b' },
+    'throughput-model': { type: 'string', default: 'llama-3.1-8b' },
+    'max-num-seqs': { type: 'string' },
+    trace: { type: 'string' },
+    commit: { type: 'string' },
+    'output-json': { type: 'string' },
+  },
+});
+
+const patterns = flags.rows.split(',').filter((name) => name !== '');
+
+/** `decode` selects every row that begins so. */
+function isSelected(name: string): boolean {
+  return patterns.length === 0 || patterns.some((word) => name === word || name.startsWith(`${word}-`));
+}
+
+function parseDType(name: string): FloatDType {
+  if (isFloatDType(name)) return name;
+  throw new Error(`--dtype is ${name}, not float32, bfloat16 or float16`);
+}
+
+const dtype = parseDType(flags.dtype);
+const latencyModel = { preset: flags['latency-model'], dtype };
+const throughputModel = { preset: flags['throughput-model'], dtype };
+
+/** Of rows that need the GPU to themselves, since they start processes of their own. */
+async function measureProcesses(): Promise<Figure[]> {
+  const figures: Figure[] = [];
+  if (isSelected('cold-compile')) figures.push(await measureColdCompile(throughputModel, 'cold-compile'));
+  if (isSelected('first-token')) figures.push(await measureFirstToken(throughputModel, 'first-token'));
+  return figures;
+}
+
+/** One list of figures per model that is loaded. */
+async function* measureHere(device: CudaDevice, roofs: Roofs): AsyncGenerator<Figure[]> {
+  const steps = STEP_ROWS.filter(({ name }) => isSelected(name));
+  if (steps.length > 0) yield await measureSteps(device, latencyModel, steps, roofs);
+  for (const row of OFFLINE_ROWS.filter(({ name }) => isSelected(name))) {
+    const maxNumSeqs = Number(flags['max-num-seqs'] ?? row.maxNumSeqs);
+    yield [await measureOffline(device, throughputModel, { ...row, maxNumSeqs }, Number(flags.seconds))];
+  }
+  if (isSelected('busy')) yield [await measureBusy(device, throughputModel, 'busy')];
+  if (isSelected('in-flight') && flags.trace !== undefined) {
+    const trace = parseTrace(readFileSync(flags.trace, 'utf8'));
+    yield [await measureInFlight(device, throughputModel, 'in-flight', trace)];
+  }
+  if (isSelected('load')) yield [await measureLoading(device, throughputModel, 'load', roofs)];
+}
+
+const print = (text: string): boolean => process.stdout.write(`${text}\n`);
+
+const stamp = stampRun();
+const figures = await measureProcesses();
+const device = await CudaDevice.open();
+const roofs = measureRoofs(device);
+const gpu = { name: device.description, driver: driverVersion(), cublasLt: device.runtime.cublasLt.version };
+const record = { ...stamp, commit: flags.commit ?? stamp.commit, gpu, roofs };
+for await (const more of measureHere(device, roofs)) {
+  figures.push(...more);
+  process.stderr.write(`${formatFigures(more)}\n`);
+  if (flags['output-json'] !== undefined) writeRecord(flags['output-json'], { ...record, figures });
+}
+await device.dispose();
+
+print(formatStamp(record));
+print(`gpu      ${gpu.name}; driver ${gpu.driver ?? 'unknown'}, cuBLASLt ${gpu.cublasLt}`);
+print(
+  `roofs    copy ${(roofs.copyBytesPerSecond / 1e12).toFixed(2)} TB/s, read ${(roofs.readBytesPerSecond / 1e12).toFixed(2)} TB/s, ` +
+    `bf16 product ${(roofs.matmulFlops / 1e12).toFixed(0)} TFLOP/s, pinned host memory ${(roofs.pinnedBytesPerSecond / 1e9).toFixed(1)} GB/s\n`,
+);
+print(formatFigures(figures));
+if (flags['output-json'] !== undefined) writeRecord(flags['output-json'], { ...record, figures });

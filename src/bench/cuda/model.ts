@@ -1,0 +1,80 @@
+// A model with random weights on the GPU, as a plan alone or as an engine.
+import { dummySource } from '../../checkpoint/dummy.ts';
+import { compileToFit, type MemorySettings, type PlanSettings } from '../../compiler/compile-to-fit.ts';
+import { expectedTensors } from '../../compiler/expected-tensors.ts';
+import type { CudaDevice } from '../../device/cuda/cuda-device.ts';
+import type { Executable } from '../../device/device.ts';
+import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from '../../engine/config.ts';
+import type { LLMEngine } from '../../engine/llm-engine.ts';
+import { loadEngine } from '../../engine/load-engine.ts';
+import { CUDA_KERNELS } from '../../kernels/cuda/index.ts';
+import type { HFConfig } from '../../models/model-definition.ts';
+import { findPreset, presetNames } from '../../models/presets.ts';
+import { findModel } from '../../models/registry.ts';
+import type { FloatDType } from '../../tensor/dtype.ts';
+import { NeedletailError } from '../../util/errors.ts';
+
+const MEMORY_UTILIZATION = 0.95;
+
+/** What may change from run to run. */
+export interface ModelChoice {
+  readonly preset: string;
+  readonly dtype: FloatDType;
+}
+
+type Limits = Pick<PlanSettings, 'maxNumSeqs' | 'maxNumBatchedTokens' | 'maxModelLen'>;
+
+export function presetConfig(name: string): HFConfig {
+  const preset = findPreset(name);
+  if (preset) return preset.config;
+  throw new NeedletailError('invalid_request', `there is no preset ${name}, but ${presetNames().join(', ')}`);
+}
+
+export function planSettings(dtype: FloatDType, limits: Limits): PlanSettings & MemorySettings {
+  return {
+    ...limits,
+    dtype,
+    activationDType: 'auto',
+    blockSize: DEFAULT_ENGINE_CONFIG.blockSize,
+    kvCacheMemoryBytes: null,
+    memoryUtilization: MEMORY_UTILIZATION,
+  };
+}
+
+export async function loadPreset(
+  device: CudaDevice,
+  { preset, dtype }: ModelChoice,
+  limits: Limits,
+): Promise<Executable> {
+  const config = presetConfig(preset);
+  const model = { definition: findModel(config), config, tensors: null, checkpointHash: null };
+  const settings = planSettings(dtype, limits);
+  const { plan, ledger } = compileToFit(
+    model,
+    settings,
+    device.target,
+    CUDA_KERNELS,
+    device.availableMemory(),
+  );
+  if (ledger.error !== null) throw new NeedletailError('out_of_memory', ledger.error);
+  return device.load(plan, dummySource(expectedTensors(plan, dtype), 0), { numBlocks: ledger.numBlocks });
+}
+
+export function loadPresetEngine(
+  device: CudaDevice,
+  { preset, dtype }: ModelChoice,
+  settings: Partial<EngineConfig>,
+): Promise<LLMEngine> {
+  const config: EngineConfig = {
+    ...DEFAULT_ENGINE_CONFIG,
+    model: preset,
+    device: 'cuda',
+    loadFormat: 'dummy',
+    dtype,
+    memoryUtilization: MEMORY_UTILIZATION,
+    enablePrefixCaching: false,
+    maxNumQueuedReqs: 2 ** 20,
+    ...settings,
+  };
+  return loadEngine(config, { device });
+}

@@ -1,0 +1,64 @@
+// The least work of a step, counted from its plan: bytes that must be read, operations that must be done.
+import type { Launch, Plan } from '../../compiler/plan.ts';
+import { memoryRoof, type Roofs } from './roofs.ts';
+
+export interface Work {
+  readonly bytes: number;
+  readonly flops: number;
+}
+
+export interface StepShape {
+  /** New tokens of each sequence, and tokens in its cache after the step. */
+  readonly seqs: readonly { readonly numTokens: number; readonly contextLen: number }[];
+}
+
+/** Weights once, every KV cache once; activations are small beside them. */
+export function stepWork(plan: Plan, { seqs }: StepShape): Work {
+  const numTokens = seqs.reduce((sum, seq) => sum + seq.numTokens, 0);
+  const rows = { numTokens, numSeqs: seqs.length, numLogitRows: seqs.length };
+  let bytes = 0;
+  let flops = 0;
+  for (const launch of plan.launches) {
+    const { size, itemBytes } = matrixOf(launch, plan);
+    bytes += size * itemBytes;
+    flops += 2 * size * rows[launch.rows];
+  }
+  for (const { bytesPerToken, layers } of plan.kvCacheGroups)
+    for (const seq of seqs) {
+      bytes += bytesPerToken * seq.contextLen;
+      // Every query sees on average all but half of the new tokens: scores, then a weighted sum.
+      const pairs = seq.numTokens * (seq.contextLen - seq.numTokens / 2);
+      flops += layers.length * 4 * queryWidth(plan) * pairs;
+    }
+  return { bytes, flops };
+}
+
+/** Seconds that the roofs allow at best: memory and arithmetic at the same time. */
+export function leastSeconds({ bytes, flops }: Work, roofs: Roofs): number {
+  return Math.max(bytes / memoryRoof(roofs), flops / roofs.matmulFlops);
+}
+
+export function utilization(
+  { bytes, flops }: Work,
+  seconds: number,
+  roofs: Roofs,
+): { mbu: number; mfu: number } {
+  return { mbu: bytes / seconds / memoryRoof(roofs), mfu: flops / seconds / roofs.matmulFlops };
+}
+
+/** The weight matrix that a launch multiplies with. */
+function matrixOf({ op, inputs }: Launch, plan: Plan): { size: number; itemBytes: number } {
+  const none = { size: 0, itemBytes: 0 };
+  const operand = op === 'linear' ? inputs[1] : undefined;
+  if (operand?.kind !== 'weight') return none;
+  const { shape, bytes } = plan.weights[operand.id];
+  const size = shape.reduce((product, length) => product * length, 1);
+  return { size, itemBytes: bytes / size };
+}
+
+/** Heads times their width. */
+function queryWidth(plan: Plan): number {
+  const launch = plan.launches.find(({ op }) => op === 'attention');
+  const { numHeads = 0, headDim = 0 } = (launch?.attributes ?? {}) as { numHeads?: number; headDim?: number };
+  return numHeads * headDim;
+}
