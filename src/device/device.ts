@@ -31,13 +31,18 @@ export interface Device {
   dispose(): Promise<void>;
 }
 
-/** A loaded plan. One step runs at a time; the event loop never waits for it. */
+/** A loaded plan. Steps run one after the other, in the order of the calls; the event loop never waits for them. */
 export interface Executable {
   readonly plan: Plan;
   readonly memory: DeviceMemory;
-  /** Rejects with `DeviceError` if the device failed; the executable is then unusable. */
+  /** Calls of `run` that may be waited for at once. If more than one, a step may start from tokens that the step before it draws. */
+  readonly maxStepsInFlight: number;
+  /**
+   * The step has been read when the call returns. Rejects with `DeviceError` if the device failed; the executable is then
+   * unusable.
+   */
   run(step: StepBatch): Promise<StepResult>;
-  /** Waits for a running step, then frees everything. */
+  /** Waits for running steps, then frees everything. */
   dispose(): Promise<void>;
 }
 

@@ -16,7 +16,8 @@ export interface CacheGroupBatch {
 export interface StepBatch {
   readonly numTokens: number;
   readonly numSeqs: number;
-  readonly tokenIds: Int32Array; // [numTokens]
+  /** `[numTokens]`; −1 − r is the token that row r of the step before draws, for devices that have two steps in flight. */
+  readonly tokenIds: Int32Array;
   readonly positions: Int32Array; // [numTokens]
   readonly cuSeqlensQ: Int32Array; // [numSeqs + 1]
   readonly contextLens: Int32Array; // [numSeqs]

@@ -1,7 +1,8 @@
 // Flattens a schedule into the one ragged batch that a device runs.
 import type { CacheGroupBatch, StepBatch } from '../device/step.ts';
 import { SamplingRows } from './sampling-rows.ts';
-import type { Schedule, ScheduledSequence } from './scheduler.ts';
+import type { Schedule } from './scheduler.ts';
+import type { ScheduledSequence } from './sequence.ts';
 
 export interface BatchLimits {
   readonly maxNumBatchedTokens: number;
@@ -57,8 +58,10 @@ export class BatchBuilder {
   #writeTokens(sequences: readonly ScheduledSequence[]): void {
     let offset = 0;
     for (let s = 0; s < sequences.length; s++) {
-      const { sequence, start, end } = sequences[s];
-      this.#tokenIds.set(sequence.tokens.view(start, end), offset);
+      const { sequence, start, end, drawnByRow } = sequences[s];
+      const numKnown = drawnByRow < 0 ? end - start : end - start - 1;
+      this.#tokenIds.set(sequence.tokens.view(start, start + numKnown), offset);
+      if (drawnByRow >= 0) this.#tokenIds[offset + numKnown] = -1 - drawnByRow;
       for (let position = start; position < end; position++) this.#positions[offset++] = position;
       this.#contextLens[s] = end;
       this.#cuSeqlensQ[s + 1] = offset;
@@ -78,7 +81,7 @@ export class BatchBuilder {
       }
       for (const choice of choices) {
         this.#logitRows[row++] = offset + end - 1;
-        this.#sampling.addDraw(sequence, choice);
+        this.#sampling.addDraw(sequence, choice, end);
       }
     }
     return row;

@@ -70,6 +70,7 @@ const engineOptions = fc
       'static-drop-finished',
     ),
     schedulingPolicy: fc.constantFrom('fcfs', 'priority'),
+    maxStepsInFlight: fc.constantFrom(1, 2),
   })
   .map(({ spareBlocks, spareTokens, ...options }) => ({
     ...options,
@@ -81,9 +82,10 @@ const engineOptions = fc
 test('tokens do not depend on the schedule, and no block is lost', async () => {
   let numPreemptions = 0;
   let numHits = 0;
+  let numTakenOver = 0;
   await fc.assert(
     fc.asyncProperty(engineOptions, fc.array(job, { minLength: 1, maxLength: 12 }), async (options, jobs) => {
-      const { engine } = createToyEngine(options);
+      const { engine, executable } = createToyEngine(options);
       const collected: Collection = new Map();
       const refused = new Set<number>();
       for (let step = 0; step <= 30 || engine.hasWork; step++) {
@@ -101,12 +103,14 @@ test('tokens do not depend on the schedule, and no block is lost', async () => {
       if (!options.enablePrefixCaching) expect(prefixCacheHits).toBe(0);
       numPreemptions += preempted;
       numHits += prefixCacheHits;
+      numTakenOver += executable.numTakenOver;
     }),
     { numRuns: 400 },
   );
   // The generator is worth something only if it reaches the corners.
   expect(numPreemptions).toBeGreaterThan(30);
   expect(numHits).toBeGreaterThan(300);
+  expect(numTakenOver).toBeGreaterThan(3000);
 });
 
 function tryAdd(engine: ReturnType<typeof createToyEngine>['engine'], entry: Job, id: number): boolean {

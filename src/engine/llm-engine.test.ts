@@ -158,6 +158,56 @@ describe('cancellation', () => {
   });
 });
 
+describe('two steps in flight', () => {
+  test('the second is under way when the outputs of the first are handed out', async () => {
+    const { engine, executable } = createToyEngine({ maxStepsInFlight: 2 });
+    engine.add(toyRequest('a', PROMPT, { maxTokens: 3 }));
+    let numStarted = 0;
+    let release: () => void = () => undefined;
+    executable.onStep = () =>
+      ++numStarted === 2 ? new Promise((resolve) => (release = () => resolve(null))) : null;
+    const collected = collect(await engine.step());
+    expect(collected.get('a/0')!.tokenIds).toEqual(alone({ maxTokens: 1 }));
+    expect(numStarted).toBe(2);
+    release();
+    await runToEnd(engine, collected);
+    expect(collected.get('a/0')!.tokenIds).toEqual(alone({ maxTokens: 3 }));
+    expect(executable.steps).toHaveLength(3);
+  });
+
+  test('what was computed beyond a stop token is thrown away', async () => {
+    const { engine, executable } = createToyEngine({ maxStepsInFlight: 2 });
+    const sampling = { maxTokens: 10, stopTokenIds: [alone({ maxTokens: 10 })[3]] };
+    engine.add(toyRequest('a', PROMPT, sampling));
+    const { tokenIds, last } = (await runToEnd(engine)).get('a/0')!;
+    expect(tokenIds).toEqual(alone(sampling));
+    expect(last.finishReason).toBe('stop');
+    expect(executable.steps).toHaveLength(tokenIds.length + 1);
+    expect(engine.stats()).toMatchObject({ numFreeBlocks: 64, generatedTokens: tokenIds.length });
+  });
+
+  test('whoever needs its last token for the next step waits for it, others do not', async () => {
+    const { engine, executable } = createToyEngine({ maxStepsInFlight: 2 });
+    const penalised = { maxTokens: 4, presencePenalty: 1 };
+    engine.add(toyRequest('a', PROMPT, penalised));
+    engine.add(toyRequest('b', PROMPT, { maxTokens: 4 }));
+    const collected = await runToEnd(engine);
+    expect(collected.get('a/0')!.tokenIds).toEqual(alone(penalised));
+    expect(collected.get('b/0')!.tokenIds).toEqual(alone({ maxTokens: 4 }));
+    expect(executable.numTakenOver).toBe(3);
+  });
+
+  test('a failure ends all requests once', async () => {
+    const { engine, executable } = createToyEngine({ maxStepsInFlight: 2 });
+    engine.add(toyRequest('a', PROMPT, { maxTokens: 9 }));
+    executable.onStep = () => (executable.steps.length === 1 ? 'fail' : null);
+    const collected = await runToEnd(engine);
+    expect(collected.get('a/0')!.last.error?.code).toBe('device_failed');
+    expect(engine.failure?.code).toBe('device_failed');
+    expect(engine.hasWork).toBe(false);
+  });
+});
+
 describe('deadlines', () => {
   test('count from arrival, while running and while waiting', async () => {
     const { engine, clock } = createToyEngine({ maxNumSeqs: 1 });

@@ -36,6 +36,12 @@ interface Ending {
   readonly error?: NeedletailError;
 }
 
+/** A step that the device computes. */
+interface StepUnderWay {
+  readonly schedule: Schedule;
+  readonly results: Promise<readonly SequenceResult[]>;
+}
+
 interface InFlight {
   readonly state: RequestState;
   /** Choices, or their common prompt, that have not finished. */
@@ -44,7 +50,8 @@ interface InFlight {
 
 /**
  * In-flight batching over one executable. `add` and `abort` may be called at any time, also while a step runs; `step`
- * must not be called again before it has resolved. After a device failure every request has ended with
+ * must not be called again before it has resolved. Where the device allows it, the next step is under way before the
+ * outputs of the last are handed out, so that the device never waits for what happens to them. After a device failure every request has ended with
  * `device_failed`, and `add` throws it.
  */
 export class LLMEngine {
@@ -54,6 +61,8 @@ export class LLMEngine {
   readonly #scheduler: Scheduler;
   readonly #requests = new Map<string, InFlight>();
   readonly #withDeadline = new Set<InFlight>();
+  /** Oldest first. */
+  readonly #underWay: StepUnderWay[] = [];
   #outputs: EngineOutput[] = [];
   #failure: NeedletailError | null = null;
   #numArrivals = 0;
@@ -82,7 +91,8 @@ export class LLMEngine {
 
   /** Whether `step` has something to do or to hand out. */
   get hasWork(): boolean {
-    return (this.#failure === null && this.#scheduler.hasWork) || this.#outputs.length > 0;
+    const hasSteps = this.#scheduler.hasWork || this.#underWay.length > 0;
+    return (this.#failure === null && hasSteps) || this.#outputs.length > 0;
   }
 
   /** Why the engine can run no more steps; null while it can. */
@@ -118,12 +128,13 @@ export class LLMEngine {
           this.#endChoice(inFlight, sequence, choice, { finishReason: 'abort' });
   }
 
-  /** Computes the next tokens of every sequence that is scheduled. Resolves with what has come since the last step. */
+  /** Waits for the oldest step under way, having started those that may follow it. Resolves with what has come since. */
   async step(): Promise<EngineOutput[]> {
     try {
       this.#expire();
-      const schedule = this.#schedule();
-      if (schedule.numTokens > 0) this.#postprocess(schedule, await this.#parts.runner.run(schedule));
+      this.#startSteps();
+      const oldest = this.#underWay.shift();
+      if (oldest) this.#postprocess(oldest.schedule, await oldest.results);
     } catch (error) {
       this.#failAll(error);
     }
@@ -171,6 +182,18 @@ export class LLMEngine {
     }
   }
 
+  #startSteps(): void {
+    const { runner } = this.#parts;
+    while (this.#underWay.length < runner.maxStepsInFlight) {
+      const schedule = this.#schedule();
+      if (schedule.numTokens === 0) return;
+      const results = runner.run(schedule);
+      // Whoever waits for it hears of a failure; after one nobody waits for the others.
+      results.catch(() => undefined);
+      this.#underWay.push({ schedule, results });
+    }
+  }
+
   #schedule(): Schedule {
     const schedule = this.#scheduler.schedule();
     const nowMs = this.#parts.clock.now();
@@ -185,9 +208,8 @@ export class LLMEngine {
     const nowMs = this.#parts.clock.now();
     for (const result of results) {
       const { sequence } = result.scheduled;
-      // Aborted while the step ran, or a finished row of a static batch.
-      if (sequence.state !== 'running') continue;
-      this.#scheduler.advance(result.scheduled);
+      // Not of one that was aborted or preempted while the step ran, or ended by the step before.
+      if (!this.#scheduler.advance(result.scheduled)) continue;
       const inFlight = this.#requests.get(sequence.request.id)!;
       if (result.error) this.#fail(inFlight, result.error);
       else this.#extend(inFlight, sequence, result, nowMs);
@@ -245,6 +267,7 @@ export class LLMEngine {
 
   /** Nothing can be trusted after a step went wrong: every request ends, and no other is taken. */
   #failAll(error: unknown): void {
+    this.#underWay.length = 0;
     this.#failure = isNeedletailError(error)
       ? error
       : new NeedletailError('device_failed', `the engine failed: ${String(error)}`, { cause: error });

@@ -4,7 +4,8 @@ import type { StepResult } from '../device/step.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { BatchBuilder } from './batch.ts';
 import type { TokenLogprobs } from './protocol.ts';
-import type { Schedule, ScheduledSequence } from './scheduler.ts';
+import type { Schedule } from './scheduler.ts';
+import type { ScheduledSequence } from './sequence.ts';
 
 /** What a step brought to one of its sequences. */
 export interface SequenceResult {
@@ -31,15 +32,15 @@ export class ModelRunner {
     this.#builder = new BatchBuilder({ ...limits, blockSize, numGroups: kvCacheGroups.length });
   }
 
+  /** Calls of `run` that may be waited for at once. */
+  get maxStepsInFlight(): number {
+    return this.#executable.maxStepsInFlight;
+  }
+
   /** Throws `device_failed` if the device broke; no later step can succeed then. */
   async run(schedule: Schedule): Promise<SequenceResult[]> {
     const result = await this.#runStep(schedule);
-    let row = 0;
-    return schedule.sequences.map((scheduled) => {
-      const firstRow = row;
-      row += scheduled.endPromptRow - scheduled.firstPromptRow + scheduled.choices.length;
-      return sequenceResult(scheduled, result, firstRow, row);
-    });
+    return schedule.sequences.map((scheduled) => sequenceResult(scheduled, result));
   }
 
   async dispose(): Promise<void> {
@@ -55,14 +56,11 @@ export class ModelRunner {
   }
 }
 
-function sequenceResult(
-  scheduled: ScheduledSequence,
-  result: StepResult,
-  firstRow: number,
-  endRow: number,
-): SequenceResult {
-  const { sampling } = scheduled.sequence.request;
-  const firstDraw = endRow - scheduled.choices.length;
+function sequenceResult(scheduled: ScheduledSequence, result: StepResult): SequenceResult {
+  const { sequence, firstRow, firstPromptRow, endPromptRow, choices } = scheduled;
+  const { sampling } = sequence.request;
+  const firstDraw = firstRow + endPromptRow - firstPromptRow;
+  const endRow = firstDraw + choices.length;
   return {
     scheduled,
     tokenIds: Array.from(result.tokenIds.subarray(firstDraw, endRow)),

@@ -64,8 +64,8 @@ export class SamplingRows {
     this.#historyOffsets[row + 1] = this.#historyOffsets[row]!;
   }
 
-  /** A row that draws the next token of a choice. */
-  addDraw(sequence: Sequence, choice: number): void {
+  /** A row that draws the token at `position` of a choice. */
+  addDraw(sequence: Sequence, choice: number, position: number): void {
     const { sampling, seeds } = sequence.request;
     const row = this.#addRow(sequence);
     this.#targetIds[row] = -1;
@@ -76,9 +76,9 @@ export class SamplingRows {
     this.#setPenalties(row, sampling.repetitionPenalty, sampling.presencePenalty, sampling.frequencyPenalty);
     this.#seedLow[row] = seeds[2 * choice]!;
     this.#seedHigh[row] = seeds[2 * choice + 1]!;
-    this.#position[row] = sequence.numTokens;
+    this.#position[row] = position;
     this.#numLogprobs[row] = sampling.logprobs ?? -1;
-    this.#biasOffsets[row + 1] = this.#biasOffsets[row] + countBiases(sequence);
+    this.#biasOffsets[row + 1] = this.#biasOffsets[row] + countBiases(sequence, position);
     this.#historyOffsets[row + 1] = this.#historyOffsets[row] + (sequence.history?.ids.length ?? 0);
   }
 
@@ -120,7 +120,7 @@ export class SamplingRows {
     const biasIds = new Int32Array(total);
     const biasValues = new Float32Array(total);
     this.#drawing.forEach((sequence, row) => {
-      if (sequence) writeBiases(sequence, biasIds, biasValues, biasOffsets[row]);
+      if (sequence) writeBiases(sequence, this.#position[row], biasIds, biasValues, biasOffsets[row]);
     });
     return { biasOffsets, biasIds, biasValues };
   }
@@ -141,23 +141,29 @@ export class SamplingRows {
 }
 
 /** Stop tokens are banned until there are `minTokens` output tokens. */
-function bansStopTokens(sequence: Sequence): boolean {
-  return sequence.numOutputTokens < sequence.request.sampling.minTokens;
+function bansStopTokens({ numPromptTokens, request }: Sequence, position: number): boolean {
+  return position - numPromptTokens < request.sampling.minTokens;
 }
 
-function countBiases(sequence: Sequence): number {
+function countBiases(sequence: Sequence, position: number): number {
   const { sampling, stopTokenIds } = sequence.request;
-  return sampling.logitBias.length + (bansStopTokens(sequence) ? stopTokenIds.size : 0);
+  return sampling.logitBias.length + (bansStopTokens(sequence, position) ? stopTokenIds.size : 0);
 }
 
-function writeBiases(sequence: Sequence, ids: Int32Array, values: Float32Array, offset: number): void {
+function writeBiases(
+  sequence: Sequence,
+  position: number,
+  ids: Int32Array,
+  values: Float32Array,
+  offset: number,
+): void {
   const { sampling, stopTokenIds } = sequence.request;
   let next = offset;
   for (const { tokenId, bias } of sampling.logitBias) {
     ids[next] = tokenId;
     values[next++] = bias;
   }
-  if (!bansStopTokens(sequence)) return;
+  if (!bansStopTokens(sequence, position)) return;
   for (const tokenId of stopTokenIds) {
     ids[next] = tokenId;
     values[next++] = -Infinity;

@@ -3,7 +3,7 @@ import type { BatchingPolicy } from './config.ts';
 import type { BlockManager, CachedPrefix } from './block-manager.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { checkTokenBudget } from './check-config.ts';
-import { compareSequences, type Sequence } from './sequence.ts';
+import { compareSequences, type ScheduledSequence, type Sequence } from './sequence.ts';
 
 export interface SchedulerConfig {
   readonly batchingPolicy: BatchingPolicy;
@@ -15,18 +15,6 @@ export interface SchedulerConfig {
   /** Prompt tokens of a step whose logits may be wanted, beside one row per running choice. */
   readonly maxNumPromptRows: number;
   readonly maxNumQueuedReqs: number;
-}
-
-/** One sequence's part of a step: its tokens `[start, end)`. */
-export interface ScheduledSequence {
-  readonly sequence: Sequence;
-  readonly start: number;
-  readonly end: number;
-  /** Prompt tokens `[firstPromptRow, endPromptRow)` whose successors are scored. */
-  readonly firstPromptRow: number;
-  readonly endPromptRow: number;
-  /** Choices that draw a token from the logits of the last one. */
-  readonly choices: readonly number[];
 }
 
 export interface Schedule {
@@ -41,7 +29,12 @@ interface Budget {
   tokens: number;
   promptRows: number;
   numPreempted: number;
-  readonly planned: Map<Sequence, ScheduledSequence>;
+  readonly planned: Map<Sequence, PlannedPart>;
+}
+
+/** Its place among the rows is known when the step is complete. */
+interface PlannedPart extends ScheduledSequence {
+  firstRow: number;
 }
 
 const NO_CHOICES: readonly number[] = [];
@@ -50,6 +43,9 @@ const NO_CHOICES: readonly number[] = [];
  * Sequences run in the order of priority, then arrival; when blocks run out the last in that order is preempted: its
  * blocks are freed, and it waits, at the head of its peers, to be computed again from its tokens. The first in the
  * order is never preempted and fits alone, so that every sequence comes to its end.
+ *
+ * A step may be put together while earlier ones are under way: sequences go on from tokens that only the device knows yet.
+ * Blocks that are freed meanwhile may be given away at once, for steps run one after the other.
  */
 export class Scheduler {
   numPreemptions = 0;
@@ -108,16 +104,20 @@ export class Scheduler {
     this.#planRunning(budget);
     this.#reserveBlocks(budget);
     this.#admit(budget);
-    let numTokens = 0;
-    for (const { start, end } of budget.planned.values()) numTokens += end - start;
-    const sequences = [...budget.planned.values()];
-    return { sequences, numTokens, blockCopies: this.#blocks.takeCopies() };
+    return this.#complete([...budget.planned.values()]);
   }
 
-  /** The step has been run: its tokens have their KV now. */
-  advance({ sequence, end }: ScheduledSequence): void {
+  /**
+   * A step has ended: the part's tokens have their KV now. False if the part is void, for its sequence has ended or was
+   * preempted since.
+   */
+  advance(part: ScheduledSequence): boolean {
+    const { sequence, end } = part;
+    if (sequence.underWay[0] !== part) return false;
+    sequence.underWay.shift();
     sequence.numComputed = end;
     this.#blocks.commit(sequence.blocks, sequence.tokens, end);
+    return true;
   }
 
   /** Another choice goes on from the same computed prompt, sharing its blocks. */
@@ -129,8 +129,9 @@ export class Scheduler {
 
   /** A sequence came to its end. In a static batch its row stays until the batch ends. */
   finish(sequence: Sequence): void {
-    if (this.#config.batchingPolicy === 'static') sequence.state = 'finished';
-    else this.remove(sequence);
+    if (this.#config.batchingPolicy !== 'static') return this.remove(sequence);
+    sequence.state = 'finished';
+    sequence.underWay.length = 0;
   }
 
   /** Takes a sequence out at once and frees its blocks. */
@@ -140,6 +141,7 @@ export class Scheduler {
     if (index >= 0) list.splice(index, 1);
     this.#blocks.free(sequence.blocks);
     sequence.state = 'finished';
+    sequence.underWay.length = 0;
   }
 
   /** Throws unless every KV block is accounted for. */
@@ -184,8 +186,13 @@ export class Scheduler {
 
   /** Decodes first, so that a long prefill never holds up a token; what is left goes to the oldest prefill. */
   #planRunning(budget: Budget): void {
-    for (const sequence of this.#running) if (sequence.numUncomputed === 1) this.#plan(sequence, budget);
-    for (const sequence of this.#running) if (sequence.numUncomputed > 1) this.#plan(sequence, budget);
+    const prefills: Sequence[] = [];
+    for (const sequence of this.#running) {
+      if (!sequence.canRunAhead) continue;
+      if (sequence.numTokensAhead - sequence.numComputedAhead === 1) this.#plan(sequence, budget);
+      else prefills.push(sequence);
+    }
+    for (const sequence of prefills) this.#plan(sequence, budget);
   }
 
   #plan(sequence: Sequence, budget: Budget): void {
@@ -196,8 +203,8 @@ export class Scheduler {
     budget.planned.set(sequence, part);
   }
 
-  #nextPart(sequence: Sequence, budget: Budget): ScheduledSequence {
-    const { numTokens, numPromptTokens, numComputed: start } = sequence;
+  #nextPart(sequence: Sequence, budget: Budget): PlannedPart {
+    const { numTokensAhead: numTokens, numPromptTokens, numComputedAhead: start } = sequence;
     const firstPromptRow = Math.max(start, sequence.request.firstUnscored);
     const lastScored = numPromptTokens - 1; // the last prompt token's successor is drawn, not scored
     const rowLimit = firstPromptRow + budget.promptRows;
@@ -205,7 +212,21 @@ export class Scheduler {
     if (rowLimit < lastScored) end = Math.min(end, rowLimit);
     const endPromptRow = Math.max(firstPromptRow, Math.min(end, lastScored));
     const choices = end === numTokens && sequence.wantsToken ? sequence.choices : NO_CHOICES;
-    return { sequence, start, end, firstPromptRow, endPromptRow, choices };
+    const drawnByRow = end > sequence.numTokens ? lastDrawnRow(sequence) : -1;
+    return { sequence, start, end, drawnByRow, firstPromptRow, endPromptRow, choices, firstRow: 0 };
+  }
+
+  #complete(sequences: readonly PlannedPart[]): Schedule {
+    let numTokens = 0;
+    let numRows = 0;
+    for (const part of sequences) {
+      part.firstRow = numRows;
+      numRows += part.endPromptRow - part.firstPromptRow + part.choices.length;
+      numTokens += part.end - part.start;
+      // The rows that a static batch keeps lead nowhere.
+      if (part.sequence.state === 'running') part.sequence.underWay.push(part);
+    }
+    return { sequences, numTokens, blockCopies: this.#blocks.takeCopies() };
   }
 
   /** In order; whoever lacks a block takes those of the last. */
@@ -251,6 +272,7 @@ export class Scheduler {
     this.#running.splice(this.#running.indexOf(sequence), 1);
     this.#blocks.free(sequence.blocks);
     sequence.numComputed = 0;
+    sequence.underWay.length = 0;
     sequence.state = 'waiting';
     sequence.request.numPreemptions++;
     this.numPreemptions++;
@@ -284,12 +306,19 @@ export class Scheduler {
    * the tokens it has and one block more, so that what is admitted now is not preempted a moment later.
    */
   #countNeeded(sequence: Sequence): number {
-    const { numTokens, maxNumTokens, numPromptTokens, choices } = sequence;
+    const { numTokensAhead: numTokens, maxNumTokens, numPromptTokens, choices } = sequence;
     const { blockSize } = this.#blocks;
     const end = this.#reservesToEnd ? maxNumTokens : Math.min(maxNumTokens, numTokens + blockSize);
     const numShared = choices.length > 1 ? Math.floor(numPromptTokens / blockSize) : 0;
     return numShared + choices.length * (this.#blocks.blocksFor(end) - numShared);
   }
+}
+
+/** The row that draws the sequence's next token in the last step under way. */
+function lastDrawnRow({ underWay, choices }: Sequence): number {
+  const last = underWay.at(-1)!;
+  const firstDraw = last.firstRow + last.endPromptRow - last.firstPromptRow;
+  return firstDraw + last.choices.indexOf(choices[0]);
 }
 
 function insert(list: Sequence[], sequence: Sequence): void {

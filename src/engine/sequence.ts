@@ -6,6 +6,22 @@ import { TokenHistory } from './token-history.ts';
 
 export type SequenceState = 'waiting' | 'running' | 'finished';
 
+/** One sequence's part of a step: its tokens `[start, end)`. */
+export interface ScheduledSequence {
+  readonly sequence: Sequence;
+  readonly start: number;
+  readonly end: number;
+  /** Row of the step before this one that draws token `end - 1`; −1 if all tokens are known. */
+  readonly drawnByRow: number;
+  /** Prompt tokens `[firstPromptRow, endPromptRow)` whose successors are scored. */
+  readonly firstPromptRow: number;
+  readonly endPromptRow: number;
+  /** Choices that draw a token from the logits of the last one. */
+  readonly choices: readonly number[];
+  /** The first of its rows of logits in the step: one per scored prompt token, then one per choice. */
+  readonly firstRow: number;
+}
+
 export class Sequence {
   readonly request: RequestState;
   readonly tokens: Int32List;
@@ -20,6 +36,8 @@ export class Sequence {
   state: SequenceState = 'waiting';
   /** The first so many tokens have their KV in the cache. */
   numComputed = 0;
+  /** Its parts of steps that have not ended yet, in their order. */
+  readonly underWay: ScheduledSequence[] = [];
 
   constructor(
     request: RequestState,
@@ -44,9 +62,31 @@ export class Sequence {
     return this.tokens.length - this.numPromptTokens;
   }
 
-  /** Tokens without KV: one in decode, more in prefill. */
+  /** Tokens that are known and have no KV yet. */
   get numUncomputed(): number {
     return this.tokens.length - this.numComputed;
+  }
+
+  /** Tokens once the steps under way have ended: those that they draw count, though nobody knows them yet. */
+  get numTokensAhead(): number {
+    let numTokens = this.tokens.length;
+    for (const { choices } of this.underWay) if (choices.length > 0) numTokens++;
+    return numTokens;
+  }
+
+  /** Tokens with KV in the cache once the steps under way have ended. */
+  get numComputedAhead(): number {
+    return this.underWay.at(-1)?.end ?? this.numComputed;
+  }
+
+  /**
+   * Whether a step may follow that starts from a token which only the device knows: not if choices part ways there, if
+   * penalties look at it, or if it is the last one.
+   */
+  get canRunAhead(): boolean {
+    const last = this.underWay.at(-1);
+    if (!last || last.choices.length === 0) return true;
+    return this.choices.length === 1 && this.history === null && this.numTokensAhead < this.maxNumTokens;
   }
 
   /** Whether the request wants anything from the logits of the last token. */

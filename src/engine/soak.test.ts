@@ -49,6 +49,7 @@ test('10 000 requests of mixed shape with random cancellations leave nothing beh
     numBlocks: 40,
     schedulingPolicy: 'priority',
     maxNumBatchedTokens: 64,
+    maxStepsInFlight: 2,
   });
   const client = new InProcessEngine(engine);
   const random = randomStream(1);

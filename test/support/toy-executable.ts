@@ -16,6 +16,7 @@ export interface ToyOptions {
   readonly maxNumPromptRows: number;
   /** One cache group per entry. */
   readonly windows: readonly (number | null)[];
+  readonly maxStepsInFlight: number;
 }
 
 export const TOY_DEFAULTS: ToyOptions = {
@@ -25,6 +26,7 @@ export const TOY_DEFAULTS: ToyOptions = {
   maxNumSeqs: 8,
   maxNumPromptRows: 8,
   windows: [null],
+  maxStepsInFlight: 1,
 };
 
 /** What a step may do beside running well. */
@@ -40,6 +42,12 @@ export class ToyExecutable implements Executable {
   /** Called before each step; a test may wait in it, or make the step go wrong. */
   onStep: (step: StepBatch) => Promise<Mishap> | Mishap = () => null;
   readonly #caches: readonly Int32Array[];
+  /** Tokens that steps took from the step before them. */
+  numTakenOver = 0;
+  /** What the last step drew. */
+  #drawn: Int32Array = new Int32Array(0);
+  #lastStep: Promise<unknown> = Promise.resolve();
+  #numInFlight = 0;
 
   constructor(options: Partial<ToyOptions> = {}) {
     this.options = { ...TOY_DEFAULTS, ...options };
@@ -49,7 +57,24 @@ export class ToyExecutable implements Executable {
     this.#caches = windows.map(() => new Int32Array(numBlocks * blockSize).fill(0x5eed));
   }
 
+  get maxStepsInFlight(): number {
+    return this.options.maxStepsInFlight;
+  }
+
   async run(step: StepBatch): Promise<StepResult> {
+    assert(++this.#numInFlight <= this.maxStepsInFlight, 'steps in flight');
+    // The batch is the caller's again as soon as the call returns.
+    const own = structuredClone(step);
+    const running = this.#lastStep.then(() => this.#runStep(own));
+    this.#lastStep = running.catch(() => undefined);
+    try {
+      return await running;
+    } finally {
+      this.#numInFlight--;
+    }
+  }
+
+  async #runStep(step: StepBatch): Promise<StepResult> {
     const mishap = await this.onStep(step);
     if (mishap === 'fail') throw new DeviceError('the toy broke');
     this.#check(step);
@@ -59,8 +84,20 @@ export class ToyExecutable implements Executable {
       numLogitRows: step.logitRows.length,
     });
     this.#copyBlocks(step.blockCopies);
-    const hashes = this.#forward(step);
-    return sampleRows(step, hashes, mishap === 'nan');
+    this.#resolveTokens(step);
+    const result = sampleRows(step, this.#forward(step), mishap === 'nan');
+    this.#drawn = result.tokenIds;
+    return result;
+  }
+
+  /** Tokens that the step before drew. */
+  #resolveTokens({ tokenIds }: StepBatch): void {
+    tokenIds.forEach((id, i) => {
+      if (id >= 0) return;
+      assert(this.maxStepsInFlight > 1 && -1 - id < this.#drawn.length, 'a row of the step before');
+      tokenIds[i] = this.#drawn[-1 - id];
+      this.numTakenOver++;
+    });
   }
 
   async dispose(): Promise<void> {

@@ -11,6 +11,7 @@ import { StepMemory } from './step-memory.ts';
 export class CpuExecutable implements Executable {
   readonly plan: Plan;
   readonly memory: DeviceMemory;
+  readonly maxStepsInFlight = 1;
   readonly #runtime: CpuRuntime;
   readonly #loaded: LoadedPlan;
   readonly #program: Address;

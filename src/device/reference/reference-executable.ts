@@ -13,6 +13,7 @@ import { sampleLogits } from './sample.ts';
 export class ReferenceExecutable implements Executable {
   readonly plan: Plan;
   readonly memory: DeviceMemory;
+  readonly maxStepsInFlight = 1;
   readonly #weights: readonly HostTensor[];
   readonly #caches: PagedKVCaches;
   readonly #arena: Float32Array;
