@@ -1,9 +1,15 @@
 // The outputs of one request on their way to its reader. A reader that lags gets them merged, never an endless queue.
 import type { EngineOutput, TokenLogprobs } from './protocol.ts';
 
+/** An output that grows until its reader takes it. */
+type PendingOutput = { -readonly [Field in keyof EngineOutput]: EngineOutput[Field] } & {
+  tokenIds: number[];
+  logprobs: TokenLogprobs[] | null;
+};
+
 /** One reader at a time. Holds at most one pending output per choice. */
 export class OutputStream {
-  readonly #pending = new Map<number, EngineOutput>();
+  readonly #pending = new Map<number, PendingOutput>();
   #numOpen: number;
   #error: Error | null = null;
   #wake: (() => void) | null = null;
@@ -18,9 +24,11 @@ export class OutputStream {
     return this.#numOpen === 0 || this.#error !== null;
   }
 
+  /** The output is the stream's from here on. */
   push(output: EngineOutput): void {
-    const earlier = this.#pending.get(output.index);
-    this.#pending.set(output.index, earlier ? merge(earlier, output) : output);
+    const pending = this.#pending.get(output.index);
+    if (pending) extend(pending, output);
+    else this.#pending.set(output.index, output as PendingOutput);
     if (output.finishReason !== null) this.#numOpen--;
     this.#wake?.();
   }
@@ -62,18 +70,13 @@ export async function* readUntilAborted(
   }
 }
 
-function merge(earlier: EngineOutput, later: EngineOutput): EngineOutput {
-  return {
-    ...later,
-    tokenIds: [...earlier.tokenIds, ...later.tokenIds],
-    logprobs: mergeLogprobs(earlier.logprobs, later.logprobs),
-    promptLogprobs: earlier.promptLogprobs ?? later.promptLogprobs,
-  };
-}
-
-function mergeLogprobs(
-  earlier: readonly TokenLogprobs[] | null,
-  later: readonly TokenLogprobs[] | null,
-): readonly TokenLogprobs[] | null {
-  return earlier === null || later === null ? (earlier ?? later) : [...earlier, ...later];
+function extend(pending: PendingOutput, later: EngineOutput): void {
+  for (const tokenId of later.tokenIds) pending.tokenIds.push(tokenId);
+  if (later.logprobs) (pending.logprobs ??= []).push(...later.logprobs);
+  pending.promptLogprobs ??= later.promptLogprobs;
+  pending.finishReason = later.finishReason;
+  pending.stopTokenId = later.stopTokenId;
+  pending.error = later.error;
+  pending.numCachedTokens = later.numCachedTokens;
+  pending.timing = later.timing;
 }

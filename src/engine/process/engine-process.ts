@@ -51,7 +51,7 @@ export async function startEngineProcess(
 }
 
 interface InFlight {
-  readonly requestId: string;
+  readonly handle: number;
   readonly stream: OutputStream;
 }
 
@@ -60,9 +60,9 @@ export class EngineProcess implements EngineClient {
   readonly #options: EngineProcessOptions;
   readonly #clock: Clock;
   readonly #writer = new FrameWriter();
+  readonly #requests = new Map<string, InFlight>();
   /** By handle; the numbers go on when a process is replaced. */
-  readonly #requests = new Map<number, InFlight>();
-  readonly #handles = new Map<string, number>();
+  readonly #requestIds = new Map<number, string>();
   readonly #listeners = new Set<(stats: EngineStats) => void>();
   readonly #closing = new AbortController();
   #child: EngineChild | null = null;
@@ -117,7 +117,7 @@ export class EngineProcess implements EngineClient {
   ): AsyncGenerator<EngineOutput, void, undefined> {
     const { requestId } = request;
     this.#checkAvailable();
-    if (this.#handles.has(requestId)) throw duplicateRequest(requestId);
+    if (this.#requests.has(requestId)) throw duplicateRequest(requestId);
     checkRequest(request, this.info);
     const stream = new OutputStream(request.sampling.n);
     this.#send(request, stream);
@@ -125,8 +125,8 @@ export class EngineProcess implements EngineClient {
   }
 
   abort(requestId: string, index?: number): void {
-    const handle = this.#handles.get(requestId);
-    if (handle !== undefined) this.#child?.send(writeAbort(this.#writer, handle, index));
+    const inFlight = this.#requests.get(requestId);
+    if (inFlight) this.#child?.send(writeAbort(this.#writer, inFlight.handle, index));
   }
 
   stats(): EngineStats {
@@ -170,8 +170,8 @@ export class EngineProcess implements EngineClient {
   #send(request: EngineRequest, stream: OutputStream): void {
     const handle = this.#numHandles++ % 2 ** 32;
     if (this.#requests.size === 0) this.#lastSignOfLifeMs = this.#clock.now();
-    this.#requests.set(handle, { requestId: request.requestId, stream });
-    this.#handles.set(request.requestId, handle);
+    this.#requests.set(request.requestId, { handle, stream });
+    this.#requestIds.set(handle, request.requestId);
     this.#child!.send(writeRequest(this.#writer, handle, request));
   }
 
@@ -189,12 +189,12 @@ export class EngineProcess implements EngineClient {
   }
 
   #onStep(payload: Buffer): void {
-    const { stats, outputs } = readStep(payload);
-    for (const { handle, ...output } of outputs) {
-      const inFlight = this.#requests.get(handle);
-      if (!inFlight) continue;
-      inFlight.stream.push({ requestId: inFlight.requestId, ...output });
-      if (inFlight.stream.isClosed) this.#forget(handle, inFlight);
+    const { stats, outputs } = readStep(payload, this.#requestIds);
+    for (const output of outputs) {
+      const stream = this.#requests.get(output.requestId)?.stream;
+      if (!stream) continue;
+      stream.push(output);
+      if (stream.isClosed) this.#forget(output.requestId);
     }
     this.#publishStats(stats);
   }
@@ -206,21 +206,21 @@ export class EngineProcess implements EngineClient {
 
   #onRefused(payload: Buffer): void {
     const { handle, error } = readRefused(payload);
-    const inFlight = this.#requests.get(handle);
-    if (!inFlight) return;
-    inFlight.stream.fail(error);
-    this.#forget(handle, inFlight);
+    const requestId = this.#requestIds.get(handle);
+    if (requestId === undefined) return;
+    this.#requests.get(requestId)!.stream.fail(error);
+    this.#forget(requestId);
   }
 
-  #forget(handle: number, { requestId }: InFlight): void {
-    this.#requests.delete(handle);
-    this.#handles.delete(requestId);
+  #forget(requestId: string): void {
+    this.#requestIds.delete(this.#requests.get(requestId)!.handle);
+    this.#requests.delete(requestId);
   }
 
   #failAll(error: NeedletailError): void {
     for (const { stream } of this.#requests.values()) stream.fail(error);
     this.#requests.clear();
-    this.#handles.clear();
+    this.#requestIds.clear();
   }
 
   /** Only a process that had become an engine is replaced: the first failure to start is the caller's to see. */

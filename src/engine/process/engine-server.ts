@@ -18,7 +18,7 @@ import {
   writeReady,
   writeRefused,
 } from './messages.ts';
-import { type HandleOutput, writeStep } from './step-message.ts';
+import { writeStep } from './step-message.ts';
 
 /** What a process needs to know to become an engine. */
 export type LoadEngine = (
@@ -100,7 +100,7 @@ class EngineServer {
   async #publish(engine: LLMEngine, outputs: readonly EngineOutput[]): Promise<void> {
     const { signal } = this.#ending;
     if (signal.aborted) return;
-    const message = writeStep(this.#writer, engine.stats(), outputs.map(toHandleOutput));
+    const message = writeStep(this.#writer, { stats: engine.stats(), outputs });
     if (!this.#pipe.write(message)) await once(this.#pipe, 'drain', { signal }).catch(() => {});
     if (!engine.failure) return;
     // A process whose device failed is of no use; the parent starts another.
@@ -116,11 +116,6 @@ class EngineServer {
     await new Promise<void>((resolve) => this.#pipe.end(resolve));
     this.#resolveEnded();
   }
-}
-
-/** In this process a request's id is its handle. */
-function toHandleOutput(output: EngineOutput): HandleOutput {
-  return { ...output, handle: Number(output.requestId) };
 }
 
 function asNeedletailError(error: unknown): NeedletailError {

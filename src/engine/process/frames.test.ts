@@ -1,10 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { toyRequest } from '../../../test/support/toy-engine.ts';
-import type { EngineStats } from '../protocol.ts';
+import type { EngineOutput, EngineStats } from '../protocol.ts';
 import { type Frame, FrameDecoder, FrameWriter, PayloadReader } from './frames.ts';
 import { readRequest, writeRequest } from './messages.ts';
-import { type HandleOutput, NO_STATS, readStep, writeStep } from './step-message.ts';
+import { NO_STATS, readStep, writeStep } from './step-message.ts';
 
 const payloadOf = (bytes: Buffer): Buffer => new FrameDecoder().push(bytes)[0].payload;
 
@@ -52,8 +52,9 @@ const logprobs = fc.array(
   }),
   { maxLength: 3 },
 );
-const output: fc.Arbitrary<HandleOutput> = fc.record({
-  handle: fc.integer({ min: 0, max: 2 ** 32 - 1 }),
+const HANDLE = 2 ** 32 - 1;
+const output: fc.Arbitrary<EngineOutput> = fc.record({
+  requestId: fc.constant(String(HANDLE)),
   index: fc.nat(127),
   tokenIds: fc.array(token, { maxLength: 4 }),
   logprobs: fc.option(logprobs),
@@ -76,7 +77,9 @@ test('a step message says what it was told', () => {
   fc.assert(
     fc.property(fc.array(output, { maxLength: 5 }), fc.nat(), (outputs, numSteps) => {
       const stats: EngineStats = { ...NO_STATS, numSteps };
-      expect(readStep(payloadOf(writeStep(new FrameWriter(), stats, outputs)))).toEqual({ stats, outputs });
+      const payload = payloadOf(writeStep(new FrameWriter(), { stats, outputs }));
+      const named = outputs.map((output) => ({ ...output, requestId: 'a' }));
+      expect(readStep(payload, new Map([[HANDLE, 'a']]))).toEqual({ stats, outputs: named });
     }),
   );
 });

@@ -4,8 +4,10 @@ import type { EngineOutput, EngineStats, FinishReason, RequestTiming, TokenLogpr
 import { type FrameWriter, PayloadReader } from './frames.ts';
 import { MESSAGE } from './messages.ts';
 
-/** An output under its request's handle. */
-export type HandleOutput = Omit<EngineOutput, 'requestId'> & { readonly handle: number };
+export interface StepMessage {
+  readonly stats: EngineStats;
+  readonly outputs: readonly EngineOutput[];
+}
 
 const STATS_FIELDS = [
   'numRunning',
@@ -34,7 +36,8 @@ const HAS_PROMPT_LOGPROBS = 2;
 const HAS_ERROR = 4;
 const HAS_TIMING = 8;
 
-export function writeStep(writer: FrameWriter, stats: EngineStats, outputs: readonly HandleOutput[]): Buffer {
+/** In the engine's process a request's id is its handle. */
+export function writeStep(writer: FrameWriter, { stats, outputs }: StepMessage): Buffer {
   writer.begin(MESSAGE.step);
   for (const field of STATS_FIELDS) writer.float64(stats[field]);
   writer.uint32(outputs.length);
@@ -42,16 +45,19 @@ export function writeStep(writer: FrameWriter, stats: EngineStats, outputs: read
   return writer.end();
 }
 
-export function readStep(payload: Buffer): { stats: EngineStats; outputs: HandleOutput[] } {
+/** @param requestIds of all handles in flight */
+export function readStep(payload: Buffer, requestIds: ReadonlyMap<number, string>): StepMessage {
   const reader = new PayloadReader(payload);
-  const stats = Object.fromEntries(STATS_FIELDS.map((field) => [field, reader.float64()]));
-  const outputs = Array.from({ length: reader.uint32() }, () => readOutput(reader));
-  return { stats: stats as unknown as EngineStats, outputs };
+  const stats: Record<keyof EngineStats, number> = { ...NO_STATS };
+  for (const field of STATS_FIELDS) stats[field] = reader.float64();
+  const outputs: EngineOutput[] = [];
+  for (let left = reader.uint32(); left > 0; left--) outputs.push(readOutput(reader, requestIds));
+  return { stats, outputs };
 }
 
-function writeOutput(writer: FrameWriter, output: HandleOutput): void {
+function writeOutput(writer: FrameWriter, output: EngineOutput): void {
   const { logprobs, promptLogprobs, error, timing } = output;
-  writer.uint32(output.handle).uint32(output.index).int32s(output.tokenIds);
+  writer.uint32(Number(output.requestId)).uint32(output.index).int32s(output.tokenIds);
   writer.uint8(FINISH_REASONS.indexOf(output.finishReason)).int32(output.stopTokenId ?? NO_TOKEN);
   writer.uint32(output.numCachedTokens);
   writer.uint8(
@@ -67,16 +73,17 @@ function writeOutput(writer: FrameWriter, output: HandleOutput): void {
   if (timing) writeTiming(writer, timing);
 }
 
-function readOutput(reader: PayloadReader): HandleOutput {
-  const handle = reader.uint32();
+function readOutput(reader: PayloadReader, requestIds: ReadonlyMap<number, string>): EngineOutput {
+  const requestId = requestIds.get(reader.uint32())!;
   const index = reader.uint32();
-  const tokenIds = Array.from(reader.int32s());
+  const tokenIds: number[] = [];
+  for (let left = reader.uint32(); left > 0; left--) tokenIds.push(reader.int32());
   const finishReason = FINISH_REASONS[reader.uint8()]!;
   const stopTokenId = reader.int32();
   const numCachedTokens = reader.uint32();
   const flags = reader.uint8();
   return {
-    handle,
+    requestId,
     index,
     tokenIds,
     logprobs: flags & HAS_LOGPROBS ? readLogprobs(reader) : null,
