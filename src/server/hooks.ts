@@ -26,7 +26,10 @@ export function addHooks(app: FastifyInstance, context: ServerContext, settings:
   });
   app.setErrorHandler((error, request, reply) => {
     const failure = toHttpError(error);
-    if (failure.status >= 500) request.log.error({ err: error }, 'request failed');
+    // 503: whatever keeps the engine away was logged where it happened, with its stack.
+    if (failure.status === 503)
+      request.log.info({ code: failure.body.error.code }, failure.body.error.message);
+    else if (failure.status >= 500) request.log.error({ err: error }, 'request failed');
     return sendError(reply, failure, context);
   });
   app.setNotFoundHandler((request, reply) =>

@@ -141,6 +141,23 @@ describe('a failing engine', () => {
     await server.close();
   });
 
+  test('is one line of the log, without a stack', async () => {
+    const server = await start({ engine: { isManual: true }, server: { logLevel: 'info' } });
+    const write = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+    const waiting = server.post('/v1/completions', endless);
+    await expect.poll(() => server.engine.numRunning).toBe(1);
+    server.engine.fail('engine_died', 'the engine died');
+    expect((await waiting).status).toBe(503);
+    const lines = write.mock.calls
+      .map(([line]) => String(line))
+      .filter((line) => line.includes('engine died'));
+    write.mockRestore();
+    expect(lines.map((line) => JSON.parse(line) as object)).toEqual([
+      expect.objectContaining({ level: 30, code: 'engine_died', msg: 'the engine died' }),
+    ]);
+    expect(lines[0]).not.toContain('stack');
+  });
+
   test('a deadline is a 408', async () => {
     const server = await start({ engine: { isManual: true } });
     const waiting = server.post('/v1/completions', { ...endless, timeout_ms: 1 });
