@@ -94,7 +94,7 @@ function defaultName(model: string): string {
 function greeting(url: string, model: string, needsKey: boolean, takesIds: boolean): string {
   const key = needsKey ? ` -H "authorization: Bearer $NEEDLETAIL_API_KEY"` : '';
   const [route, body] = takesIds
-    ? ['completions', { prompt: [1, 2, 3], return_token_ids: true }]
+    ? ['completions', { prompt: [1, 2, 3] }]
     : [
         'chat/completions',
         { messages: [{ role: 'user', content: 'Write a bedtime story about a lantern.' }] },

@@ -28,7 +28,9 @@ export function addCompletionRoute(app: FastifyInstance, context: ServerContext)
     const jobs = await prepareAll(context.llm, request.prompt, params);
     const logprobs = new LogprobsFormat(context.llm.tokenizer, request);
     const envelope = { id: `cmpl-${randomUUID()}`, created: Math.floor(Date.now() / 1000), model };
-    const format = new CompletionFormat(envelope, request, jobs, logprobs);
+    // Without a tokenizer the ids are all that there is to return.
+    const return_token_ids = request.return_token_ids ?? context.llm.tokenizer === null;
+    const format = new CompletionFormat(envelope, { ...request, return_token_ids }, jobs, logprobs);
     return serveGeneration(exchange, jobs, format, request.stream === true);
   });
 }
