@@ -1,8 +1,8 @@
 // The Jinja interpreter with a budget: a template that loops or grows without end fails instead of stalling the server.
 import { Interpreter, type JinjaEnvironment, type JinjaNode, type JinjaValue } from './jinja.ts';
 
-/** About a second of work. A published template needs some 60 steps per message. */
-export const MAX_STEPS = 500_000;
+/** About half a second of work. A published template needs some 60 steps per message: thousands of messages fit. */
+export const MAX_STEPS = 250_000;
 export const MAX_TEXT_LENGTH = 16 * 2 ** 20;
 const MAX_LIST_LENGTH = 2 ** 20;
 /** The library makes a scope and a `loop` object for each iteration. */
