@@ -1,12 +1,15 @@
 // The CUDA device against what transformers computes: float32 exactly as the cpu device, 16 bits within their rounding.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { compile } from '../src/compiler/compile.ts';
+import type { Plan } from '../src/compiler/plan.ts';
 import { CudaDevice } from '../src/device/cuda/cuda-device.ts';
 import type { Executable } from '../src/device/device.ts';
+import type { StepBatch } from '../src/device/step.ts';
 import { CUDA_KERNELS } from '../src/kernels/cuda/index.ts';
 import { findModel } from '../src/models/registry.ts';
 import type { FloatDType } from '../src/tensor/dtype.ts';
 import { describeCuda } from './support/cuda.ts';
+import { ExpertOracle, ForcedExperts } from './support/forced-experts.ts';
 import { loadReference, REFERENCE_NAMES, type ReferenceCheckpoint } from './support/reference-checkpoint.ts';
 import {
   describeReferenceParity,
@@ -15,22 +18,17 @@ import {
   PARITY_MAX_TOKENS,
   PARITY_NUM_BLOCKS,
 } from './support/reference-parity.ts';
+import { expectRounded } from './support/rounding.ts';
 import { stepBatch } from './support/step-batch.ts';
 
-/**
- * Errors of logits in standard deviations of the reference's, of each prompt for itself. Every value between launches is
- * rounded, the residual stream too, as in a 16-bit model of transformers.
- */
-const ROUNDING = {
-  bfloat16: { rootMeanSquare: 2e-2, largest: 1.6e-1 },
-  float16: { rootMeanSquare: 2.5e-3, largest: 2e-2 },
-} as const;
+const DENSE_NAMES = REFERENCE_NAMES.filter((name) => !hasExperts(loadReference(name)));
+const EXPERT_NAMES = REFERENCE_NAMES.filter((name) => hasExperts(loadReference(name)));
+/** By how much the scores of the experts that rounding chose instead may lie below the oracle's, summed over a token's. */
+const MAX_SCORE_GAP = { bfloat16: 0.01, float16: 0.002 } as const;
 
-/** Rounding may choose another expert where two are close; that says nothing of the kernels. */
-const DENSE_NAMES = REFERENCE_NAMES.filter((name) => {
-  const { config } = loadReference(name);
-  return !['num_experts', 'num_local_experts', 'n_routed_experts'].some((key) => key in config);
-});
+function hasExperts({ config }: ReferenceCheckpoint): boolean {
+  return ['num_experts', 'num_local_experts', 'n_routed_experts'].some((key) => key in config);
+}
 
 describeCuda('cuda', () => {
   let device: CudaDevice;
@@ -39,8 +37,8 @@ describeCuda('cuda', () => {
   });
   afterAll(() => device.dispose());
 
-  function load({ config, catalog, source }: ReferenceCheckpoint, dtype: FloatDType): Promise<Executable> {
-    const plan = compile({
+  function planOf({ config, catalog }: ReferenceCheckpoint, dtype: FloatDType): Plan {
+    return compile({
       definition: findModel(config),
       config,
       tensors: catalog,
@@ -52,7 +50,13 @@ describeCuda('cuda', () => {
       maxModelLen: PARITY_MAX_MODEL_LEN,
       kernels: CUDA_KERNELS,
     });
-    return device.load(plan, source, { numBlocks: plan.kvCacheGroups.map(() => PARITY_NUM_BLOCKS) });
+  }
+
+  function load(reference: ReferenceCheckpoint, dtype: FloatDType): Promise<Executable> {
+    const plan = planOf(reference, dtype);
+    return device.load(plan, reference.source, {
+      numBlocks: plan.kvCacheGroups.map(() => PARITY_NUM_BLOCKS),
+    });
   }
 
   describeReferenceParity('float32', async (reference) => {
@@ -85,18 +89,41 @@ describeCuda('cuda', () => {
       }
       await executable.dispose();
     });
+
+    it.each(EXPERT_NAMES)('%s, with the experts that the oracle chooses', async (name) => {
+      const reference = loadReference(name);
+      const plan = planOf(reference, dtype);
+      const forced = await ForcedExperts.load(device.runtime, plan, reference.source, PARITY_NUM_BLOCKS);
+      const graph = findModel(reference.config).buildGraph(reference.config, {
+        kvDType: 'float32',
+        maxModelLen: PARITY_MAX_MODEL_LEN,
+      });
+      const sizes = { numBlocks: PARITY_NUM_BLOCKS, blockSize: PARITY_BLOCK_SIZE };
+      const oracle = new ExpertOracle(graph, { readTensor: reference.readTensor, ...sizes });
+      const run = (step: StepBatch): Float32Array => {
+        const choices = oracle.run(step);
+        const { logits, free } = forced.run(step, choices);
+        free.forEach((ids, router) =>
+          expect(oracle.scoreGap(router, choices[router], ids)).toBeLessThan(MAX_SCORE_GAP[dtype]),
+        );
+        return logits;
+      };
+      for (const [prompt, tokenIds] of reference.prompts.entries()) {
+        const chunk = (start: number, end: number): StepBatch => {
+          const rows = tokenIds.slice(start, end);
+          const sequence = {
+            tokenIds: rows,
+            numCached: start,
+            blocks: [7, 3, 5],
+            logitRows: [...rows.keys()],
+          };
+          return stepBatch([sequence], PARITY_BLOCK_SIZE, plan.kvCacheGroups.length);
+        };
+        expectRounded(dtype, run(chunk(0, tokenIds.length)), reference.logits[prompt]);
+        const rows = [...tokenIds.keys()].flatMap((token) => [...run(chunk(token, token + 1))]);
+        expectRounded(dtype, Float32Array.from(rows), reference.logits[prompt]);
+      }
+      forced.dispose();
+    });
   });
 });
-
-function expectRounded(dtype: keyof typeof ROUNDING, actual: Float32Array, expected: Float32Array): void {
-  expect(actual.length).toBe(expected.length);
-  const mean = expected.reduce((sum, value) => sum + value, 0) / expected.length;
-  const deviation = Math.sqrt(
-    expected.reduce((sum, value) => sum + (value - mean) ** 2, 0) / expected.length,
-  );
-  const errors = actual.map((value, i) => (value - expected[i]) / deviation);
-  const rootMeanSquare = Math.sqrt(errors.reduce((sum, error) => sum + error * error, 0) / errors.length);
-  const largest = errors.reduce((most, error) => (Math.abs(error) <= most ? most : Math.abs(error)), 0);
-  expect(rootMeanSquare, 'root mean square').toBeLessThan(ROUNDING[dtype].rootMeanSquare);
-  expect(largest, 'largest').toBeLessThan(ROUNDING[dtype].largest);
-}

@@ -15,14 +15,9 @@ import { OPS } from '../../src/ir/ops/index.ts';
 import { PagedKVCaches } from '../../src/ir/paged-kv-cache.ts';
 import { CUDA_KERNELS } from '../../src/kernels/cuda/index.ts';
 import type { KernelVariant } from '../../src/kernels/kernel.ts';
-import {
-  decodeFloats,
-  itemSize,
-  toBfloat16Bits,
-  toFloat16Bits,
-  type FloatDType,
-} from '../../src/tensor/dtype.ts';
+import { decodeFloats, itemSize, type FloatDType } from '../../src/tensor/dtype.ts';
 import { expectClose, hostTensor } from './check-launch.ts';
+import { encode, readDevice, writeDevice } from './device-bytes.ts';
 import type { HarnessLaunch, HarnessOperand, Matrix } from './cpu-harness.ts';
 import { stepBatch } from './step-batch.ts';
 
@@ -81,8 +76,8 @@ export class CudaHarness {
     const pool = new DeviceMemoryPool(this.#runtime);
     try {
       const placement = placePlan(plan, [], pool);
-      this.#upload(
-        pool,
+      writeDevice(
+        this.#runtime,
         placement.arena,
         new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength),
       );
@@ -91,7 +86,9 @@ export class CudaHarness {
       program.run(memory.write(step));
       memory.fetchResults();
       await this.#runtime.finish();
-      expect(this.#download(pool, placement.arena, logits.byteLength)).toEqual(new Uint8Array(logits.buffer));
+      expect(readDevice(this.#runtime, placement.arena, logits.byteLength)).toEqual(
+        new Uint8Array(logits.buffer),
+      );
       return memory.readResults(null);
     } finally {
       pool.freeAll();
@@ -113,37 +110,21 @@ export class CudaHarness {
     const pool = new DeviceMemoryPool(this.#runtime);
     try {
       const placement = placePlan(plan, [cache?.numBlocks ?? 1], pool);
-      if (cache) this.#upload(pool, placement.caches[0].keys, cacheImage(cache));
-      built.weightBytes.forEach((bytes, id) => this.#upload(pool, placement.weights[id], bytes));
-      built.tableBytes.forEach((bytes, id) => this.#upload(pool, placement.ropeTables[id], bytes));
+      if (cache) writeDevice(this.#runtime, placement.caches[0].keys, cacheImage(cache));
+      built.weightBytes.forEach((bytes, id) => writeDevice(this.#runtime, placement.weights[id], bytes));
+      built.tableBytes.forEach((bytes, id) => writeDevice(this.#runtime, placement.ropeTables[id], bytes));
       const image = built.image();
-      this.#upload(pool, placement.arena, image);
+      writeDevice(this.#runtime, placement.arena, image);
       const memory = new StepMemory(this.#runtime, pool, plan);
       const program = new CudaProgram(this.#runtime, pool, plan, placement, memory);
       program.run(memory.write(step));
       await this.#runtime.finish();
-      const after = this.#download(pool, placement.arena, image.length);
+      const after = readDevice(this.#runtime, placement.arena, image.length);
       program.release();
       return built.readOutputs(launch, image, after);
     } finally {
       pool.freeAll();
     }
-  }
-
-  #upload(pool: DeviceMemoryPool, target: number, bytes: Uint8Array): void {
-    const staging = pool.allocatePinned(bytes.byteLength);
-    staging.bytes.set(bytes);
-    const { driver, stream } = this.#runtime;
-    driver.copyToDevice(target, staging.address, bytes.byteLength, stream);
-    driver.synchronize(stream);
-  }
-
-  #download(pool: DeviceMemoryPool, source: number, bytes: number): Uint8Array {
-    const staging = pool.allocatePinned(bytes);
-    const { driver, stream } = this.#runtime;
-    driver.copyToHost(staging.address, source, bytes, stream);
-    driver.synchronize(stream);
-    return staging.bytes.slice(0, bytes);
   }
 }
 
@@ -299,12 +280,6 @@ function eachRow(
   visit: (start: number, row: number) => void,
 ): void {
   for (let row = 0; row < rows; row++) visit(offset + (row * rowStride + columnStart) * itemSize(dtype), row);
-}
-
-function encode(dtype: FloatDType, values: Float32Array): Uint8Array {
-  if (dtype === 'float32') return new Uint8Array(values.slice().buffer);
-  const toBits = dtype === 'bfloat16' ? toBfloat16Bits : toFloat16Bits;
-  return new Uint8Array(Uint16Array.from(values, toBits).buffer);
 }
 
 function planOf(

@@ -3,9 +3,10 @@ import { readdirSync } from 'node:fs';
 import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { KERNEL_SOURCES, compilerTarget } from '../../src/device/cuda/kernel-cache.ts';
-import type { KernelLaunch, StepCounts } from '../../src/kernels/cuda/cuda-kernel.ts';
+import type { CudaGpu, KernelLaunch, StepCounts } from '../../src/kernels/cuda/cuda-kernel.ts';
 import type { HFConfig } from '../../src/models/model-definition.ts';
 import { findPreset, presetNames } from '../../src/models/presets.ts';
+import type { FloatDType } from '../../src/tensor/dtype.ts';
 import { cudaPlan, kernelLaunches, PLAN_LIMITS } from './cuda-launches.ts';
 import { findKernelCompiler } from './kernel-compiler.ts';
 import { loadReference, REFERENCE_NAMES } from './reference-checkpoint.ts';
@@ -31,7 +32,6 @@ const WARP_REGISTERS = 256;
 const MAX_GRID = [2 ** 31 - 1, 65535, 65535];
 /** More than a few registers parked in memory would show. */
 const MAX_SPILL_BYTES = 64;
-const DTYPES = ['float32', 'bfloat16', 'float16'] as const;
 
 /** Kernels that no plan names: they pack weights, make tables and copy blocks. */
 const OTHER_SOURCES: readonly Pick<KernelLaunch, 'source' | 'defines'>[] = [
@@ -54,7 +54,7 @@ export function describeKernelCompilation(name: keyof typeof CHIPS): void {
     const maxSharedMemoryPerBlock = maxSharedKilobytes * 1024;
     let launches: readonly KernelLaunch[];
     beforeAll(() => {
-      launches = distinctLaunches({ computeCapability, maxSharedMemoryPerBlock });
+      launches = distinctLaunches({ computeCapability, maxSharedMemoryPerBlock }, compiler.dtypes);
     });
 
     it('compile, within the limits of the chip', { timeout: 600_000 }, () => {
@@ -100,10 +100,10 @@ const LARGEST_STEPS: readonly StepCounts[] = [
 }));
 
 /** Every instance of a kernel once, with each number of threads and bytes that it is launched with. */
-function distinctLaunches(gpu: Parameters<typeof kernelLaunches>[1]): KernelLaunch[] {
+function distinctLaunches(gpu: CudaGpu, dtypes: readonly FloatDType[]): KernelLaunch[] {
   const found = new Map<string, KernelLaunch>();
   for (const config of configs())
-    for (const dtype of DTYPES)
+    for (const dtype of dtypes)
       for (const launch of kernelLaunches(cudaPlan(config, dtype, gpu), gpu)) {
         const { source, entry, defines, block, sharedBytes } = launch;
         found.set(JSON.stringify([source, entry, defines, block, sharedBytes]), launch);

@@ -11,6 +11,7 @@ import {
 } from '../../src/device/cuda/kernel-cache.ts';
 import { Nvrtc } from '../../src/ffi/cuda/nvrtc.ts';
 import type { Defines } from '../../src/kernels/cuda/cuda-kernel.ts';
+import type { FloatDType } from '../../src/tensor/dtype.ts';
 
 const REPORTS = join(defaultCacheDirectory(), 'reports');
 const VERBOSE = '--ptxas-options=-v';
@@ -25,6 +26,8 @@ export interface KernelUse {
 
 export interface KernelCompiler {
   readonly version: string;
+  /** Types of plans worth compiling for: nvcc takes a second for each kernel, and the two 16-bit types need the same. */
+  readonly dtypes: readonly FloatDType[];
   /** Of each kernel in the source, by name. Throws with the compiler's log. */
   report(file: string, defines: Defines, target: string): ReadonlyMap<string, KernelUse>;
 }
@@ -33,9 +36,10 @@ export interface KernelCompiler {
 export function findKernelCompiler(): KernelCompiler | null {
   const found = nvrtc() ?? nvcc();
   if (!found) return null;
-  const { version, compile } = found;
+  const { version, dtypes, compile } = found;
   return {
     version,
+    dtypes,
     report: (file, defines, target) => {
       const source = readKernelSource(file, defines, target);
       return parseReport(remembered(version, source, () => compile(source)));
@@ -43,8 +47,7 @@ export function findKernelCompiler(): KernelCompiler | null {
   };
 }
 
-interface FoundCompiler {
-  readonly version: string;
+interface FoundCompiler extends Pick<KernelCompiler, 'version' | 'dtypes'> {
   /** Gives the log. */
   readonly compile: (source: KernelSource) => string;
 }
@@ -54,7 +57,7 @@ function nvrtc(): FoundCompiler | null {
     const library = Nvrtc.load(NVRTC_MAJORS);
     const compile = ({ path, text, headers, options }: KernelSource): string =>
       library.compile({ name: path, source: text, headers, options: [...options, VERBOSE] }).log;
-    return { version: `NVRTC ${library.version}`, compile };
+    return { version: `NVRTC ${library.version}`, dtypes: ['float32', 'bfloat16', 'float16'], compile };
   } catch {
     return null;
   }
@@ -71,7 +74,7 @@ function nvcc(): FoundCompiler | null {
   const version = /release ([\d.]+)/.exec(run(['--version']))?.[1] ?? 'of unknown version';
   const compile = ({ path: file, options }: KernelSource): string =>
     run(['--cubin', '--output-file', '/dev/null', VERBOSE, ...options, file]);
-  return { version: `nvcc ${version}`, compile };
+  return { version: `nvcc ${version}`, dtypes: ['bfloat16'], compile };
 }
 
 function nvccPath(): string | null {

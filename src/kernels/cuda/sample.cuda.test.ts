@@ -1,6 +1,6 @@
 // Sampling on the GPU against its definition.
 import fc from 'fast-check';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sampleLogits } from '../../device/reference/sample.ts';
 import { randomValues } from '../../../test/support/check-launch.ts';
 import { CudaHarness } from '../../../test/support/cuda-harness.ts';
@@ -10,6 +10,49 @@ import { samplingBatch, type SamplingRow } from '../../../test/support/sampling-
 /** Logits of a real kind: a few likely tokens, many unlikely ones, and some ties. */
 function peakedLogits(vocabSize: number, seed: number): number[] {
   return Array.from(randomValues(vocabSize, seed), (value) => Math.round(value ** 5 * 12 * 64) / 64);
+}
+
+const PROBABILITIES = [0.05, 0.21, 0.02, 0.11, 0.16, 0.09, 0.005, 0.14, 0.07, 0.03, 0.08, 0.035];
+
+/** Written down anew from the parameters' meaning: penalties, temperature, then each cut of what the last one left. */
+function probabilitiesLeft(logits: readonly number[], row: SamplingRow): number[] {
+  const scores = logits.map((logit, id) => {
+    const seen = row.history?.find((entry) => entry.id === id);
+    const biased = logit + (row.bias?.find((entry) => entry.id === id)?.value ?? 0);
+    const { repetitionPenalty: r = 1, presencePenalty = 0, frequencyPenalty = 0 } = row;
+    const repeated = seen ? (biased > 0 ? biased / r : biased * r) : biased;
+    const count = seen?.outputCount ?? 0;
+    return (repeated - (count > 0 ? presencePenalty : 0) - count * frequencyPenalty) / (row.temperature ?? 1);
+  });
+  let p = normalized(scores.map((score) => Math.exp(score)));
+  const byRank = [...p.keys()].sort((a, b) => p[b] - p[a]);
+  const keep = (ids: readonly number[]): void => {
+    p = normalized(p.map((value, id) => (ids.includes(id) ? value : 0)));
+  };
+  if (row.topK) keep(byRank.slice(0, row.topK));
+  const massBefore = (rank: number): number => byRank.slice(0, rank).reduce((sum, id) => sum + p[id], 0);
+  keep(byRank.filter((_, rank) => massBefore(rank) < (row.topP ?? 1)));
+  keep(byRank.filter((id) => p[id] >= (row.minP ?? 0) * Math.max(...p)));
+  return p;
+}
+
+function normalized(weights: readonly number[]): number[] {
+  const sum = weights.reduce((a, b) => a + b);
+  return weights.map((weight) => weight / sum);
+}
+
+function chiSquare(counts: readonly number[], probabilities: readonly number[]): number {
+  const total = counts.reduce((a, b) => a + b);
+  return probabilities.reduce(
+    (sum, p, i) => (p > 0 ? sum + (counts[i] - p * total) ** 2 / (p * total) : sum),
+    0,
+  );
+}
+
+/** Exceeded once in a thousand; Wilson and Hilferty's approximation (1931). */
+function largestChiSquare(degrees: number): number {
+  const spread = 2 / (9 * degrees);
+  return degrees * (1 - spread + 3.09 * Math.sqrt(spread)) ** 3;
 }
 
 const rowOf = fc.record({
@@ -93,28 +136,72 @@ describeCuda('sampling', () => {
     }
   });
 
-  it('draws with the probabilities that the parameters leave', async () => {
-    const probabilities = [0.05, 0.3, 0.2, 0.1, 0.35];
-    const logits = probabilities.map((p) => Math.log(p));
-    const numDraws = 4096;
-    const rows = Array.from({ length: numDraws }, (_, position) => ({
-      temperature: 1,
-      topK: 4,
-      position,
-      seedLow: 5,
-    }));
-    const { tokenIds } = await harness.sample(
-      Float32Array.from(rows.flatMap(() => logits)),
-      5,
-      samplingBatch(rows),
-    );
-    const counts = probabilities.map((_, id) => tokenIds.filter((token) => token === id).length);
-    expect(counts[0]).toBe(0);
-    const chiSquare = [1, 2, 3, 4].reduce((sum, id) => {
-      const wanted = (probabilities[id] / 0.95) * numDraws;
-      return sum + (counts[id] - wanted) ** 2 / wanted;
-    }, 0);
-    expect(chiSquare).toBeLessThan(16.3); // three degrees of freedom: exceeded once in a thousand
+  const history = [
+    { id: 1, outputCount: 2 },
+    { id: 4, outputCount: 0 },
+    { id: 8, outputCount: 1 },
+  ];
+  const FILTERS: readonly (readonly [string, SamplingRow])[] = [
+    ['nothing', {}],
+    ['a low temperature', { temperature: 0.6 }],
+    ['a high temperature', { temperature: 2.5 }],
+    ['top-k', { topK: 5 }],
+    ['top-p', { topP: 0.8 }],
+    ['min-p', { minP: 0.2 }],
+    ['a repetition penalty', { repetitionPenalty: 1.6, history }],
+    ['a presence penalty', { presencePenalty: 0.7, history }],
+    ['a frequency penalty', { frequencyPenalty: 0.4, history }],
+    ['biases', { bias: [...[0, 5].map((id) => ({ id, value: 0.9 })), { id: 3, value: -Infinity }] }],
+    [
+      'all of them',
+      {
+        temperature: 1.5,
+        topK: 8,
+        topP: 0.9,
+        minP: 0.05,
+        repetitionPenalty: 1.2,
+        presencePenalty: 0.2,
+        history,
+      },
+    ],
+  ];
+
+  describe.each(FILTERS)('draws under %s', (_, filter) => {
+    const numDraws = 8192;
+    const logits = PROBABILITIES.map((p) => Math.log(p));
+
+    it.each([
+      ['positions', (draw: number): SamplingRow => ({ position: draw, seedLow: 5 })],
+      ['seeds', (draw: number): SamplingRow => ({ position: 3, seedLow: draw, seedHigh: 77 })],
+    ])('with the probabilities that are left, over %s', async (_, place) => {
+      const rows = Array.from({ length: numDraws }, (_, draw) => ({ ...filter, ...place(draw) }));
+      const flat = Float32Array.from(rows.flatMap(() => logits));
+      const { tokenIds } = await harness.sample(flat, logits.length, samplingBatch(rows));
+      const wanted = probabilitiesLeft(logits, filter);
+      const counts = wanted.map((_, id) => tokenIds.filter((token) => token === id).length);
+      wanted.forEach((p, id) => {
+        if (p === 0) expect(counts[id], `token ${id} is cut`).toBe(0);
+      });
+      expect(chiSquare(counts, wanted)).toBeLessThan(
+        largestChiSquare(wanted.filter((p) => p > 0).length - 1),
+      );
+    });
+  });
+
+  it('draws by logits, seed and position alone, whatever stands beside a row', async () => {
+    const vocabSize = 100;
+    const rows = fc
+      .sample(rowOf, { numRuns: 64, seed: 4 })
+      .map((row) => ({ ...row, bias: [], numLogprobs: -1 }));
+    const logitsOf = (i: number): number[] => peakedLogits(vocabSize, i);
+    const draw = async (order: readonly number[]): Promise<Map<number, number>> => {
+      const flat = Float32Array.from(order.flatMap(logitsOf));
+      const { tokenIds } = await harness.sample(flat, vocabSize, samplingBatch(order.map((i) => rows[i])));
+      return new Map(order.map((i, row) => [i, tokenIds[row]]));
+    };
+    const together = await draw([...rows.keys()]);
+    for (const order of [[...rows.keys()].reverse(), [17, 3, 60], [42]])
+      for (const [i, token] of await draw(order)) expect(token).toBe(together.get(i));
   });
 
   it('tells rows with NaN, Infinity or nothing to draw from well ones', async () => {

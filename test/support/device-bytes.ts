@@ -1,0 +1,39 @@
+// Device memory read and written whole, and floats as it holds them; for tests.
+import type { CudaRuntime } from '../../src/device/cuda/cuda-runtime.ts';
+import { DeviceMemoryPool } from '../../src/device/cuda/device-memory.ts';
+import { toBfloat16Bits, toFloat16Bits, type FloatDType } from '../../src/tensor/dtype.ts';
+
+export function writeDevice(runtime: CudaRuntime, target: number, bytes: Uint8Array): void {
+  transfer(runtime, bytes.byteLength, (staging) => {
+    staging.bytes.set(bytes);
+    runtime.driver.copyToDevice(target, staging.address, bytes.byteLength, runtime.stream);
+  });
+}
+
+export function readDevice(runtime: CudaRuntime, source: number, numBytes: number): Uint8Array {
+  return transfer(runtime, numBytes, (staging) => {
+    runtime.driver.copyToHost(staging.address, source, numBytes, runtime.stream);
+  });
+}
+
+function transfer(
+  runtime: CudaRuntime,
+  numBytes: number,
+  copy: (staging: ReturnType<DeviceMemoryPool['allocatePinned']>) => void,
+): Uint8Array {
+  const pool = new DeviceMemoryPool(runtime);
+  try {
+    const staging = pool.allocatePinned(numBytes);
+    copy(staging);
+    runtime.driver.synchronize(runtime.stream);
+    return staging.bytes.slice(0, numBytes);
+  } finally {
+    pool.freeAll();
+  }
+}
+
+export function encode(dtype: FloatDType, values: Float32Array): Uint8Array {
+  if (dtype === 'float32') return new Uint8Array(values.slice().buffer);
+  const toBits = dtype === 'bfloat16' ? toBfloat16Bits : toFloat16Bits;
+  return new Uint8Array(Uint16Array.from(values, toBits).buffer);
+}
