@@ -57,7 +57,7 @@ export function describeKernelCompilation(name: keyof typeof CHIPS): void {
       launches = distinctLaunches({ computeCapability, maxSharedMemoryPerBlock }, compiler.dtypes);
     });
 
-    it('compile, within the limits of the chip', { timeout: 600_000 }, () => {
+    it('compile, within the limits of the chip', { timeout: 1_200_000 }, () => {
       for (const { source, entry, defines, block, sharedBytes } of launches) {
         const use = compiler.report(source, defines, target).get(entry)!;
         const what = `${entry} of ${source} with ${JSON.stringify(defines)}`;
