@@ -29,7 +29,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
         tensors: catalog,
         checkpointHash: null,
         target: device.target,
-        recipe: { weightDType, kvDType: 'float32', activationPrecision: 'float32' },
+        recipe: { weightDType, quantization: null, kvDType: 'float32', activationPrecision: 'float32' },
         limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
         blockSize: PARITY_BLOCK_SIZE,
         maxModelLen: PARITY_MAX_MODEL_LEN,

@@ -44,7 +44,7 @@ describeCuda('cuda', () => {
       tensors: catalog,
       checkpointHash: null,
       target: device.target,
-      recipe: { weightDType: dtype, kvDType: dtype, activationPrecision: 'auto' },
+      recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
       limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
       blockSize: PARITY_BLOCK_SIZE,
       maxModelLen: PARITY_MAX_MODEL_LEN,

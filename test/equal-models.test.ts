@@ -4,7 +4,8 @@ import { describe, expect, it } from 'vitest';
 import type { Graph } from '../src/ir/graph.ts';
 import type { HFConfig } from '../src/models/model-definition.ts';
 import { findModel } from '../src/models/registry.ts';
-import { encodeFloats, decodeFloats } from '../src/tensor/dtype.ts';
+import { decodeTensor } from '../src/tensor/codes.ts';
+import { encodeFloats } from '../src/tensor/dtype.ts';
 import type { TensorSource } from '../src/tensor/tensor-source.ts';
 import { interpretTwoSteps, randomTensors } from './support/interpret.ts';
 
@@ -235,8 +236,7 @@ describe('relatives of llama', () => {
     };
     const model = findModel({ architectures: ['BaichuanForCausalLM'] });
     const adapted = (vocab_size: number, name: string): number[] => {
-      const { dtype, bytes } = model.adaptTensors!(source, { vocab_size }).read(name);
-      return [...decodeFloats(dtype, bytes)];
+      return [...decodeTensor(model.adaptTensors!(source, { vocab_size }).read(name))];
     };
     const normed = adapted(125_696, 'lm_head.weight');
     [0.6, 0.8, 0, -1].forEach((value, i) => expect(normed[i]).toBeCloseTo(value, 2));

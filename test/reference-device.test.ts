@@ -28,7 +28,7 @@ function planFor({ config, catalog }: ReferenceCheckpoint, dtype: FloatDType = '
     tensors: catalog,
     checkpointHash: null,
     target: device.target,
-    recipe: { weightDType: dtype, kvDType: dtype, activationPrecision: 'float32' },
+    recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'float32' },
     limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
     blockSize: PARITY_BLOCK_SIZE,
     maxModelLen: PARITY_MAX_MODEL_LEN,

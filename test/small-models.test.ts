@@ -43,7 +43,12 @@ describe('small models on the cpu device', () => {
       tensors: null,
       checkpointHash: null,
       target: device.target,
-      recipe: { weightDType: 'float32', kvDType: 'float32', activationPrecision: 'float32' },
+      recipe: {
+        weightDType: 'float32',
+        quantization: null,
+        kvDType: 'float32',
+        activationPrecision: 'float32',
+      },
       limits: { maxNumBatchedTokens: 16, maxNumSeqs: 2, maxNumLogitRows: 4 },
       blockSize: BLOCK_SIZE,
       maxModelLen: MAX_MODEL_LEN,

@@ -167,7 +167,7 @@ async function benchStep(): Promise<void> {
         tensors: checkpoint.tensors,
         target: device.target,
         kernels: CPU_KERNELS,
-        recipe: { weightDType, kvDType: weightDType, activationPrecision: 'auto' },
+        recipe: { weightDType, quantization: null, kvDType: weightDType, activationPrecision: 'auto' },
         limits: { maxNumBatchedTokens: 512, maxNumSeqs: 64, maxNumLogitRows: 64 },
       }),
     );

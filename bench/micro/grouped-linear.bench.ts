@@ -29,6 +29,7 @@ function queryFor(maxRows: number, attributes: KernelQuery['attributes'], weight
   return {
     arch,
     weightDType: 'bfloat16',
+    weightFormat: null,
     kvDType: 'bfloat16',
     activationPrecision: 'auto',
     activationDType: 'float32',

@@ -73,6 +73,7 @@ function compileRoofs(): { measure: () => Roofs; remove: () => void } {
 function queries(): KernelQuery[] {
   const rest = {
     arch,
+    weightFormat: null,
     kvDType: 'float32',
     activationDType: 'float32',
     maxRows: 512,

@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { openCheckpoint } from '../../src/checkpoint/checkpoint.ts';
 import type { HFConfig } from '../../src/models/model-definition.ts';
-import { decodeFloats, toBfloat16Bits, toFloat16Bits } from '../../src/tensor/dtype.ts';
+import { decodeTensor } from '../../src/tensor/codes.ts';
+import { toBfloat16Bits, toFloat16Bits } from '../../src/tensor/dtype.ts';
 import { Random } from '../../src/bench/random.ts';
 import {
   ALIGNMENT,
@@ -237,8 +238,7 @@ export async function convertLlama(
   const shape = shapeOf(config);
   const tensors = llamaTensors(shape).map((entry) =>
     ggufTensor(entry, type, () => {
-      const { dtype, bytes } = checkpoint.source.read(entry.name);
-      const values = decodeFloats(dtype, bytes);
+      const values = decodeTensor(checkpoint.source.read(entry.name));
       if (entry.columns === null) return [encode(values, 'f32')];
       const { rows, columns, heads } = entry;
       return [encode(heads === null ? values : interleaveHeads(values, rows, columns, heads), type)];

@@ -48,7 +48,7 @@ function planFor({ config, dtype }: OurModel, device: Device): Plan {
     tensors: null,
     checkpointHash: null,
     target: device.target,
-    recipe: { weightDType: dtype, kvDType: dtype, activationPrecision: 'auto' },
+    recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
     limits: LIMITS,
     blockSize: BLOCK_SIZE,
     maxModelLen: 1024,

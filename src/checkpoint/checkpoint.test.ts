@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { decodeFloats } from '../tensor/dtype.ts';
+import { decodeTensor } from '../tensor/codes.ts';
 import { openCheckpoint } from './checkpoint.ts';
 import { dummySource } from './dummy.ts';
 import { readGenerationConfig } from './generation-config.ts';
@@ -42,7 +42,7 @@ describe('the shipped model', () => {
       shape: [6144, 256],
     });
     const norm = checkpoint.source.read('model.norm.weight');
-    expect(decodeFloats(norm.dtype, norm.bytes).every((value) => value > 0 && value < 100)).toBe(true);
+    expect(decodeTensor(norm).every((value) => value > 0 && value < 100)).toBe(true);
     checkpoint.source.close();
   });
 });
@@ -57,7 +57,7 @@ describe('a sharded checkpoint', () => {
     await write('model.safetensors.index.json', { weight_map: { x: A, y: B } });
     const { tensors, source } = await openCheckpoint(folder);
     expect([...tensors.keys()]).toEqual(['x', 'y']);
-    expect(decodeFloats('float32', source.read('y').bytes)).toEqual(Float32Array.of(3));
+    expect(decodeTensor(source.read('y'))).toEqual(Float32Array.of(3));
     source.close();
   });
 
@@ -197,10 +197,7 @@ describe('dummy weights', () => {
     ['layers.0.norm.weight', { dtype: 'float16' as const, shape: [64] }],
     ['layers.0.q.bias', { dtype: 'float32' as const, shape: [64] }],
   ]);
-  const read = (name: string, seed = 0) => {
-    const { dtype, bytes } = dummySource(catalog, seed).read(name);
-    return decodeFloats(dtype, bytes);
-  };
+  const read = (name: string, seed = 0) => decodeTensor(dummySource(catalog, seed).read(name));
 
   it('are the same for the same seed, and differ by seed and tensor', () => {
     expect(read('layers.0.q.weight')).toEqual(read('layers.0.q.weight'));

@@ -1,20 +1,47 @@
 // Random weights for measuring without a checkpoint: deterministic, and made as fast as memory is written.
-import { type FloatDType, itemSize, toBfloat16Bits, toFloat16Bits } from '../tensor/dtype.ts';
-import type { TensorCatalog, TensorSource, TensorView } from '../tensor/tensor-source.ts';
+import { encodeCodes } from '../tensor/codes.ts';
+import {
+  encodeFloats,
+  isCodeDType,
+  isFloatDType,
+  itemSize,
+  type CodeDType,
+  type DType,
+} from '../tensor/dtype.ts';
+import { FLOAT8_E4M3_MAX } from '../tensor/float8.ts';
+import {
+  scaleTensorName,
+  type TensorCatalog,
+  type TensorSource,
+  type TensorView,
+} from '../tensor/tensor-source.ts';
+import type { WeightFormat } from '../tensor/weight-format.ts';
 import { NeedletailError } from '../util/errors.ts';
 
 const STANDARD_DEVIATION = 0.02;
+/** Of weights: they are uniform between this and its negative. */
+const AMPLITUDE = STANDARD_DEVIATION * Math.sqrt(3);
+/** Of static activations, under which eight times their usual size still fits into int8. */
+const INPUT_SCALE = 1 / 16;
 
 /** Prime, so that the rows of a matrix, whose lengths are round numbers, do not repeat each other. */
 const TILE_ELEMENTS = 1_048_573;
 
+/** Codes on either side of their zero. */
+const CODE_AMPLITUDE: Readonly<Record<CodeDType, number>> = {
+  int8: 127,
+  uint4: 7.5,
+  float8_e4m3fn: FLOAT8_E4M3_MAX,
+};
+
 /**
- * Weights for `tensors`: matrices uniform with mean 0 and standard deviation 0.02, norm weights (vectors) 1, biases 0,
- * so that activations stay in range through any number of layers. Every tensor repeats one random tile from a place of
- * its own. Nothing is kept but the tile.
+ * Weights for `tensors`: matrices uniform with mean 0 and standard deviation 0.02 (codes and their scales give the same),
+ * norm weights (vectors) 1, biases 0, so that activations stay in range through any number of layers. Every tensor
+ * repeats one random tile from a place of its own. Nothing is kept but the tiles.
  */
 export function dummySource(tensors: TensorCatalog, seed: number): TensorSource {
-  const tiles = new Map<FloatDType, Uint8Array>();
+  const scales = scaleFormats(tensors);
+  const tiles = new Map<DType, Uint8Array>();
   return {
     read(name): TensorView {
       const spec = tensors.get(name);
@@ -24,19 +51,40 @@ export function dummySource(tensors: TensorCatalog, seed: number): TensorSource 
           `there is no tensor "${name}" to make random weights for`,
         );
       const { dtype, shape } = spec;
-      const bytes = new Uint8Array(shape.reduce((product, size) => product * size, 1) * itemSize(dtype));
-      const tile = constantPattern(name, shape, dtype) ?? cached(tiles, dtype, () => randomTile(dtype, seed));
-      fill(bytes, tile, (hash(name) % TILE_ELEMENTS) * itemSize(dtype));
+      const numElements = shape.reduce((product, size) => product * size, 1);
+      const bytes = new Uint8Array(numElements * itemSize(dtype));
+      const constant = constantOf(name, shape, scales.get(name));
+      const tile =
+        constant === null
+          ? cached(tiles, dtype, () => randomTile(dtype, seed))
+          : encode(dtype, Float32Array.from(constant));
+      const start = constant === null ? hash(name) % (TILE_ELEMENTS - 1) : 0;
+      fill(bytes, tile, Math.floor(start * itemSize(dtype)));
       return { dtype, shape, bytes };
     },
     close: () => tiles.clear(),
   };
 }
 
-/** One element, repeated: 0 for biases, 1 for other vectors (norms); null for what is random. */
-function constantPattern(name: string, shape: readonly number[], dtype: FloatDType): Uint8Array | null {
-  if (name.endsWith('bias')) return encode(dtype, Float32Array.of(0));
-  return shape.length <= 1 ? encode(dtype, Float32Array.of(1)) : null;
+/** Of each tensor of scales, the format of the codes that they belong to. */
+function scaleFormats(tensors: TensorCatalog): ReadonlyMap<string, WeightFormat> {
+  const quantized = [...tensors].filter(([, { quantized }]) => quantized !== undefined);
+  return new Map(quantized.map(([name, facts]) => [scaleTensorName(name), facts.quantized!.weights]));
+}
+
+/** Elements that repeat: 0 for biases, 1 for other vectors (norms), scales (and zeros); null for what is random. */
+function constantOf(
+  name: string,
+  shape: readonly number[],
+  scales: WeightFormat | undefined,
+): readonly number[] | null {
+  if (scales) {
+    const largest = CODE_AMPLITUDE[scales.dtype];
+    return scales.hasZeros ? [AMPLITUDE / largest, largest] : [AMPLITUDE / largest];
+  }
+  if (name.endsWith('input_scale')) return [INPUT_SCALE];
+  if (name.endsWith('bias')) return [0];
+  return shape.length <= 1 ? [1] : null;
 }
 
 function cached<K, V>(map: Map<K, V>, key: K, make: () => V): V {
@@ -45,12 +93,17 @@ function cached<K, V>(map: Map<K, V>, key: K, make: () => V): V {
   return value;
 }
 
-function randomTile(dtype: FloatDType, seed: number): Uint8Array {
+function randomTile(dtype: DType, seed: number): Uint8Array {
   const random = mulberry32(seed);
-  const amplitude = STANDARD_DEVIATION * Math.sqrt(3);
+  const [amplitude, middle] = isCodeDType(dtype)
+    ? [CODE_AMPLITUDE[dtype], dtype === 'uint4' ? 7.5 : 0]
+    : [AMPLITUDE, 0];
+  const round = isCodeDType(dtype) && dtype !== 'float8_e4m3fn' ? Math.round : (value: number) => value;
+  // Two codes of uint4 share a byte.
+  const length = TILE_ELEMENTS - (dtype === 'uint4' ? 1 : 0);
   return encode(
     dtype,
-    Float32Array.from({ length: TILE_ELEMENTS }, () => amplitude * (2 * random() - 1)),
+    Float32Array.from({ length }, () => round(middle + amplitude * (2 * random() - 1))),
   );
 }
 
@@ -65,10 +118,10 @@ function mulberry32(seed: number): () => number {
   };
 }
 
-function encode(dtype: FloatDType, values: Float32Array): Uint8Array {
-  if (dtype === 'float32') return new Uint8Array(values.buffer);
-  const toBits = dtype === 'bfloat16' ? toBfloat16Bits : toFloat16Bits;
-  return new Uint8Array(Uint16Array.from(values, toBits).buffer);
+function encode(dtype: DType, values: Float32Array): Uint8Array {
+  if (isFloatDType(dtype)) return encodeFloats(dtype, values);
+  if (isCodeDType(dtype)) return encodeCodes(dtype, values);
+  throw new Error(`no random weights are made in ${dtype}`);
 }
 
 /** Fills `bytes` with `tile`, over and over, beginning at byte `start` of it. */

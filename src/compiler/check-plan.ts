@@ -1,4 +1,5 @@
 // Whether a plan is consistent in itself: a device trusts its ids, ranges and sizes when it computes addresses.
+import { columnsFrom } from '../ir/assemble-weight.ts';
 import { layoutBytes } from '../kernels/kernel.ts';
 import { itemSize } from '../tensor/dtype.ts';
 import { asMatrix, elementCount, rowSize } from '../tensor/shape.ts';
@@ -28,12 +29,15 @@ function checkIds(plan: Plan): string | null {
 }
 
 function checkWeights({ weights }: Plan): string | null {
-  for (const { name, dtype, shape, layout, parts, bytes } of weights) {
+  for (const weight of weights) {
+    const { name, dtype, shape, layout, parts, bytes } = weight;
     const [rows, columns = 1] = shape;
     const expected = layoutBytes(layout, rows, columns, itemSize(dtype));
     if (bytes !== expected) return `weight ${name} has ${bytes} bytes, its shape takes ${expected}`;
     const partRows = parts.reduce((sum, part) => sum + part.rowCount, 0);
-    const fills = partRows === rows && parts.every((part) => part.columnCount === columns && isInside(part));
+    const fills =
+      partRows === rows &&
+      parts.every((part) => columnsFrom(part, weight.quantization) === columns && isInside(part));
     if (!fills) return `the parts of weight ${name} do not fill it`;
   }
   return null;

@@ -57,7 +57,12 @@ export function compileRequestFor(
   return {
     ...model,
     target,
-    recipe: { weightDType: dtype, kvDType: dtype, activationPrecision: settings.activationDType },
+    recipe: {
+      weightDType: dtype,
+      quantization: null,
+      kvDType: dtype,
+      activationPrecision: settings.activationDType,
+    },
     // One row for the next token of each sequence, beside the prompt's.
     limits: { maxNumBatchedTokens, maxNumSeqs, maxNumLogitRows: numPromptRows + maxNumSeqs },
     blockSize,
@@ -99,10 +104,11 @@ function compileWithin(
   return { plan, ledger: memoryLedger(plan, budget) };
 }
 
-/** The type that most of the checkpoint's elements have; without a checkpoint what the config says it has. */
+/** The type that most of the checkpoint's floats have; without a checkpoint what the config says it has. */
 export function publishedDType(config: HFConfig, tensors: TensorCatalog | null): FloatDType {
   const counts = new Map<FloatDType, number>();
   for (const { dtype, shape } of tensors?.values() ?? []) {
+    if (!isFloatDType(dtype)) continue;
     counts.set(dtype, (counts.get(dtype) ?? 0) + shape.reduce((product, size) => product * size, 1));
   }
   const [most] = [...counts].sort(([, a], [, b]) => b - a);

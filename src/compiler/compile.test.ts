@@ -110,7 +110,12 @@ describe('weights', () => {
   });
 
   test('matrices take the recipe’s type; vectors stay float32 on the cpu', () => {
-    const recipe = { weightDType: 'bfloat16', kvDType: 'bfloat16', activationPrecision: 'auto' } as const;
+    const recipe = {
+      weightDType: 'bfloat16',
+      quantization: null,
+      kvDType: 'bfloat16',
+      activationPrecision: 'auto',
+    } as const;
     const plan = compile(compileRequest(BIASED, { recipe }));
     for (const { dtype, shape } of plan.weights)
       expect(dtype).toBe(shape.length === 2 ? 'bfloat16' : 'float32');

@@ -1,10 +1,10 @@
 // Writes the plan: the graph's nodes as launches, its parameters as weights, its angles as tables.
 import type { Graph, KVCacheSpec, Node, Parameter, Value } from '../ir/graph.ts';
-import { kvCacheGroups } from '../ir/kv-cache-groups.ts';
+import { kvBytesPerToken, kvCacheGroups } from '../ir/kv-cache-groups.ts';
 import type { RopeParameters } from '../ir/ops/rope.ts';
 import { layoutBytes, type WeightLayout } from '../kernels/kernel.ts';
 import type { ModelFacts } from '../models/model-definition.ts';
-import { itemSize, type FloatDType } from '../tensor/dtype.ts';
+import { itemSize, type DType, type FloatDType } from '../tensor/dtype.ts';
 import { VERSION } from '../util/version.ts';
 import { GraphIndex } from './graph-index.ts';
 import { opOf } from './op-of.ts';
@@ -77,20 +77,16 @@ function elementsOf({ type }: Value): number {
 }
 
 function groupOf(layers: readonly KVCacheSpec[], index: number): KVCacheGroup {
-  const bytesPerToken = layers.reduce(
-    (sum, { numKvHeads, keyHeadDim, valueHeadDim, dtype }) =>
-      sum + numKvHeads * (keyHeadDim + valueHeadDim) * itemSize(dtype),
-    0,
-  );
+  const bytesPerToken = layers.map(kvBytesPerToken).reduce((sum, { keys, values }) => sum + keys + values, 0);
   return { index, window: layers[0].window, layers, bytesPerToken };
 }
 
 function launchOf(
-  { node, rows, variants, layout }: ChosenKernel,
+  { node, rows, variants, layout, scalesLayout }: ChosenKernel,
   memory: MemoryPlan,
   tables: PlanTables,
 ): Launch {
-  const { inputs: operands, matrixInput } = opOf(node);
+  const { inputs: operands, matrixInput, scalesInput } = opOf(node);
   const layer = node.attributes['layer'] as number;
   const place = (value: Value, wanted: WeightLayout): Operand =>
     value.type.dtype === 'token'
@@ -98,6 +94,7 @@ function launchOf(
       : (memory.operands.get(value.id) ?? tables.operand(value, wanted));
   const inputs = operands.map((_, i): Operand => {
     if (i >= node.inputs.length) return { kind: 'none' };
+    if (i === scalesInput) return place(node.inputs[i], scalesLayout);
     return place(node.inputs[i], (i === matrixInput && layout) || 'rowMajor');
   });
   const outputs = node.outputs.map((output) => place(output, 'rowMajor'));
@@ -153,11 +150,17 @@ class PlanTables {
     return [{ kind: 'ropeTable', id }];
   }
 
-  #weight(id: number, { name, value, parts }: Parameter, layout: WeightLayout): WeightSpec {
+  #weight(id: number, parameter: Parameter, layout: WeightLayout): WeightSpec {
+    const { name, value, parts, quantization = null } = parameter;
     const shape = value.type.shape as readonly number[];
-    const dtype = shape.length === 2 ? this.#weightDType : this.#vectorDType;
+    const dtype = this.#storedDType(parameter);
     const bytes = layoutBytes(layout, shape[0], shape[1] ?? 1, itemSize(dtype));
-    return { id, name, dtype, shape, layout, parts, bytes };
+    return { id, name, dtype, shape, layout, parts, quantization, bytes };
+  }
+
+  #storedDType({ value: { type }, quantization }: Parameter): DType {
+    if (quantization) return quantization.holds === 'codes' ? quantization.format.dtype : 'float32';
+    return type.shape.length === 2 ? this.#weightDType : this.#vectorDType;
   }
 }
 

@@ -7,7 +7,12 @@ import type { Plan } from './plan.ts';
 import type { CompileRequest } from './request.ts';
 
 function planOf(preset: string, changes: Partial<CompileRequest> = {}): Plan {
-  const recipe = { weightDType: 'float16', kvDType: 'float16', activationPrecision: 'auto' } as const;
+  const recipe = {
+    weightDType: 'float16',
+    quantization: null,
+    kvDType: 'float16',
+    activationPrecision: 'auto',
+  } as const;
   const limits = { maxNumBatchedTokens: 512, maxNumSeqs: 64, maxNumLogitRows: 64 };
   return compile(
     compileRequest(findPreset(preset)!.config, { recipe, limits, maxModelLen: 1024, ...changes }),
@@ -133,7 +138,12 @@ describe('when not even one sequence fits', () => {
   });
 
   test('float32 weights: 16-bit ones are offered, with what they would take', () => {
-    const recipe = { weightDType: 'float32', kvDType: 'float32', activationPrecision: 'auto' } as const;
+    const recipe = {
+      weightDType: 'float32',
+      quantization: null,
+      kvDType: 'float32',
+      activationPrecision: 'auto',
+    } as const;
     const plan = planOf('tinyllama-1.1b', { recipe });
     const ledger = memoryLedger(plan, { ...BUDGET, availableBytes: 4 * 2 ** 30, memoryUtilization: 0.9 });
     const narrow = memoryLedger(planOf('tinyllama-1.1b'), BUDGET);

@@ -39,7 +39,7 @@ function weightOf(parts: readonly WeightPart[], dtype: FloatDType, layout: Weigh
   const rows = parts.reduce((sum, part) => sum + part.rowCount, 0);
   const columns = parts[0].columnCount;
   const bytes = layoutBytes(layout, rows, columns, itemSize(dtype));
-  return { id: 0, name: 'weight', dtype, shape: [rows, columns], layout, parts, bytes };
+  return { id: 0, name: 'weight', dtype, shape: [rows, columns], layout, parts, quantization: null, bytes };
 }
 
 /** Element index of `[row, column]`, straight from the definition of the layouts. */

@@ -1,8 +1,9 @@
 // Assembles a weight's bytes in its plan's layout out of a checkpoint's tensors: what `build` writes to weights.bin, and
 // the oracle of the devices' native packing.
-import type { WeightPart } from '../ir/graph.ts';
+import type { ParameterQuantization, WeightPart } from '../ir/graph.ts';
 import type { WeightLayout } from '../kernels/kernel.ts';
-import type { FloatDType } from '../tensor/dtype.ts';
+import { encodeCodes, packNibbles, unpackNibbles } from '../tensor/codes.ts';
+import type { CodeDType, DType, FloatDType } from '../tensor/dtype.ts';
 import {
   fromBfloat16Bits,
   fromFloat16Bits,
@@ -11,13 +12,15 @@ import {
   toBfloat16Bits,
   toFloat16Bits,
 } from '../tensor/dtype.ts';
+import { findBadScale, quantizeRows } from '../tensor/quantize-rows.ts';
 import { asMatrix, formatShape, shapesEqual } from '../tensor/shape.ts';
 import type { TensorSource, TensorView } from '../tensor/tensor-source.ts';
+import { scaleColumns } from '../tensor/weight-format.ts';
 import { NeedletailError } from '../util/errors.ts';
 import type { WeightSpec } from './plan.ts';
 
-/** Elements as raw bits: 32 of them for float32, 16 for the other two. */
-type Bits = Uint32Array | Uint16Array;
+/** Elements as raw bits: 32 of them for float32, 16 for its halves, 8 for codes (those of `uint4` in a byte each). */
+type Bits = Uint32Array | Uint16Array | Uint8Array;
 
 /** A row-major matrix of raw bits. */
 interface BitMatrix {
@@ -28,44 +31,106 @@ interface BitMatrix {
 
 /**
  * The `spec.bytes` bytes of a weight: its parts cut out of their tensors, transposed where the checkpoint stores them
- * so, converted with round-to-nearest-even, stacked and laid out; padding is zero.
- * Throws `bad_checkpoint` if a tensor is missing or not of the shape that the plan was compiled for.
+ * so, converted with round-to-nearest-even or quantized, stacked and laid out; padding is zero.
+ * Throws `bad_checkpoint` if a tensor is missing, not what the plan was compiled for, or holds what has no finite scale.
  */
 export function packWeight(spec: WeightSpec, source: TensorSource): Uint8Array {
-  if (!isFloatDType(spec.dtype)) throw new Error(`weight ${spec.name}: no packing of ${spec.dtype}`);
   const packed = new Uint8Array(spec.bytes);
-  const target = asBits(spec.dtype, packed);
+  const isNibbles = spec.dtype === 'uint4';
+  const target = isNibbles ? new Uint8Array(2 * spec.bytes) : asBits(spec.dtype, packed);
   const columns = spec.shape[1] ?? 1;
   let row = 0;
   for (const part of spec.parts) {
-    const view = readChecked(part, source);
-    const matrix = cutPart(part, asBits(view.dtype, view.bytes));
-    const bits = convertBits(matrix.bits, view.dtype, spec.dtype);
-    placeRows(target, spec.layout, row, columns, { ...matrix, bits });
+    const matrix = readPart(part, spec, source);
+    placeRows(target, spec.layout, row, columns, matrix);
     row += part.rowCount;
   }
-  return packed;
+  return isNibbles ? packNibbles(target as Uint8Array) : packed;
 }
 
-function readChecked(part: WeightPart, source: TensorSource): TensorView {
+/** The part's rows as the weight stores them. */
+function readPart(part: WeightPart, spec: WeightSpec, source: TensorSource): BitMatrix {
+  const { dtype, quantization } = spec;
+  const view = readChecked(part, spec, source);
+  const matrix = cutPart(part, asBits(view.dtype, view.bytes));
+  if (quantization?.origin === 'quantize') return quantizePart(part, quantization, matrix, view.dtype);
+  if (!isFloatDType(dtype) || !isFloatDType(view.dtype)) return matrix;
+  const bits = convertBits(matrix.bits, view.dtype, dtype);
+  if (quantization)
+    checkScales(part, quantization, new Float32Array(bits.buffer, bits.byteOffset, bits.length));
+  return { ...matrix, bits };
+}
+
+function quantizePart(
+  part: WeightPart,
+  quantization: ParameterQuantization,
+  { rows, columns, bits }: BitMatrix,
+  from: DType,
+): BitMatrix {
+  const { format, holds } = quantization;
+  const floats = convertBits(bits, from as FloatDType, 'float32');
+  const values = new Float32Array(floats.buffer, floats.byteOffset, floats.length);
+  const { codes, scales } = quantizeRows(values, { ...format, groupSize: format.groupSize ?? columns });
+  checkScales(part, quantization, scales);
+  if (holds === 'codes') return { rows, columns, bits: codeBits(format.dtype, codes) };
+  return {
+    rows,
+    columns: scaleColumns(format, columns),
+    bits: asBits('float32', new Uint8Array(scales.buffer)),
+  };
+}
+
+function codeBits(dtype: CodeDType, codes: Float32Array): Uint8Array {
+  return dtype === 'uint4' ? Uint8Array.from(codes) : encodeCodes(dtype, codes);
+}
+
+function checkScales(
+  { tensor }: WeightPart,
+  quantization: ParameterQuantization,
+  scales: Float32Array,
+): void {
+  const { format, origin } = quantization;
+  const bad = findBadScale(scales, format.hasZeros);
+  if (bad === null) return;
+  const problem =
+    origin === 'quantize'
+      ? 'holds NaN or infinite values, which cannot be quantized'
+      : `holds a scale of ${bad}; the checkpoint is damaged, or was never calibrated`;
+  throw new NeedletailError('bad_checkpoint', `tensor ${tensor} ${problem}`);
+}
+
+function readChecked(
+  part: WeightPart,
+  { dtype, quantization }: WeightSpec,
+  source: TensorSource,
+): TensorView {
   const view = source.read(part.tensor);
-  if (shapesEqual(view.shape, part.tensorShape)) return view;
-  throw new NeedletailError(
-    'bad_checkpoint',
-    `tensor ${part.tensor} is ${formatShape(view.shape)}, but the plan was compiled for ${formatShape(part.tensorShape)}`,
-  );
+  const wantsFloats = isFloatDType(dtype) || quantization?.origin === 'quantize';
+  const isRight = wantsFloats ? isFloatDType(view.dtype) : view.dtype === dtype;
+  if (!isRight) refuse(part, view.dtype, wantsFloats ? 'floats' : dtype);
+  if (!shapesEqual(view.shape, part.tensorShape))
+    refuse(part, formatShape(view.shape), formatShape(part.tensorShape));
+  return view;
 }
 
-function asBits(dtype: FloatDType, bytes: Uint8Array): Bits {
+function refuse({ tensor }: WeightPart, found: string, planned: string): never {
+  const problem = `tensor ${tensor} is ${found}, but the plan was compiled for ${planned}`;
+  throw new NeedletailError('bad_checkpoint', problem);
+}
+
+function asBits(dtype: DType, bytes: Uint8Array): Bits {
+  if (dtype === 'uint4') return unpackNibbles(bytes);
   const size = itemSize(dtype);
   const { buffer, byteOffset, byteLength } = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
-  return size === 4
-    ? new Uint32Array(buffer, byteOffset, byteLength / size)
-    : new Uint16Array(buffer, byteOffset, byteLength / size);
+  if (size === 4) return new Uint32Array(buffer, byteOffset, byteLength / size);
+  return size === 2
+    ? new Uint16Array(buffer, byteOffset, byteLength / size)
+    : new Uint8Array(buffer, byteOffset, byteLength);
 }
 
 function sameBits(like: Bits, length: number): Bits {
-  return like instanceof Uint32Array ? new Uint32Array(length) : new Uint16Array(length);
+  if (like instanceof Uint32Array) return new Uint32Array(length);
+  return like instanceof Uint16Array ? new Uint16Array(length) : new Uint8Array(length);
 }
 
 /** The part's `[rowCount, columnCount]` elements, without a copy where they are whole rows of the tensor. */

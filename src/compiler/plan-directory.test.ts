@@ -23,7 +23,7 @@ const PLAN = compile(
     tensors: catalog,
     checkpointHash: 'abc',
     kernels: panelKernels(),
-    recipe: { weightDType: 'bfloat16', kvDType: 'bfloat16', activationPrecision: 'auto' },
+    recipe: { weightDType: 'bfloat16', quantization: null, kvDType: 'bfloat16', activationPrecision: 'auto' },
   }),
 );
 const CONTENT = { plan: PLAN, config, pack: (weight: WeightSpec) => packWeight(weight, source), files: [] };

@@ -4,8 +4,10 @@ import type { Attributes } from '../ir/graph.ts';
 import { PLAN_FORMAT_VERSION, type Plan, type PlanHeader } from './plan.ts';
 
 const count = z.int().nonnegative();
-const dtype = z.enum(['float32', 'bfloat16', 'float16', 'int32', 'int8', 'uint8']);
 const floatDType = z.enum(['float32', 'bfloat16', 'float16']);
+const codeDType = z.enum(['int8', 'uint4', 'float8_e4m3fn']);
+const dtype = z.enum([...floatDType.options, ...codeDType.options, 'int32', 'uint8']);
+const kvDType = z.enum([...floatDType.options, 'float8_e4m3fn', 'int8']);
 const rows = z.enum(['numTokens', 'numSeqs', 'numLogitRows']);
 
 export const planHeaderSchema: z.ZodType<PlanHeader> = z.strictObject({
@@ -30,6 +32,16 @@ const weightPart = z.strictObject({
   columnCount: count,
 });
 
+const quantization = z.strictObject({
+  format: z.strictObject({
+    dtype: codeDType,
+    groupSize: count.positive().nullable(),
+    hasZeros: z.boolean(),
+  }),
+  holds: z.enum(['codes', 'scales']),
+  origin: z.enum(['quantize', 'checkpoint']),
+});
+
 const weight = z.strictObject({
   id: count,
   name: z.string(),
@@ -37,6 +49,7 @@ const weight = z.strictObject({
   shape: z.array(count).min(1).max(2),
   layout: z.enum(['rowMajor', 'panel16', 'panel16x2']),
   parts: z.array(weightPart),
+  quantization: quantization.nullable(),
   bytes: count,
 });
 
@@ -103,7 +116,7 @@ const kvCache = z.strictObject({
   keyHeadDim: count,
   valueHeadDim: count,
   window: count.nullable(),
-  dtype: floatDType,
+  dtype: kvDType,
 });
 
 export const planSchema: z.ZodType<Plan> = z.strictObject({

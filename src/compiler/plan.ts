@@ -1,11 +1,17 @@
 // The plan: a compiled model for one target and one rank, as a printable, serialisable list of kernel launches.
-import type { Attributes, KVCacheSpec, StepInputName, WeightPart } from '../ir/graph.ts';
+import type {
+  Attributes,
+  KVCacheSpec,
+  ParameterQuantization,
+  StepInputName,
+  WeightPart,
+} from '../ir/graph.ts';
 import type { KernelVariant, WeightLayout } from '../kernels/kernel.ts';
 import type { DType, FloatDType } from '../tensor/dtype.ts';
 import type { Shape } from '../tensor/shape.ts';
 
 /** Raised whenever a plan written by another version could be misread. */
-export const PLAN_FORMAT_VERSION = 1;
+export const PLAN_FORMAT_VERSION = 2;
 
 /** What the compiler knows of the machine it compiles for. Plain data: compiling needs no device at hand. */
 export interface Target {
@@ -19,7 +25,7 @@ export interface PlanHeader {
   /** needletail's own version; shown, not compared. */
   readonly writtenBy: string;
   readonly target: Target;
-  /** Names the numbers: `float32`, `bfloat16`, `float16`; later `int8`, `fp8`, … */
+  /** Names the numbers, as `recipeName` does: `bfloat16, int8 weights, float8_e4m3fn KV cache`. */
   readonly recipe: string;
   /** SHA-256 over the config and the checkpoint's tensor headers; null for a plan compiled from a config alone. */
   readonly checkpointHash: string | null;
@@ -53,6 +59,8 @@ export interface WeightSpec {
   readonly shape: readonly number[];
   readonly layout: WeightLayout;
   readonly parts: readonly WeightPart[];
+  /** How its codes or scales come from the parts; null for a weight of floats. */
+  readonly quantization: ParameterQuantization | null;
   /** Bytes on the device, padding included. */
   readonly bytes: number;
 }

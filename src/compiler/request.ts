@@ -1,23 +1,42 @@
 // What a compilation is asked for: everything it depends on, as plain data.
-import type { KernelDescription } from '../kernels/kernel.ts';
+import type { ActivationPrecision, KernelDescription } from '../kernels/kernel.ts';
 import type { HFConfig, ModelDefinition } from '../models/model-definition.ts';
-import type { FloatDType } from '../tensor/dtype.ts';
+import type { FloatDType, KVCacheDType } from '../tensor/dtype.ts';
 import type { TensorCatalog } from '../tensor/tensor-source.ts';
+import type { ActivationFormat, WeightFormat } from '../tensor/weight-format.ts';
 import type { StepLimits, Target } from './plan.ts';
 
+/** Which weights become codes, and how. */
+export interface QuantizationRules {
+  /** As `--quantization` names it. */
+  readonly name: string;
+  readonly weights: WeightFormat;
+  /** What activations become before they meet these weights; null: they stay floats. */
+  readonly activations: ActivationFormat | null;
+  /** Layers left as they are: patterns on parameters' names, in which `*` is any text. Embeddings always are. */
+  readonly keep: readonly string[];
+}
+
 export interface CompileRecipe {
-  /** Type of the weight matrices; norm weights and biases stay float32. */
+  /** Type of the weight matrices that are not quantized; on the cpu norm weights and biases stay float32. */
   readonly weightDType: FloatDType;
-  readonly kvDType: FloatDType;
-  /** `float32` forbids kernels that round activations to the weights' 16-bit type. */
-  readonly activationPrecision: 'auto' | 'float32';
+  readonly quantization: QuantizationRules | null;
+  readonly kvDType: KVCacheDType;
+  readonly activationPrecision: ActivationPrecision;
 }
 
 /** How plans and errors name a recipe: `bfloat16`, with what differs from it. */
-export function recipeName({ weightDType, kvDType, activationPrecision }: CompileRecipe): string {
+export function recipeName({
+  weightDType,
+  quantization,
+  kvDType,
+  activationPrecision,
+}: CompileRecipe): string {
+  const weights = quantization === null ? [] : [`${quantization.name} weights`];
   const cache = kvDType === weightDType ? [] : [`${kvDType} KV cache`];
-  const isExact = activationPrecision === 'float32' && weightDType !== 'float32';
-  return [weightDType, ...cache, ...(isExact ? ['float32 activations'] : [])].join(', ');
+  const forbids = { auto: false, '16bit': quantization !== null, float32: weightDType !== 'float32' };
+  const activations = forbids[activationPrecision] ? [`${activationPrecision} activations`] : [];
+  return [weightDType, ...weights, ...cache, ...activations].join(', ');
 }
 
 /**
@@ -25,7 +44,7 @@ export function recipeName({ weightDType, kvDType, activationPrecision }: Compil
  * unless rounding them is forbidden.
  */
 export function activationDTypeOf({ target, recipe }: Pick<CompileRequest, 'target' | 'recipe'>): FloatDType {
-  const isNarrow = target.kind === 'cuda' && recipe.activationPrecision === 'auto';
+  const isNarrow = target.kind === 'cuda' && recipe.activationPrecision !== 'float32';
   return isNarrow ? recipe.weightDType : 'float32';
 }
 

@@ -1,9 +1,10 @@
 // The graph: what a model computes, as ops on values with symbolic shapes. Passes take one and return another.
-import type { FloatDType } from '../tensor/dtype.ts';
+import type { CodeDType, FloatDType, KVCacheDType } from '../tensor/dtype.ts';
 import type { Shape } from '../tensor/shape.ts';
+import type { WeightFormat } from '../tensor/weight-format.ts';
 
 /** `token` orders effects (a KV-cache write before the attention that reads it) and holds no data. */
-export type ValueDType = 'float32' | 'bfloat16' | 'float16' | 'int32' | 'token';
+export type ValueDType = FloatDType | CodeDType | 'int32' | 'token';
 
 export interface ValueType {
   readonly dtype: ValueDType;
@@ -70,6 +71,18 @@ export interface WeightPart {
   readonly columnCount: number;
 }
 
+/** A parameter that is one half of a quantized weight. */
+export interface ParameterQuantization {
+  readonly format: WeightFormat;
+  /** Codes `[rows, columns]`, or their scales `[rows, scaleColumns(format, columns)]`. */
+  readonly holds: 'codes' | 'scales';
+  /**
+   * `quantize`: the parts cut `[rows, columns]` floats out of the checkpoint, and loading makes codes or scales of them.
+   * `checkpoint`: the parts name tensors of codes, or of scales, that the checkpoint has.
+   */
+  readonly origin: 'quantize' | 'checkpoint';
+}
+
 /**
  * A weight of the model. The definition gives it one part, under the tensor's canonical name; the bind pass settles
  * which published name it has, the merge pass stacks parts.
@@ -80,6 +93,8 @@ export interface Parameter {
   readonly parts: readonly WeightPart[];
   /** How tensor parallelism may split it; an annotation that the shard pass reads. */
   readonly shard: 'none' | 'rows' | 'columns';
+  /** Absent from parameters of floats. */
+  readonly quantization?: ParameterQuantization;
 }
 
 /** One layer's cache of keys and values. Layers with equal geometry and window share a group and its block table. */
@@ -90,7 +105,11 @@ export interface KVCacheSpec {
   readonly valueHeadDim: number;
   /** Tokens a query may look back at, itself included; null for all of them. */
   readonly window: number | null;
-  readonly dtype: FloatDType;
+  /**
+   * `float8_e4m3fn` holds the values themselves, saturated. `int8` has for each token and head a float16 scale of its
+   * keys and one of its values: scale = absmax / 127, code = round(x / scale).
+   */
+  readonly dtype: KVCacheDType;
 }
 
 export interface Graph {

@@ -25,9 +25,12 @@ export class Interpreter {
   constructor(graph: Graph, { readTensor, numBlocks, blockSize }: InterpreterOptions) {
     this.#graph = graph;
     this.#weights = new Map(
-      graph.parameters.map(({ value, parts }) => [
-        value.id,
-        { shape: value.type.shape as readonly number[], data: assembleWeight(parts, readTensor) },
+      graph.parameters.map((parameter) => [
+        parameter.value.id,
+        {
+          shape: parameter.value.type.shape as readonly number[],
+          data: assembleWeight(parameter, readTensor),
+        },
       ]),
     );
     const groups = kvCacheGroups(graph.kvCaches);

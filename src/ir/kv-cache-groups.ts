@@ -1,4 +1,5 @@
-// Which layers share a block table: those whose caches have the same geometry, window and type.
+// Which layers share a block table: those whose caches have the same geometry, window and type; and what they take.
+import { itemSize } from '../tensor/dtype.ts';
 import type { KVCacheSpec } from './graph.ts';
 
 /** The groups in order of their first layer; a graph input's `group` is an index into them. */
@@ -9,4 +10,14 @@ export function kvCacheGroups(specs: readonly KVCacheSpec[]): readonly (readonly
     groups.set(key, [...(groups.get(key) ?? []), spec]);
   }
   return [...groups.values()];
+}
+
+/** Bytes of a token's keys, and of its values, in one layer's cache; `int8` has a float16 scale for each head of either. */
+export function kvBytesPerToken({ numKvHeads, keyHeadDim, valueHeadDim, dtype }: KVCacheSpec): {
+  readonly keys: number;
+  readonly values: number;
+} {
+  const scaleBytes = dtype === 'int8' ? itemSize('float16') : 0;
+  const headBytes = (headDim: number): number => headDim * itemSize(dtype) + scaleBytes;
+  return { keys: numKvHeads * headBytes(keyHeadDim), values: numKvHeads * headBytes(valueHeadDim) };
 }

@@ -1,6 +1,7 @@
 // What an op is: the types it yields, the properties that passes ask for, and its meaning as plain arithmetic.
 import type { z } from 'zod';
 import { formatShape } from '../tensor/shape.ts';
+import { isCodeDType } from '../tensor/dtype.ts';
 import type { Attributes, ValueType } from './graph.ts';
 import type { HostTensor } from './host-tensor.ts';
 import type { PagedKVCaches } from './paged-kv-cache.ts';
@@ -32,6 +33,15 @@ export interface OpProperties {
   readonly inPlace: readonly (readonly number[])[];
   /** Which input is a matrix `[rows, columns]` whose layout a kernel may choose; null for none. */
   readonly matrixInput: number | null;
+  /** Which input holds the scales of that matrix, whose layout a kernel may choose as well; null for none. */
+  readonly scalesInput: number | null;
+  /**
+   * Operands each of whose rows makes one column of the output: nodes that agree in everything else can become one, of
+   * these operands stacked.
+   */
+  readonly stackedInputs: readonly number[];
+  /** Outputs that stay float32 whatever type activations have: scales. */
+  readonly wideOutputs: readonly number[];
 }
 
 export interface OpDefinition extends OpProperties {
@@ -66,6 +76,9 @@ export function defineOp<A>(spec: OpSpec<A>): OpDefinition {
     hasEffect: false,
     inPlace: [],
     matrixInput: null,
+    scalesInput: null,
+    stackedInputs: [],
+    wideOutputs: [],
     ...spec,
     infer(node) {
       const checks = new OpChecks(spec.name, spec.inputs, node);
@@ -129,6 +142,14 @@ export class OpChecks {
     this.check(this.inputs[index].shape[0] === size, `${this.#operand(index)} must have ${size} elements`);
   }
 
+  /** Operand `index` is a matrix of codes of the type given; returns its columns. */
+  codes(index: number, dtype: string): number {
+    const type = this.inputs[index];
+    const isRight = type.dtype === dtype && type.shape.length === 2;
+    this.check(isRight, `${this.#operand(index)} must be ${dtype} codes of rank 2`);
+    return type.shape[1] as number;
+  }
+
   /** Operand `index` is int32 with one element for each row of `ofInput`. */
   intPerRow(index: number, ofInput: number): void {
     this.ints(index);
@@ -161,7 +182,7 @@ export class OpChecks {
 
   #float(index: number, rank: number): void {
     const { dtype, shape } = this.inputs[index];
-    const isFloat = dtype !== 'int32' && dtype !== 'token';
+    const isFloat = dtype !== 'int32' && dtype !== 'token' && !isCodeDType(dtype);
     this.check(isFloat && shape.length === rank, `${this.#operand(index)} must be floats of rank ${rank}`);
   }
 

@@ -1,5 +1,7 @@
 // Checks a graph against the rules that passes and devices rely on; run after the model's definition and every pass.
+import { isFloatDType } from '../tensor/dtype.ts';
 import { formatShape, shapesEqual } from '../tensor/shape.ts';
+import { columnsFrom } from './assemble-weight.ts';
 import type { Graph, KVCacheSpec, Node, Parameter, Value, ValueType } from './graph.ts';
 import { kvCacheGroups } from './kv-cache-groups.ts';
 import { formatType, GraphError, type OpDefinition } from './op.ts';
@@ -50,12 +52,13 @@ function verifyInputs(graph: Graph): void {
 
 function verifyParameters(parameters: readonly Parameter[]): void {
   const names = new Set<string>();
-  for (const { name, value, parts } of parameters) {
+  for (const parameter of parameters) {
+    const { name, value, parts } = parameter;
     if (names.has(name)) throw new GraphError(`two parameters are called ${name}`);
     names.add(name);
     const [rows, columns = 1] = value.type.shape;
     const numRows = parts.reduce((sum, part) => sum + part.rowCount, 0);
-    if (numRows !== rows || parts.some((part) => part.columnCount !== columns)) {
+    if (numRows !== rows || parts.some((part) => columnsFrom(part, parameter.quantization) !== columns)) {
       throw new GraphError(`the parts of parameter ${name} do not fill ${formatShape(value.type.shape)}`);
     }
   }
@@ -87,7 +90,7 @@ function agrees(a: ValueType, b: ValueType): boolean {
 }
 
 function kindOf({ dtype }: ValueType): string {
-  return dtype === 'int32' || dtype === 'token' ? dtype : 'float';
+  return isFloatDType(dtype) ? 'float' : dtype;
 }
 
 /** A token says that a layer's cache is written: what takes it reads that layer. */

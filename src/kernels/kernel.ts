@@ -1,5 +1,6 @@
 // What the compiler must know of a kernel, without a device: the launch descriptions beside each kernel's source.
-import type { FloatDType } from '../tensor/dtype.ts';
+import { isFloatDType, type FloatDType, type KVCacheDType } from '../tensor/dtype.ts';
+import type { WeightFormat } from '../tensor/weight-format.ts';
 
 /**
  * How a device stores a weight `[rows, columns]`:
@@ -24,14 +25,23 @@ export interface KernelVariant {
   readonly maxRows: number | null;
 }
 
+/**
+ * What may become of activations: `auto`, whatever is fastest with the recipe's weights; `16bit` forbids to quantize them,
+ * `float32` to round them at all.
+ */
+export type ActivationPrecision = 'auto' | '16bit' | 'float32';
+
 /** What a launch asks of the kernels of its op. */
 export interface KernelQuery {
   /** `x86-64-v3`, `avx512`, `avx512-bf16`, `neon`; on CUDA the compute capability. */
   readonly arch: string;
+  /** The type of the weights that are floats. */
   readonly weightDType: FloatDType;
-  readonly kvDType: FloatDType;
+  /** How this launch's weight is quantized; null where it is not. */
+  readonly weightFormat: WeightFormat | null;
+  readonly kvDType: KVCacheDType;
   /** Whether products may round activations to the weights' 16-bit type, or must keep float32. */
-  readonly activationPrecision: 'auto' | 'float32';
+  readonly activationPrecision: ActivationPrecision;
   /** The type of values between launches. */
   readonly activationDType: FloatDType;
   /** Largest number of rows of the launch. */
@@ -43,6 +53,11 @@ export interface KernelQuery {
   readonly attributes: { readonly [key: string]: unknown };
 }
 
+/** `lacks` of kernels that read and write caches of floats alone. */
+export function lacksSmallCache({ kvDType }: KernelQuery): string | null {
+  return isFloatDType(kvDType) ? null : `${kvDType} KV cache`;
+}
+
 /** The launch description of one op on one kind of device. */
 export interface KernelDescription {
   readonly op: string;
@@ -50,6 +65,10 @@ export interface KernelDescription {
   weightLayout(query: KernelQuery): WeightLayout;
   /** The kernels read any layout (a row lookup does), so that one weight can serve this op and a pickier one. */
   readonly acceptsAnyLayout?: boolean;
+  /** Layout wanted for the scales of a quantized weight; `rowMajor` unless stated. */
+  scalesLayout?(query: KernelQuery): WeightLayout;
+  /** What of the query no kernel here can do, such as `float8_e4m3fn KV cache`; null if all is well. */
+  lacks?(query: KernelQuery): string | null;
   /** Ordered by `maxRows`; the first that fits a step is launched. */
   variants(query: KernelQuery): readonly KernelVariant[];
   /** Bytes of scratch a launch may use; the plan's workspace is the largest of them. */

@@ -24,6 +24,11 @@ const OP_NAMES = [
   'addLayerNorm',
   'gatedActivation',
   'ropeKvWrite',
+  'quantize',
+  'weightOnlyLinear',
+  'quantizedLinear',
+  'weightOnlyGroupedLinear',
+  'quantizedGroupedLinear',
 ];
 
 export const REFERENCE_KERNELS: readonly KernelDescription[] = OP_NAMES.map((op) => ({

@@ -3,12 +3,13 @@ import { z } from 'zod';
 import { alibiSlopes } from '../nn/alibi.ts';
 import { Attention } from '../nn/attention.ts';
 import { rmsNorm } from '../nn/norm.ts';
-import { decodeFloats, encodeFloats } from '../tensor/dtype.ts';
+import { decodeFloats, encodeFloats, isFloatDType } from '../tensor/dtype.ts';
 import type { TensorSource, TensorView } from '../tensor/tensor-source.ts';
 import { count } from './config.ts';
 import { defineModel } from './define-model.ts';
 import { llamaFacts, llamaFields, llamaLogits, llamaTensors } from './llama.ts';
 import { isRotaryBuffer } from './tensor-names.ts';
+import { NeedletailError } from '../util/errors.ts';
 
 const schema = z
   .object(llamaFields)
@@ -41,6 +42,9 @@ function withNormedHead(source: TensorSource): TensorSource {
 }
 
 function withUnitRows({ dtype, shape, bytes }: TensorView): TensorView {
+  if (!isFloatDType(dtype)) {
+    throw new NeedletailError('unsupported_model', `the rows of a head of ${dtype} codes cannot be normed`);
+  }
   const values = decodeFloats(dtype, bytes);
   const columns = shape[1];
   for (let start = 0; start < values.length; start += columns) {

@@ -1,6 +1,6 @@
 // What a file in models/ exports: the architectures it speaks for and how its config becomes a graph.
 import type { Graph } from '../ir/graph.ts';
-import type { FloatDType } from '../tensor/dtype.ts';
+import type { KVCacheDType } from '../tensor/dtype.ts';
 import type { TensorSource } from '../tensor/tensor-source.ts';
 
 /** `config.json` as parsed, any spelling; each model checks the fields it knows and refuses those it does not honour. */
@@ -8,7 +8,7 @@ export type HFConfig = { readonly [key: string]: unknown };
 
 export interface BuildOptions {
   /** Type of the KV cache; weights are typed by the recipe, activations by the target. */
-  readonly kvDType: FloatDType;
+  readonly kvDType: KVCacheDType;
   /** The longest context that will be served: RoPE scalings that depend on it (longrope, dynamic) are fixed for it. */
   readonly maxModelLen: number;
 }

@@ -1,16 +1,16 @@
 // What models compute with: a value of a graph under construction, the tracer that records it, and named places.
 import type { Attributes, StepInputName, Value } from '../ir/graph.ts';
 import { GraphBuilder, type ParameterStorage } from '../ir/graph-builder.ts';
-import type { FloatDType } from '../tensor/dtype.ts';
+import type { KVCacheDType } from '../tensor/dtype.ts';
 import type { Shape } from '../tensor/shape.ts';
 
 /** Records what a model computes. Each build has its own. */
 export class Tracer {
   readonly graph: GraphBuilder;
-  readonly kvDType: FloatDType;
+  readonly kvDType: KVCacheDType;
   #label = '';
 
-  constructor(name: string, kvDType: FloatDType) {
+  constructor(name: string, kvDType: KVCacheDType) {
     this.graph = new GraphBuilder(name);
     this.kvDType = kvDType;
   }

@@ -1,20 +1,45 @@
 // Number formats of tensors: names, sizes, and conversions with exact round-to-nearest-even.
 
-/** A tensor's element type, spelled as Hugging Face configs spell it. */
-export type DType = 'float32' | 'bfloat16' | 'float16' | 'int32' | 'int8' | 'uint8';
-
 /** The types that weights, activations and KV cache can take in a 16- or 32-bit recipe. */
 export type FloatDType = 'float32' | 'bfloat16' | 'float16';
 
-const ITEM_SIZE: Record<DType, number> = { float32: 4, bfloat16: 2, float16: 2, int32: 4, int8: 1, uint8: 1 };
+/** What quantized numbers are written as: a code stands for (code − zero) · scale. */
+export type CodeDType = 'int8' | 'uint4' | 'float8_e4m3fn';
 
-/** Bytes of one element. */
+/** The types that keys and values can have in the cache. */
+export type KVCacheDType = FloatDType | 'float8_e4m3fn' | 'int8';
+
+/** A tensor's element type, spelled as Hugging Face configs spell it. */
+export type DType = FloatDType | CodeDType | 'int32' | 'uint8';
+
+const ITEM_SIZE: Record<DType, number> = {
+  float32: 4,
+  bfloat16: 2,
+  float16: 2,
+  int32: 4,
+  int8: 1,
+  uint8: 1,
+  uint4: 0.5,
+  float8_e4m3fn: 1,
+};
+
+/** Bytes of one element; two codes of `uint4` share a byte, the one of the even column in its low half. */
 export function itemSize(dtype: DType): number {
   return ITEM_SIZE[dtype];
 }
 
 export function isFloatDType(name: string): name is FloatDType {
   return name === 'float32' || name === 'bfloat16' || name === 'float16';
+}
+
+export function isCodeDType(name: string): name is CodeDType {
+  return name === 'int8' || name === 'uint4' || name === 'float8_e4m3fn';
+}
+
+/** The whole number nearest to `value`, of two the even one; exact up to 2⁵¹. NaN becomes 0. */
+export function roundEven(value: number): number {
+  const shifted = value + 6755399441055744 - 6755399441055744; // 1.5 · 2⁵²
+  return Number.isNaN(shifted) ? 0 : shifted;
 }
 
 const scratchF32 = new Float32Array(1);

@@ -1,10 +1,11 @@
 // Where the bytes of named tensors come from. `checkpoint/` implements it; devices only read.
-import type { FloatDType } from './dtype.ts';
+import type { DType } from './dtype.ts';
+import type { ActivationFormat, WeightFormat } from './weight-format.ts';
 
 export interface TensorView {
-  readonly dtype: FloatDType;
+  readonly dtype: DType;
   readonly shape: readonly number[];
-  /** Row-major, little-endian. May be mapped memory: valid while the source is open. */
+  /** Row-major, little-endian; two `uint4` to a byte, the even column in its low half. May be mapped memory: valid while the source is open. */
   readonly bytes: Uint8Array;
 }
 
@@ -26,8 +27,27 @@ export interface PackedWeightSource {
   close(): void;
 }
 
-/** Names, types and shapes of a checkpoint's tensors, without their bytes. */
-export type TensorCatalog = ReadonlyMap<
-  string,
-  { readonly dtype: FloatDType; readonly shape: readonly number[] }
->;
+/** A tensor without its bytes. */
+export interface TensorFacts {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /**
+   * Of a matrix of codes `[rows, columns]` called `A.weight`: how it was quantized. Its scales are the tensor
+   * `A.weight_scale`, float32 `[rows, groups]` or with zeros `[rows, 2 · groups]`; of static activations the scale is
+   * `A.input_scale`, float32 `[1]`.
+   */
+  readonly quantized?: { readonly weights: WeightFormat; readonly activations: ActivationFormat | null };
+}
+
+/** Names, types and shapes of a checkpoint's tensors. */
+export type TensorCatalog = ReadonlyMap<string, TensorFacts>;
+
+/** What the scales of the codes called `tensor` are called. */
+export function scaleTensorName(tensor: string): string {
+  return `${tensor}_scale`;
+}
+
+/** What the static scale of the activations is called that the codes `tensor` are multiplied by. */
+export function inputScaleTensorName(tensor: string): string {
+  return `${tensor.replace(/\.weight$/, '')}.input_scale`;
+}

@@ -34,7 +34,7 @@ export function compileRequest(config: HFConfig, changes: Partial<CompileRequest
     tensors: null,
     checkpointHash: null,
     target: { kind: 'reference', arch: 'any' },
-    recipe: { weightDType: 'float32', kvDType: 'float32', activationPrecision: 'auto' },
+    recipe: { weightDType: 'float32', quantization: null, kvDType: 'float32', activationPrecision: 'auto' },
     limits: { maxNumBatchedTokens: 64, maxNumSeqs: 8, maxNumLogitRows: 8 },
     blockSize: 16,
     maxModelLen: definition.facts(config).maxPositions,

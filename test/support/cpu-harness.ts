@@ -1,6 +1,7 @@
 // Runs single launches on the CPU library: operands laid out by hand, with poison in what is to be written and canaries
 // around everything.
 import type { BufferOperand, Launch, Operand, Plan, WeightSpec } from '../../src/compiler/plan.ts';
+import { PLAN_FORMAT_VERSION } from '../../src/compiler/plan.ts';
 import { CpuRuntime } from '../../src/device/cpu/cpu-runtime.ts';
 import { encodeProgram, findDescription, type Placement } from '../../src/device/cpu/program-blob.ts';
 import { StepMemory } from '../../src/device/cpu/step-memory.ts';
@@ -211,7 +212,7 @@ export class HarnessSession {
     const group = { index: 0, window: null, layers: this.#caches, bytesPerToken: 0 };
     return {
       header: {
-        formatVersion: 1,
+        formatVersion: PLAN_FORMAT_VERSION,
         writtenBy: '',
         target: { kind: 'cpu', arch: this.#runtime.library.arch },
         recipe: '',
@@ -316,6 +317,7 @@ class LaunchBuilder {
     const query: KernelQuery = {
       arch: this.#library.arch,
       weightDType: 'float32',
+      weightFormat: null,
       kvDType: 'float32',
       activationPrecision: 'float32',
       activationDType: 'float32',
@@ -409,7 +411,7 @@ class LaunchBuilder {
     const bytes = layoutBytes(layout, rows, columns, itemSize(dtype));
     const address = this.#allocate(bytes);
     packValues(operand, this.#library.view(address, bytes));
-    this.weights.push({ id, name: `w${id}`, dtype, shape, layout, parts: [], bytes });
+    this.weights.push({ id, name: `w${id}`, dtype, shape, layout, parts: [], quantization: null, bytes });
     this.weightAddresses.push(address);
     this.#placedWeights.set(operand, id);
     return id;

@@ -2,6 +2,7 @@
 // with the ops' own definitions, each of an op's kernels in turn.
 import { expect } from 'vitest';
 import type { BufferSpec, Launch, Operand, Plan, WeightSpec } from '../../src/compiler/plan.ts';
+import { PLAN_FORMAT_VERSION } from '../../src/compiler/plan.ts';
 import { CudaDevice } from '../../src/device/cuda/cuda-device.ts';
 import { CudaProgram } from '../../src/device/cuda/cuda-program.ts';
 import type { CudaRuntime } from '../../src/device/cuda/cuda-runtime.ts';
@@ -146,7 +147,7 @@ function cacheImage({ spec, numBlocks, paged }: NonNullable<CudaCase['cache']>):
     headsFirst(keys, spec.numKvHeads, numBlocks),
     headsFirst(values, spec.numKvHeads, numBlocks),
   ];
-  return Buffer.concat(sorted.map((part) => encode(spec.dtype, part)));
+  return Buffer.concat(sorted.map((part) => encode(spec.dtype as FloatDType, part)));
 }
 
 /** [numBlocks, BLOCK_SIZE, numHeads, headDim] → [numBlocks, numHeads, BLOCK_SIZE, headDim]. */
@@ -166,7 +167,12 @@ function headsFirst(rows: Float32Array, numHeads: number, numBlocks: number): Fl
 function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCase): readonly KernelVariant[] {
   const weight = inputs.find((operand) => operand.kind === 'weight');
   const [weightRows, weightColumns = 1] = weight?.shape ?? [1, 1];
-  const types = { weightDType: weight?.dtype ?? dtype, kvDType: dtype, activationDType: dtype };
+  const types = {
+    weightDType: weight?.dtype ?? dtype,
+    weightFormat: null,
+    kvDType: dtype,
+    activationDType: dtype,
+  };
   const query = { ...types, arch: 'sm_90', activationPrecision: 'auto', maxRows: step.numTokens } as const;
   const description = CUDA_KERNELS.find((kernel) => kernel.op === op)!;
   return description
@@ -239,7 +245,16 @@ class PlanBuilder {
         const { dtype, shape, values } = operand;
         const bytes = encode(dtype, values);
         const id = this.weights.length;
-        this.weights.push({ id, name: '', dtype, shape, layout: 'rowMajor', parts: [], bytes: bytes.length });
+        this.weights.push({
+          id,
+          name: '',
+          dtype,
+          shape,
+          layout: 'rowMajor',
+          parts: [],
+          quantization: null,
+          bytes: bytes.length,
+        });
         this.weightBytes.push(bytes);
         return { kind: 'weight', id };
       }
@@ -294,7 +309,7 @@ function planOf(
   const last = buffers.at(-1)!;
   return {
     header: {
-      formatVersion: 1,
+      formatVersion: PLAN_FORMAT_VERSION,
       writtenBy: '',
       target: { kind: 'cuda', arch: '' },
       recipe: '',

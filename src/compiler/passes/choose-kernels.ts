@@ -17,6 +17,8 @@ export interface ChosenKernel {
   readonly variants: readonly KernelVariant[];
   /** Layout of the node's weight matrix; null if it has none. */
   readonly layout: WeightLayout | null;
+  /** Of its scales, if it has any. */
+  readonly scalesLayout: WeightLayout;
   readonly workspaceBytes: number;
 }
 
@@ -35,6 +37,7 @@ export function chooseKernels(graph: Graph, request: KernelRequest): readonly Ch
     rows,
     variants: checkedVariants(kernel, query),
     layout: matrix && layoutFor(kernel, query, layouts.get(matrix.value.id)),
+    scalesLayout: kernel.scalesLayout?.(query) ?? 'rowMajor',
     workspaceBytes: kernel.workspaceBytes(query),
   }));
 }
@@ -59,19 +62,35 @@ function candidateFor(
   const matrix = matrixInput === null ? null : index.parameter(node.inputs[matrixInput]);
   const rows = rowsOf(node);
   const [weightRows, weightColumns] = (matrix?.value.type.shape ?? [0, 0]) as readonly number[];
+  const { weightDType, kvDType, activationPrecision } = request.recipe;
   const query: KernelQuery = {
     arch: request.target.arch,
-    ...request.recipe,
+    weightDType,
+    weightFormat: matrix?.quantization?.format ?? null,
+    kvDType,
+    activationPrecision,
     activationDType: activationDTypeOf(request),
     maxRows: resolveDim(rows, stepDims(request.limits)),
     weightRows,
     weightColumns,
     attributes: node.attributes,
   };
+  const lack = kernel.lacks?.(query) ?? null;
+  if (lack !== null) throw missingKernel(node, request, lack);
   return { node, rows, kernel, query, matrix };
 }
 
-function missingKernel(node: Node, { target, kernels }: KernelRequest): NeedletailError {
+function missingKernel(
+  node: Node,
+  { target, kernels }: KernelRequest,
+  lack: string | null = null,
+): NeedletailError {
+  if (lack !== null) {
+    return new NeedletailError(
+      'invalid_request',
+      `target ${target.kind} ${target.arch} has no ${node.op} kernel for ${lack} (${node.label}); take another type`,
+    );
+  }
   const known = kernels.map((kernel) => kernel.op).join(', ');
   return new NeedletailError(
     'unsupported_model',

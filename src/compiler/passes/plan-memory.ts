@@ -42,13 +42,14 @@ export function planMemory(
   return { buffers, arenaBytes, operands };
 }
 
-/** The graph's outputs, and what elementwise ops make them of. */
+/** The graph's outputs and what elementwise ops make them of, and outputs that ops keep wide. */
 function wideValues(graph: Graph): ReadonlySet<number> {
   const wide = new Set(graph.outputs.map((output) => output.value.id));
   for (const node of graph.nodes.toReversed()) {
     if (!opOf(node).isElementwise || !node.outputs.some((output) => wide.has(output.id))) continue;
     for (const input of node.inputs) wide.add(input.id);
   }
+  for (const node of graph.nodes) for (const i of opOf(node).wideOutputs) wide.add(node.outputs[i].id);
   return wide;
 }
 

@@ -2,6 +2,7 @@
 import { closeSync, fstatSync, openSync } from 'node:fs';
 import type { Plan, RopeTable, WeightSpec } from '../../compiler/plan.ts';
 import type { WeightPart } from '../../ir/graph.ts';
+import { kvBytesPerToken } from '../../ir/kv-cache-groups.ts';
 import { Status, check, type Address } from '../../ffi/cpu-library.ts';
 import { FileMapping } from '../../ffi/mmap.ts';
 import { isFloatDType, itemSize } from '../../tensor/dtype.ts';
@@ -64,8 +65,8 @@ function allocate(
 ): { placement: Placement; memory: DeviceMemory } {
   const fixed = [...plan.weights, ...plan.ropeTables].map(({ bytes }) => bytes);
   const caches = cachesOf(plan.kvCacheGroups).map((cache) => {
-    const elementsPerToken = cache.numKvHeads * (cache.keyHeadDim + cache.valueHeadDim);
-    return numBlocks[cache.group] * plan.blockSize * elementsPerToken * itemSize(cache.dtype);
+    const { keys, values } = kvBytesPerToken(cache);
+    return numBlocks[cache.group] * plan.blockSize * (keys + values);
   });
   const place = (sizes: readonly number[], alignment: number): Address[] => {
     const offsets = offsetsOf(sizes, alignment);

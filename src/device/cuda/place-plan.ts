@@ -2,6 +2,7 @@
 import type { KVCacheGroup, Operand, Plan } from '../../compiler/plan.ts';
 import type { Address } from '../../ffi/cuda/driver.ts';
 import type { KVCacheSpec, StepInputName } from '../../ir/graph.ts';
+import { kvBytesPerToken } from '../../ir/kv-cache-groups.ts';
 import type { CudaMatrix, CudaOperand, StepAddresses } from '../../kernels/cuda/cuda-kernel.ts';
 import { itemSize } from '../../tensor/dtype.ts';
 import type { DeviceMemory } from '../device.ts';
@@ -79,8 +80,8 @@ function placeGroup(
   pool: Allocator,
 ): PlacedCache[] {
   return layers.map((layer) => {
-    const rowBytes = blockSize * layer.numKvHeads * itemSize(layer.dtype);
-    const [keyBlockBytes, valueBlockBytes] = [rowBytes * layer.keyHeadDim, rowBytes * layer.valueHeadDim];
+    const bytes = kvBytesPerToken(layer);
+    const [keyBlockBytes, valueBlockBytes] = [blockSize * bytes.keys, blockSize * bytes.values];
     const keys = pool.allocate(numBlocks * (keyBlockBytes + valueBlockBytes));
     const values = keys + numBlocks * keyBlockBytes;
     return { ...layer, group: index, keys, values, keyBlockBytes, valueBlockBytes };

@@ -3,7 +3,9 @@ import { freemem } from 'node:os';
 import { setImmediate } from 'node:timers/promises';
 import type { Plan, Target, WeightSpec } from '../../compiler/plan.ts';
 import { assembleWeight } from '../../ir/assemble-weight.ts';
-import { decodeFloats, roundTo, type FloatDType } from '../../tensor/dtype.ts';
+import { decodeTensor } from '../../tensor/codes.ts';
+import { isFloatDType, roundTo } from '../../tensor/dtype.ts';
+import { findBadScale } from '../../tensor/quantize-rows.ts';
 import type { PackedWeightSource, TensorSource } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import type { Device, Executable, LoadOptions } from '../device.ts';
@@ -47,15 +49,23 @@ export class ReferenceDevice implements Device {
   async dispose(): Promise<void> {}
 }
 
-/** The weight's values, float32 that went through the weight's type. */
+/** The weight's numbers: codes as they are, floats as they survive in the weight's type. */
 function readWeight(spec: WeightSpec, source: TensorSource): Float32Array {
-  const weight = assembleWeight(spec.parts, (name) => {
-    const { dtype, bytes } = source.read(name);
-    return decodeFloats(dtype, bytes);
-  });
-  return weight.map((value) => roundTo(spec.dtype as FloatDType, value));
+  const weight = assembleWeight(spec, (name) => decodeTensor(source.read(name)));
+  if (spec.quantization?.holds === 'scales') checkScales(spec, weight);
+  const { dtype } = spec;
+  return isFloatDType(dtype) ? weight.map((value) => roundTo(dtype, value)) : weight;
 }
 
-function unpackWeight(spec: WeightSpec, source: PackedWeightSource): Float32Array {
-  return decodeFloats(spec.dtype as FloatDType, source.readPacked(spec.id));
+function checkScales({ name, quantization }: WeightSpec, scales: Float32Array): void {
+  const bad = findBadScale(scales, quantization!.format.hasZeros);
+  if (bad === null) return;
+  throw new NeedletailError(
+    'bad_checkpoint',
+    `weight ${name} has a scale of ${bad}: its values cannot be used`,
+  );
+}
+
+function unpackWeight({ id, dtype, shape }: WeightSpec, source: PackedWeightSource): Float32Array {
+  return decodeTensor({ dtype, shape, bytes: source.readPacked(id) });
 }

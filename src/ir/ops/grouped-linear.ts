@@ -2,7 +2,15 @@
 import { z } from 'zod';
 import { dot } from '../dot.ts';
 import { floatsOf, floatTensor, intsOf } from '../host-tensor.ts';
-import { defineOp } from '../op.ts';
+import type { Shape } from '../../tensor/shape.ts';
+import { defineOp, type OpChecks } from '../op.ts';
+
+export const groupedLinearAttributes = z.strictObject({
+  numMatrices: z.int().positive(),
+  matricesPerToken: z.int().positive(),
+});
+
+export type GroupedLinearAttributes = z.infer<typeof groupedLinearAttributes>;
 
 /**
  * `weight` stacks `numMatrices` matrices `[outputs, inputs]`, and `bias` as many vectors. A token goes through
@@ -13,28 +21,18 @@ import { defineOp } from '../op.ts';
 export const groupedLinear = defineOp({
   name: 'groupedLinear',
   inputs: ['x', 'weight', 'ids?', 'bias?'],
-  attributes: z.strictObject({ numMatrices: z.int().positive(), matricesPerToken: z.int().positive() }),
+  attributes: groupedLinearAttributes,
   isRowwise: true,
   matrixInput: 1,
 
-  infer(node, { numMatrices, matricesPerToken }) {
-    const [x, weight, ids] = node.inputs;
-    const [columns, inputs] = [node.matrix(0), node.matrix(1)];
-    const numRows = weight.shape[0] as number;
-    node.check(
-      numRows % numMatrices === 0,
-      `the rows of weight must be a multiple of numMatrices ${numMatrices}`,
-    );
-    if (ids) node.ints(2);
-    if (ids) node.sameRows(0, 2);
-    node.check(
-      matricesPerToken === (ids?.shape[1] ?? numMatrices),
-      `ids do not name ${matricesPerToken} matrices`,
-    );
-    const fits = columns === inputs || columns === matricesPerToken * inputs;
-    node.check(fits, `x must have the columns of weight, once or ${matricesPerToken} times`);
-    if (node.inputs.length > 3) node.vector(3, numRows);
-    return [{ dtype: x.dtype, shape: [x.shape[0], (matricesPerToken * numRows) / numMatrices] }];
+  infer(node, attributes) {
+    const shape = inferGroupedLinear(node, attributes, {
+      columns: node.matrix(0),
+      inputs: node.matrix(1),
+      weight: 1,
+      ids: 2,
+    });
+    return [{ dtype: node.inputs[0].dtype, shape }];
   },
 
   interpret([x, weight, ids, bias], { numMatrices, matricesPerToken }) {
@@ -55,3 +53,35 @@ export const groupedLinear = defineOp({
     return [output];
   },
 });
+
+/** Columns of x and of each matrix, and which operands are weight and ids; a bias may follow the ids. */
+interface GroupedOperands {
+  readonly columns: number;
+  readonly inputs: number;
+  readonly weight: number;
+  readonly ids: number;
+}
+
+/** The shape of the result. */
+export function inferGroupedLinear(
+  node: OpChecks,
+  { numMatrices, matricesPerToken }: GroupedLinearAttributes,
+  { columns, inputs, weight, ids }: GroupedOperands,
+): Shape {
+  const numRows = node.inputs[weight].shape[0] as number;
+  node.check(
+    numRows % numMatrices === 0,
+    `the rows of weight must be a multiple of numMatrices ${numMatrices}`,
+  );
+  const idsType = node.inputs[ids];
+  if (idsType) node.ints(ids);
+  if (idsType) node.sameRows(0, ids);
+  node.check(
+    matricesPerToken === (idsType?.shape[1] ?? numMatrices),
+    `ids do not name ${matricesPerToken} matrices`,
+  );
+  const fits = columns === inputs || columns === matricesPerToken * inputs;
+  node.check(fits, `x must have the columns of weight, once or ${matricesPerToken} times`);
+  if (node.inputs.length > ids + 1) node.vector(ids + 1, numRows);
+  return [node.inputs[0].shape[0], (matricesPerToken * numRows) / numMatrices];
+}

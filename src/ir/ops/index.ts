@@ -12,6 +12,9 @@ import { latentAttention } from './latent-attention.ts';
 import { addLayerNorm, layerNorm } from './layer-norm.ts';
 import { linear } from './linear.ts';
 import { addRmsNorm, rmsNorm } from './rms-norm.ts';
+import { quantize } from './quantize.ts';
+import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-grouped-linear.ts';
+import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
 import { rope } from './rope.ts';
 import { routeExperts } from './route-experts.ts';
 import { slice } from './slice.ts';
@@ -42,6 +45,15 @@ const PRIMITIVE_OPS = [
 /** What passes make of them. */
 const FUSED_OPS = [addRmsNorm, addLayerNorm, gatedActivation, ropeKvWrite];
 
+/** What a recipe of smaller numbers makes of them. */
+const QUANTIZED_OPS = [
+  quantize,
+  weightOnlyLinear,
+  quantizedLinear,
+  weightOnlyGroupedLinear,
+  quantizedGroupedLinear,
+];
+
 export const OPS: ReadonlyMap<string, OpDefinition> = new Map(
-  [...PRIMITIVE_OPS, ...FUSED_OPS].map((op) => [op.name, op]),
+  [...PRIMITIVE_OPS, ...FUSED_OPS, ...QUANTIZED_OPS].map((op) => [op.name, op]),
 );

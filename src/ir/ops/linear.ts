@@ -10,6 +10,7 @@ export const linear = defineOp({
   attributes: z.strictObject({}),
   isRowwise: true,
   matrixInput: 1,
+  stackedInputs: [1, 2],
 
   infer(node) {
     node.check(node.matrix(0) === node.matrix(1), 'x and weight must have the same columns');

@@ -212,6 +212,9 @@ describe('what ops declare to passes', () => {
   const x = matrix([-1, 2, 3, 0.5], [4, -5, 6, 1], [7, 8, -9, 2]);
   const other = matrix([2, 1, 0, 1], [3, 3, 1, -1], [1, 0, 5, 2]);
   const gain = vector(1, 2, 3, 4);
+  const gains = matrix([1], [2], [3]);
+  const choice = { shape: [3, 2], data: Int32Array.of(0, 1, 1, 0, 1, 1) };
+  const int8Weight = { weightDType: 'int8', groupSize: 4, hasZeros: false };
   const rope = { rotaryDim: 2, interleaved: false, inverseFrequencies: [1], attentionFactor: 1 };
   const examples: Readonly<Record<string, readonly [inputs: readonly HostTensor[], attributes: Attributes]>> =
     {
@@ -234,10 +237,21 @@ describe('what ops declare to passes', () => {
         { numExpertsPerToken: 2, scoring: 'softmax', normalize: true, scale: 1, groups: null },
       ],
       groupedLinear: [
-        [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), { shape: [3, 2], data: Int32Array.of(0, 1, 1, 0, 1, 1) }],
+        [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), choice],
         { numMatrices: 2, matricesPerToken: 2 },
       ],
       combineExperts: [[x, matrix([1, 2], [3, 4], [5, 6])], {}],
+      quantize: [[x], { dtype: 'int8', groupSize: 2 }],
+      weightOnlyLinear: [[x, matrix([1, 2, 3, 4]), matrix([0.5])], int8Weight],
+      quantizedLinear: [[x, gains, matrix([1, 2, 3, 4]), matrix([0.5])], { ...int8Weight, xGroupSize: 4 }],
+      weightOnlyGroupedLinear: [
+        [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2]), choice],
+        { ...int8Weight, numMatrices: 2, matricesPerToken: 2 },
+      ],
+      quantizedGroupedLinear: [
+        [x, gains, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2]), choice],
+        { ...int8Weight, xGroupSize: 4, numMatrices: 2, matricesPerToken: 2 },
+      ],
     };
   const numRows = x.shape[0];
 

@@ -66,6 +66,7 @@ describe.each(PRODUCTS)(
       const columns = isWide ? perToken * inputs : inputs;
       const query = {
         ...product,
+        weightFormat: null,
         kvDType: 'float32',
         activationDType: 'float32',
         maxRows: numTokens,

@@ -21,6 +21,7 @@ interface Shape {
 }
 
 const BASE_QUERY = {
+  weightFormat: null,
   kvDType: 'float32',
   activationDType: 'float32',
   maxRows: 1,

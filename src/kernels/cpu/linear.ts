@@ -18,7 +18,7 @@ const BFLOAT16_DOT: Product = { kernel: 'linear_bf16_dot', layout: 'panel16x2', 
 function productFor({ arch, weightDType, activationPrecision }: KernelQuery): Product {
   if (weightDType === 'float32') return FLOAT32;
   if (weightDType === 'float16') return FLOAT16;
-  return arch === 'avx512-bf16' && activationPrecision === 'auto' ? BFLOAT16_DOT : BFLOAT16;
+  return arch === 'avx512-bf16' && activationPrecision !== 'float32' ? BFLOAT16_DOT : BFLOAT16;
 }
 
 export const linear: CpuKernelDescription = {

@@ -63,7 +63,16 @@ function specOf(
 ): WeightSpec {
   const rows = parts.reduce((sum, part) => sum + part.rowCount, 0);
   const bytes = layoutBytes(layout, rows, columns, itemSize(target));
-  return { id: 0, name: 'w', dtype: target, shape: [rows, columns], layout, parts, bytes };
+  return {
+    id: 0,
+    name: 'w',
+    dtype: target,
+    shape: [rows, columns],
+    layout,
+    parts,
+    quantization: null,
+    bytes,
+  };
 }
 
 function planOf(spec: WeightSpec): Plan {

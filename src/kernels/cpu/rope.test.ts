@@ -49,7 +49,7 @@ function tableOf({
 /** A cache's content as the interpreter orders it, from the layout that native/program.h documents. */
 function decodeCache(bytes: Uint8Array, spec: KVCacheSpec, blockSize: number) {
   const { numKvHeads, keyHeadDim, valueHeadDim, dtype } = spec;
-  const native = decodeFloats(dtype, bytes);
+  const native = decodeFloats(dtype as FloatDType, bytes);
   const numSlots = NUM_BLOCKS * blockSize;
   const keys = new Float32Array(numSlots * numKvHeads * keyHeadDim);
   const values = new Float32Array(numSlots * numKvHeads * valueHeadDim);

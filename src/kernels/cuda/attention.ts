@@ -1,6 +1,6 @@
 // Launch descriptions of attention: tensor-core kernels for 16-bit types, one for prompts and one for decodes, and a plain
 // one for everything else.
-import type { KernelQuery } from '../kernel.ts';
+import { lacksSmallCache, type KernelQuery } from '../kernel.ts';
 import {
   cacheOf,
   cudaType,
@@ -41,11 +41,15 @@ const PREFILL_WARPS = 4;
 
 export const attention: CudaKernelDescription = {
   ...singleKernel('attention', prepare),
+  lacks: lacksSmallCache,
   variants: (query) => [{ kernel: isForTensorCores(query) ? 'tensor_cores' : 'plain', maxRows: null }],
   workspaceBytes: (query) => (isForTensorCores(query) ? partialBytes(attributesOf(query)) : 0),
 };
 
-export const latentAttention = singleKernel('latentAttention', (launch) => [plain(launch)]);
+export const latentAttention: CudaKernelDescription = {
+  ...singleKernel('latentAttention', (launch) => [plain(launch)]),
+  lacks: lacksSmallCache,
+};
 
 function attributesOf({ attributes }: { readonly attributes: object }): AttentionAttributes {
   return attributes as AttentionAttributes;

@@ -1,5 +1,5 @@
 // What the CUDA device adds to a launch description: which kernels a launch becomes, and with what parameters.
-import type { DType, FloatDType } from '../../tensor/dtype.ts';
+import type { DType, KVCacheDType } from '../../tensor/dtype.ts';
 import { itemSize } from '../../tensor/dtype.ts';
 import type { KernelDescription } from '../kernel.ts';
 
@@ -36,7 +36,7 @@ export type CudaOperand =
       readonly kind: 'kvCache';
       readonly keys: number;
       readonly values: number;
-      readonly dtype: FloatDType;
+      readonly dtype: KVCacheDType;
       readonly numKvHeads: number;
       readonly keyHeadDim: number;
       readonly valueHeadDim: number;

@@ -1,4 +1,5 @@
 // Launch descriptions of rope, kvWrite and their fusion.
+import { lacksSmallCache } from '../kernel.ts';
 import {
   cacheOf,
   cudaType,
@@ -10,6 +11,7 @@ import {
   singleKernel,
   threadsFor,
   view,
+  type CudaKernelDescription,
   type CudaLaunch,
   type CudaMatrix,
   type CudaOperand,
@@ -92,31 +94,37 @@ function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation 
   };
 }
 
-export const kvWrite = singleKernel('kvWrite', (launch) => {
-  const [k, v, slots] = launch.inputs;
-  return [
-    writeCache(launch, {
-      queries: null,
-      k: matrixOf(k),
-      v: matrixOf(v),
-      slots: inputOf(slots).address,
-      cache: cacheOf(launch.outputs[0]),
-      rotation: null,
-    }),
-  ];
-});
+export const kvWrite: CudaKernelDescription = {
+  ...singleKernel('kvWrite', (launch) => {
+    const [k, v, slots] = launch.inputs;
+    return [
+      writeCache(launch, {
+        queries: null,
+        k: matrixOf(k),
+        v: matrixOf(v),
+        slots: inputOf(slots).address,
+        cache: cacheOf(launch.outputs[0]),
+        rotation: null,
+      }),
+    ];
+  }),
+  lacks: lacksSmallCache,
+};
 
-export const ropeKvWrite = singleKernel('ropeKvWrite', (launch) => {
-  const [q, k, v, positions, slots, table] = launch.inputs;
-  const { rope: rotation, numHeads } = launch.attributes as { rope: Rotation; numHeads: number };
-  return [
-    writeCache(launch, {
-      queries: { q: matrixOf(q), y: matrixOf(launch.outputs[0]), numHeads },
-      k: matrixOf(k),
-      v: matrixOf(v),
-      slots: inputOf(slots).address,
-      cache: cacheOf(launch.outputs[1]),
-      rotation: { ...rotation, positions: inputOf(positions).address, table: tableOf(table) },
-    }),
-  ];
-});
+export const ropeKvWrite: CudaKernelDescription = {
+  ...singleKernel('ropeKvWrite', (launch) => {
+    const [q, k, v, positions, slots, table] = launch.inputs;
+    const { rope: rotation, numHeads } = launch.attributes as { rope: Rotation; numHeads: number };
+    return [
+      writeCache(launch, {
+        queries: { q: matrixOf(q), y: matrixOf(launch.outputs[0]), numHeads },
+        k: matrixOf(k),
+        v: matrixOf(v),
+        slots: inputOf(slots).address,
+        cache: cacheOf(launch.outputs[1]),
+        rotation: { ...rotation, positions: inputOf(positions).address, table: tableOf(table) },
+      }),
+    ];
+  }),
+  lacks: lacksSmallCache,
+};
