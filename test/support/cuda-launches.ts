@@ -22,7 +22,7 @@ export function cudaPlan(config: HFConfig, dtype: FloatDType, gpu: CudaGpu): Pla
     tensors: null,
     checkpointHash: null,
     target: { kind: 'cuda', arch: `sm_${gpu.computeCapability}` },
-    recipe: { weightDType: dtype, kvDType: dtype, activationPrecision: 'auto' },
+    recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
     limits: PLAN_LIMITS,
     blockSize: 16,
     maxModelLen: Math.min(8192, definition.facts(config).maxPositions),
