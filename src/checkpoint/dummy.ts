@@ -37,11 +37,11 @@ const CODE_AMPLITUDE: Readonly<Record<CodeDType, number>> = {
 /**
  * Weights for `tensors`: matrices uniform with mean 0 and standard deviation 0.02 (codes and their scales give the same),
  * norm weights (vectors) 1, biases 0, so that activations stay in range through any number of layers. Every tensor
- * repeats one random tile from a place of its own. Nothing is kept but the tiles.
+ * repeats one random tile from a place of its own: large ones are views of the same memory, which nobody may write to.
  */
 export function dummySource(tensors: TensorCatalog, seed: number): TensorSource {
   const scales = scaleFormats(tensors);
-  const tiles = new Map<DType, Uint8Array>();
+  const repeated = new Map<DType, RepeatedTile>();
   return {
     read(name): TensorView {
       const spec = tensors.get(name);
@@ -52,18 +52,35 @@ export function dummySource(tensors: TensorCatalog, seed: number): TensorSource 
         );
       const { dtype, shape } = spec;
       const numElements = shape.reduce((product, size) => product * size, 1);
-      const bytes = new Uint8Array(numElements * itemSize(dtype));
+      const numBytes = numElements * itemSize(dtype);
       const constant = constantOf(name, shape, scales.get(name));
-      const tile =
-        constant === null
-          ? cached(tiles, dtype, () => randomTile(dtype, seed))
-          : encode(dtype, Float32Array.from(constant));
-      const start = constant === null ? hash(name) % (TILE_ELEMENTS - 1) : 0;
-      fill(bytes, tile, Math.floor(start * itemSize(dtype)));
-      return { dtype, shape, bytes };
+      if (constant) {
+        const pattern = encode(dtype, Float32Array.from(constant));
+        return { dtype, shape, bytes: repeat(pattern, numBytes) };
+      }
+      const tile = repeated.get(dtype) ?? new RepeatedTile(randomTile(dtype, seed));
+      repeated.set(dtype, tile);
+      const start = Math.floor((hash(name) % (TILE_ELEMENTS - 1)) * itemSize(dtype));
+      return { dtype, shape, bytes: tile.view(start, numBytes) };
     },
-    close: () => tiles.clear(),
+    close: () => repeated.clear(),
   };
+}
+
+/** A tile over and over, as often as was asked for so far. */
+class RepeatedTile {
+  readonly #tile: Uint8Array;
+  #bytes: Uint8Array;
+
+  constructor(tile: Uint8Array) {
+    this.#tile = tile;
+    this.#bytes = tile;
+  }
+
+  view(start: number, length: number): Uint8Array {
+    if (this.#bytes.length < start + length) this.#bytes = repeat(this.#tile, start + length);
+    return this.#bytes.subarray(start, start + length);
+  }
 }
 
 /** Of each tensor of scales, the format of the codes that they belong to. */
@@ -85,12 +102,6 @@ function constantOf(
   if (name.endsWith('input_scale')) return [INPUT_SCALE];
   if (name.endsWith('bias')) return [0];
   return shape.length <= 1 ? [1] : null;
-}
-
-function cached<K, V>(map: Map<K, V>, key: K, make: () => V): V {
-  const value = map.get(key) ?? make();
-  map.set(key, value);
-  return value;
 }
 
 function randomTile(dtype: DType, seed: number): Uint8Array {
@@ -124,14 +135,12 @@ function encode(dtype: DType, values: Float32Array): Uint8Array {
   throw new Error(`no random weights are made in ${dtype}`);
 }
 
-/** Fills `bytes` with `tile`, over and over, beginning at byte `start` of it. */
-function fill(bytes: Uint8Array, tile: Uint8Array, start: number): void {
-  let position = start % tile.length;
-  for (let done = 0; done < bytes.length; position = 0) {
-    const chunk = tile.subarray(position, position + bytes.length - done);
-    bytes.set(chunk, done);
-    done += chunk.length;
-  }
+/** `length` bytes of `tile`, over and over; each copy doubles what there is. */
+function repeat(tile: Uint8Array, length: number): Uint8Array {
+  const bytes = new Uint8Array(length);
+  bytes.set(tile.subarray(0, length));
+  for (let done = tile.length; done < length; done *= 2) bytes.copyWithin(done, 0, done);
+  return bytes;
 }
 
 /** FNV-1a. */

@@ -84,13 +84,13 @@ export class CudaHarness {
       );
       const memory = new StepMemory(this.#runtime, pool, plan);
       const program = new CudaProgram(this.#runtime, pool, plan, placement, memory);
-      program.run(memory.write(step));
-      memory.fetchResults();
-      await this.#runtime.finish();
+      const staged = memory.write(step);
+      program.run(staged.counts);
+      await staged.end();
       expect(readDevice(this.#runtime, placement.arena, logits.byteLength)).toEqual(
         new Uint8Array(logits.buffer),
       );
-      return memory.readResults(null);
+      return staged.readResults(null);
     } finally {
       pool.freeAll();
     }
@@ -118,10 +118,12 @@ export class CudaHarness {
       writeDevice(this.#runtime, placement.arena, image);
       const memory = new StepMemory(this.#runtime, pool, plan);
       const program = new CudaProgram(this.#runtime, pool, plan, placement, memory);
-      program.run(memory.write(step));
-      await this.#runtime.finish();
+      const staged = memory.write(step);
+      program.run(staged.counts);
+      await staged.end();
       const after = readDevice(this.#runtime, placement.arena, image.length);
       program.release();
+      memory.release();
       return built.readOutputs(launch, image, after);
     } finally {
       pool.freeAll();

@@ -33,9 +33,11 @@ const MAX_GRID = [2 ** 31 - 1, 65535, 65535];
 /** More than a few registers parked in memory would show. */
 const MAX_SPILL_BYTES = 64;
 
-/** Kernels that no plan names: they pack weights, make tables and copy blocks. */
+/** Kernels that no plan names: they pack weights, make tables, copy blocks, bring a step's arrays, measure. */
 const OTHER_SOURCES: readonly Pick<KernelLaunch, 'source' | 'defines'>[] = [
   { source: 'copy-blocks.cu', defines: {} },
+  { source: 'stage-step.cu', defines: {} },
+  { source: 'read-memory.cu', defines: {} },
   { source: 'rope-table.cu', defines: {} },
   { source: 'pack-weight.cu', defines: { SOURCE: 'float', TARGET: 'bf16' } },
 ];

@@ -100,7 +100,7 @@ export class ForcedExperts {
     step: StepBatch,
     forced: readonly Choice[],
   ): { readonly logits: Float32Array; readonly free: Int32Array[] } {
-    const counts = this.#memory.write(step);
+    const { counts } = this.#memory.write(step);
     const free: Int32Array[] = [];
     for (const { program, last } of this.#sections) {
       program.run(counts);
@@ -111,6 +111,7 @@ export class ForcedExperts {
 
   dispose(): void {
     for (const { program } of this.#sections) program.release();
+    this.#memory.release();
     this.#pool.freeAll();
   }
 

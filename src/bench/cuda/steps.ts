@@ -9,6 +9,8 @@ import type { Roofs } from './roofs.ts';
 import { leastSeconds, stepWork, utilization } from './work.ts';
 
 const CONTEXT = 1024;
+/** Kernels load at the first, the second is recorded. */
+const NUM_WARM_UP_RUNS = 3;
 const NUM_RUNS = 20;
 
 /** Figures of PyTorch 2.11 (static batch, compiled, CUDA graph) on an H200. */
@@ -71,16 +73,18 @@ async function fillCaches(executable: Executable, numSeqs: number): Promise<void
   for (let seq = 0; seq < numSeqs; seq++) await executable.run(greedyStep(1, CONTEXT, executable, seq));
 }
 
-/** Milliseconds of each step of the same numbers, after a few that do not count. */
+/** Milliseconds from the end of each step to the end of the next, always as many in flight as an engine has. */
 async function timeSteps(executable: Executable, step: StepBatch): Promise<number[]> {
-  for (let i = 0; i < 3; i++) await executable.run(step);
-  const times: number[] = [];
-  for (let i = 0; i < NUM_RUNS; i++) {
-    const startMs = performance.now();
-    await executable.run(step);
-    times.push(performance.now() - startMs);
+  for (let i = 0; i < NUM_WARM_UP_RUNS; i++) await executable.run(step);
+  const inFlight: Promise<unknown>[] = [];
+  const endMs: number[] = [];
+  for (let i = 0; i <= NUM_RUNS; i++) {
+    while (inFlight.length < executable.maxStepsInFlight) inFlight.push(executable.run(step));
+    await inFlight.shift();
+    endMs.push(performance.now());
   }
-  return times;
+  await Promise.all(inFlight);
+  return endMs.slice(1).map((ms, i) => ms - endMs[i]);
 }
 
 /** The last `numTokens` tokens of `numSeqs` sequences of `CONTEXT` tokens, the first of which is `firstSeq`. */

@@ -3,8 +3,15 @@ import type { Plan } from '../../compiler/plan.ts';
 import { DeviceError } from '../device.ts';
 import type { SamplingBatch, StepBatch } from '../step.ts';
 
+export interface StepSurroundings {
+  /** Of each cache group. */
+  readonly numBlocks: readonly number[];
+  /** Rows of the step before, whose tokens this one may start from. */
+  readonly numDrawn: number;
+}
+
 /** Throws a `DeviceError` that names the array and the element at fault. */
-export function checkStep(step: StepBatch, plan: Plan, numBlocks: readonly number[]): void {
+export function checkStep(step: StepBatch, plan: Plan, { numBlocks, numDrawn }: StepSurroundings): void {
   const { numTokens, numSeqs, logitRows } = step;
   const { limits, model, kvCacheGroups } = plan;
   atMost('numTokens', numTokens, limits.maxNumBatchedTokens);
@@ -12,7 +19,7 @@ export function checkStep(step: StepBatch, plan: Plan, numBlocks: readonly numbe
   atMost('the number of logit rows', logitRows.length, limits.maxNumLogitRows);
   if (step.groups.length !== kvCacheGroups.length)
     refuse(`it has ${step.groups.length} cache groups, the plan ${kvCacheGroups.length}`);
-  checkArray('tokenIds', step.tokenIds, numTokens, model.vocabSize);
+  checkArray('tokenIds', step.tokenIds, numTokens, model.vocabSize, -numDrawn);
   checkArray('positions', step.positions, numTokens, model.maxModelLen);
   checkArray('logitRows', logitRows, logitRows.length, numTokens);
   checkSequences(step);
@@ -100,11 +107,12 @@ function checkLists(
   checkLength(`the values of ${name}Ids`, values, ids.length);
 }
 
-/** The first `length` elements are in [0, end). */
-function checkArray(name: string, array: Int32Array, length: number, end: number): void {
+/** The first `length` elements are in [start, end). */
+function checkArray(name: string, array: Int32Array, length: number, end: number, start = 0): void {
   checkLength(name, array, length);
   for (let i = 0; i < length; i++)
-    if (!(array[i] >= 0 && array[i] < end)) refuse(`${name}[${i}] is ${array[i]}, not from 0 to ${end - 1}`);
+    if (!(array[i] >= start && array[i] < end))
+      refuse(`${name}[${i}] is ${array[i]}, not from ${start} to ${end - 1}`);
 }
 
 function checkLength(name: string, array: { readonly length: number }, length: number): void {

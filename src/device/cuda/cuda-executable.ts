@@ -1,6 +1,6 @@
-// A plan loaded on a GPU: a step is a few copies, its launches (or one recorded graph), and one copy back.
+// A plan loaded on a GPU: a step is one kernel that brings its arrays, then its launches or one recorded graph. Two may be in
+// flight: the second waits on the GPU for the first, not for the host.
 import type { Plan } from '../../compiler/plan.ts';
-import type { Address } from '../../ffi/cuda/driver.ts';
 import { pointer } from '../../kernels/cuda/cuda-kernel.ts';
 import type { PackedWeightSource, TensorSource } from '../../tensor/tensor-source.ts';
 import { DeviceError, type DeviceMemory, type Executable, type LoadOptions } from '../device.ts';
@@ -12,23 +12,27 @@ import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
 import { loadWeights } from './load-weights.ts';
 import { placePlan, type Placement } from './place-plan.ts';
-import { StepMemory } from './step-memory.ts';
+import { MAX_STEPS_IN_FLIGHT, StepMemory } from './step-memory.ts';
 
 const COPY_THREADS = 256;
 
 export class CudaExecutable implements Executable {
   readonly plan: Plan;
   readonly memory: DeviceMemory;
-  readonly maxStepsInFlight = 1;
+  readonly maxStepsInFlight = MAX_STEPS_IN_FLIGHT;
   readonly #runtime: CudaRuntime;
   readonly #pool: DeviceMemoryPool;
   readonly #placement: Placement;
   readonly #numBlocks: readonly number[];
   readonly #step: StepMemory;
   readonly #program: CudaProgram;
-  readonly #cacheRegions: Address;
+  readonly #copyBlocks: KernelLauncher;
+  /** Of the step being started, for the grid of `#copyBlocks`. */
+  #numBlockCopies = 0;
   #logits: PinnedBuffer | null = null;
-  #running: Promise<unknown> | null = null;
+  readonly #running = new Set<Promise<unknown>>();
+  /** Tokens that the last step drew, and the next may start from. */
+  #numDrawn = 0;
   #failure: DeviceError | null = null;
   #isDisposed = false;
 
@@ -47,7 +51,7 @@ export class CudaExecutable implements Executable {
     this.#numBlocks = numBlocks;
     this.#step = new StepMemory(runtime, pool, plan);
     this.#program = new CudaProgram(runtime, pool, plan, placement, this.#step);
-    this.#cacheRegions = pool.upload(cacheRegions(placement));
+    this.#copyBlocks = this.#prepareCopies();
   }
 
   static async load(
@@ -70,17 +74,19 @@ export class CudaExecutable implements Executable {
   /** A step with a number out of range is refused with a `DeviceError` and harms nothing; others may follow. */
   async run(step: StepBatch): Promise<StepResult> {
     if (this.#failure) throw this.#failure;
-    if (this.#running) throw new DeviceError('a step is running already');
-    checkStep(step, this.plan, this.#numBlocks);
+    if (this.#running.size === MAX_STEPS_IN_FLIGHT)
+      throw new DeviceError(`${MAX_STEPS_IN_FLIGHT} steps are running already`);
+    checkStep(step, this.plan, { numBlocks: this.#numBlocks, numDrawn: this.#numDrawn });
+    this.#numDrawn = step.logitRows.length;
     const running = this.#runStep(step);
-    this.#running = running;
+    this.#running.add(running);
     try {
       return await running;
     } catch (cause) {
-      this.#failure = new DeviceError(`the GPU failed: ${String(cause)}`, { cause });
+      this.#failure ??= new DeviceError(`the GPU failed: ${String(cause)}`, { cause });
       throw this.#failure;
     } finally {
-      this.#running = null;
+      this.#running.delete(running);
     }
   }
 
@@ -88,42 +94,41 @@ export class CudaExecutable implements Executable {
     if (this.#isDisposed) return;
     this.#isDisposed = true;
     this.#failure = new DeviceError('the executable was disposed of');
-    await this.#running?.catch(() => undefined);
+    await Promise.allSettled(this.#running);
     this.#runtime.makeCurrent();
     this.#program.release();
+    this.#step.release();
     this.#pool.freeAll();
   }
 
   async #runStep(step: StepBatch): Promise<StepResult> {
     this.#runtime.makeCurrent();
-    const counts = this.#step.write(step);
-    this.#copyBlocks(step.blockCopies.length / 3);
+    const staged = this.#step.write(step);
+    this.#numBlockCopies = step.blockCopies.length / 3;
+    this.#copyBlocks.run(staged.counts);
     this.#runtime.timer?.begin();
-    this.#program.run(counts);
+    this.#program.run(staged.counts);
     this.#runtime.timer?.end();
-    this.#step.fetchResults();
     if (step.returnLogits) this.#fetchLogits(step.logitRows.length);
-    await this.#runtime.finish();
-    return this.#step.readResults(step.returnLogits ? this.#readLogits(step.logitRows.length) : null);
+    await staged.end();
+    return staged.readResults(step.returnLogits ? this.#readLogits(step.logitRows.length) : null);
   }
 
-  #copyBlocks(numCopies: number): void {
-    if (numCopies === 0) return;
+  #prepareCopies(): KernelLauncher {
     const { caches } = this.#placement;
-    const pool = new DeviceMemoryPool(this.#runtime);
-    const launcher = new KernelLauncher(this.#runtime, pool, {
+    return new KernelLauncher(this.#runtime, this.#pool, {
       kind: 'kernel',
       source: 'copy-blocks.cu',
       entry: 'copy_blocks',
       defines: {},
       block: COPY_THREADS,
       sharedBytes: 0,
-      grid: () => [2 * caches.length, numCopies, 1],
-      parameters: [pointer(this.#cacheRegions), pointer(this.#step.blockCopies)],
+      grid: () => [2 * caches.length, this.#numBlockCopies, 1],
+      parameters: [
+        pointer(this.#pool.upload(cacheRegions(this.#placement))),
+        pointer(this.#step.blockCopies),
+      ],
     });
-    launcher.run({ numTokens: 0, numSeqs: 0, numLogitRows: 0, numDecodeSeqs: 0, numQueryTiles: 0 });
-    // The driver took the parameters along.
-    pool.freeAll();
   }
 
   #fetchLogits(numRows: number): void {

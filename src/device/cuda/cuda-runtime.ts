@@ -1,13 +1,9 @@
 // One GPU opened: its context, a stream, compiled kernels, and what must be given back at the end.
 import type { Address, CudaDriver, GpuProperties } from '../../ffi/cuda/driver.ts';
 import type { CublasLt } from '../../ffi/cuda/cublaslt.ts';
-import { Semaphore, SEMAPHORE_BYTES } from '../../ffi/cuda/semaphore.ts';
 import type { Defines } from '../../kernels/cuda/cuda-kernel.ts';
 import type { KernelCache } from './kernel-cache.ts';
 import type { StepTimer } from './step-timer.ts';
-
-/** How often a step that does not end is looked at: the driver posts nothing once the GPU has failed. */
-const WATCH_SECONDS = 2;
 
 export class CudaRuntime {
   readonly driver: CudaDriver;
@@ -15,10 +11,11 @@ export class CudaRuntime {
   readonly cache: KernelCache;
   readonly gpu: GpuProperties;
   readonly stream: Address;
+  /** Work on it does no more than tell the host how far `stream` is. */
+  readonly signalStream: Address;
   /** Set by measurements. */
   timer: StepTimer | null = null;
   readonly #context: Address;
-  readonly #semaphore: Semaphore;
   readonly #modules = new Map<string, Address>();
 
   constructor(driver: CudaDriver, cublasLt: CublasLt, cache: KernelCache, gpu: GpuProperties) {
@@ -28,7 +25,7 @@ export class CudaRuntime {
     this.gpu = gpu;
     this.#context = driver.openContext(gpu.ordinal);
     this.stream = driver.createStream();
-    this.#semaphore = new Semaphore(driver.allocatePinned(SEMAPHORE_BYTES));
+    this.signalStream = driver.createStream();
   }
 
   /** Must come before calls of the driver on a thread where another GPU may have been used. */
@@ -46,21 +43,11 @@ export class CudaRuntime {
     return kernel;
   }
 
-  /** Waits, beside the event loop, for all that was put on the stream. Throws `device_failed` if the GPU failed. */
-  async finish(): Promise<void> {
-    this.driver.launchHostFunction(this.stream, Semaphore.postFunction, this.#semaphore.address);
-    while (!(await this.#semaphore.wait(WATCH_SECONDS))) {
-      this.makeCurrent();
-      this.driver.isStreamDone(this.stream);
-    }
-    this.makeCurrent();
-  }
-
   close(): void {
     this.makeCurrent();
     for (const module of this.#modules.values()) this.driver.unloadModule(module);
     this.driver.destroyStream(this.stream);
-    this.driver.freePinned(this.#semaphore.address);
+    this.driver.destroyStream(this.signalStream);
     this.cublasLt.dispose();
     this.driver.closeContext(this.gpu.ordinal);
   }

@@ -1,7 +1,8 @@
-// Brings weights to the device through two page-locked buffers that take turns: while one is copied, the other is filled.
+// Brings weights to the device through page-locked buffers that take turns: while one is copied, others are filled, several at
+// once, for one thread reads memory more slowly than the bus carries it.
 // What the checkpoint stores otherwise (transposed, of another type, one tensor for several weights) is sorted out there.
-import { setImmediate } from 'node:timers/promises';
 import type { Plan, RopeTable, WeightSpec } from '../../compiler/plan.ts';
+import { copyMemory } from '../../ffi/copy-memory.ts';
 import type { Address } from '../../ffi/cuda/driver.ts';
 import type { WeightPart } from '../../ir/graph.ts';
 import { cudaType, int, pointer, type KernelLaunch } from '../../kernels/cuda/cuda-kernel.ts';
@@ -14,7 +15,8 @@ import type { CudaRuntime } from './cuda-runtime.ts';
 import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
 
-const STAGING_BYTES = 32 * 2 ** 20;
+const NUM_STAGES = 8;
+const STAGE_BYTES = 8 * 2 ** 20;
 const NO_COUNTS = { numTokens: 0, numSeqs: 0, numLogitRows: 0, numDecodeSeqs: 0, numQueryTiles: 0 };
 
 /** Where a plan's weights and tables of angles go, by id. */
@@ -35,14 +37,18 @@ export async function loadWeights(
   try {
     for (const table of plan.ropeTables) await loader.fillTable(table, places.ropeTables[table.id]);
     for (const weight of plan.weights) await loader.load(weight, places.weights[weight.id], source);
+    await loader.drain();
   } finally {
-    loader.close();
+    await loader.close();
   }
 }
 
-/** A staging buffer and when its last copy is done. */
+/** A staging buffer. */
 interface Stage {
   readonly buffer: PinnedBuffer;
+  /** Resolves when what it was filled with last is on its way to the device. */
+  filled: Promise<void>;
+  /** The event after that copy. */
   readonly copied: Address;
 }
 
@@ -60,13 +66,21 @@ class WeightLoader {
     this.#options = options;
     this.#totalBytes = [...plan.weights, ...plan.ropeTables].reduce((sum, { bytes }) => sum + bytes, 0);
     this.#pool = new DeviceMemoryPool(runtime);
-    this.#stages = [0, 1].map(() => ({
-      buffer: this.#pool.allocatePinned(STAGING_BYTES),
+    this.#stages = Array.from({ length: NUM_STAGES }, () => ({
+      buffer: this.#pool.allocatePinned(STAGE_BYTES),
+      filled: Promise.resolve(),
       copied: runtime.driver.createEvent(),
     }));
   }
 
-  close(): void {
+  /** Waits until all that was sent is on its way to the device. */
+  async drain(): Promise<void> {
+    for (const { filled } of this.#stages) await filled;
+    this.#runtime.makeCurrent();
+  }
+
+  async close(): Promise<void> {
+    await Promise.allSettled(this.#stages.map(({ filled }) => filled));
     this.#runtime.makeCurrent();
     this.#runtime.driver.synchronize(this.#runtime.stream);
     for (const { copied } of this.#stages) this.#runtime.driver.destroyEvent(copied);
@@ -120,6 +134,7 @@ class WeightLoader {
   async #packPart(weight: WeightSpec, part: WeightPart, target: Address, view: TensorView): Promise<void> {
     const tensor = this.#pool.allocate(view.bytes.byteLength);
     await this.#send(view.bytes, tensor);
+    await this.drain();
     const [, stride] = asMatrix(part.tensorShape);
     const [rowStep, columnStep] = part.transpose ? [1, stride] : [stride, 1];
     const first = part.rowStart * rowStep + part.columnStart * columnStep;
@@ -143,25 +158,28 @@ class WeightLoader {
     this.#pool.free(tensor);
   }
 
+  /** Resolves when the last piece has a stage; `bytes` stay as they are until `drain`. */
   async #send(bytes: Uint8Array, target: Address): Promise<void> {
-    const { driver, stream } = this.#runtime;
-    for (let start = 0; start < bytes.byteLength; start += STAGING_BYTES) {
+    for (let start = 0; start < bytes.byteLength; start += STAGE_BYTES) {
       this.#options.signal?.throwIfAborted();
-      const { buffer, copied } = this.#stages[this.#nextStage];
-      this.#nextStage = 1 - this.#nextStage;
-      const piece = bytes.subarray(start, start + STAGING_BYTES);
-      driver.synchronizeEvent(copied);
-      buffer.bytes.set(piece);
-      driver.copyToDevice(target + start, buffer.address, piece.byteLength, stream);
-      driver.recordEvent(copied, stream);
-      if (piece.byteLength === STAGING_BYTES) await this.#pause();
+      const stage = this.#stages[this.#nextStage];
+      this.#nextStage = (this.#nextStage + 1) % NUM_STAGES;
+      await stage.filled;
+      stage.filled = this.#sendPiece(stage, bytes.subarray(start, start + STAGE_BYTES), target + start);
+      // Whoever takes the stage next, or drains, hears of a failure.
+      stage.filled.catch(() => undefined);
     }
   }
 
-  /** Lets others have the event loop; they may have used another GPU. */
-  async #pause(): Promise<void> {
-    await setImmediate();
+  async #sendPiece({ buffer, copied }: Stage, piece: Uint8Array, target: Address): Promise<void> {
+    const { driver, stream } = this.#runtime;
+    // Others have the event loop in between; they may have used another GPU.
     this.#runtime.makeCurrent();
+    driver.synchronizeEvent(copied);
+    await copyMemory(buffer.address, piece);
+    this.#runtime.makeCurrent();
+    driver.copyToDevice(target, buffer.address, piece.byteLength, stream);
+    driver.recordEvent(copied, stream);
   }
 
   #launch(launch: Omit<KernelLaunch, 'kind' | 'sharedBytes'>): void {

@@ -32,10 +32,14 @@ export interface Placement {
 /** Where kernels find a step's arrays. */
 export interface StepPlaces {
   readonly addresses: StepAddresses;
-  /** What sample.cu reads and writes. */
-  readonly sampling: { readonly columns: Address; readonly lists: Address; readonly results: Address };
-  /** Rows of every sampling column and result. */
-  readonly capacity: number;
+  /** What sample.cu reads, and where it leaves tokens for the next step. */
+  readonly sampling: {
+    readonly columns: Address;
+    readonly lists: Address;
+    readonly drawn: Address;
+    /** Elements from one column, of what is read and of the results, to the next. */
+    readonly columnStride: number;
+  };
   /** An array, and for a block table the width of its rows. */
   input(name: StepInputName, group: number): { address: Address; strideAddress: Address };
 }

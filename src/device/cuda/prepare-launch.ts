@@ -60,7 +60,7 @@ export function prepareLaunch(launch: Launch, places: LaunchPlaces): readonly Pr
 export function sampleLaunch({ plan, placement, step }: LaunchPlaces): KernelLaunch {
   const { id, columnStart, rowStride } = plan.logits;
   const logits = placement.arena + plan.buffers[id].offset + columnStart * 4;
-  const { columns, lists, results } = step.sampling;
+  const { columns, lists, drawn, columnStride } = step.sampling;
   return {
     kind: 'kernel',
     source: 'sample.cu',
@@ -76,8 +76,8 @@ export function sampleLaunch({ plan, placement, step }: LaunchPlaces): KernelLau
       int(plan.model.vocabSize),
       pointer(columns),
       pointer(lists),
-      pointer(results),
-      int(step.capacity),
+      pointer(drawn),
+      int(columnStride),
     ],
   };
 }

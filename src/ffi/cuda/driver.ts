@@ -184,6 +184,11 @@ export class CudaDriver {
     this.#check('cuLaunchHostFunc', this.#functions.cuLaunchHostFunc(stream, callback, argument));
   }
 
+  /** What is put on the stream from here on waits for the event. */
+  waitForEvent(stream: Address, event: Address): void {
+    this.#check('cuStreamWaitEvent', this.#functions.cuStreamWaitEvent(stream, event, 0));
+  }
+
   createEvent(): Address {
     return this.#readAddress('cuEventCreate', (out) => this.#functions.cuEventCreate(out, 0));
   }
@@ -340,6 +345,7 @@ function bind(library: LibraryHandle) {
     cuGraphLaunch: call('cuGraphLaunch(uintptr_t exec, uintptr_t stream)'),
     cuGraphExecDestroy: call('cuGraphExecDestroy(uintptr_t exec)'),
     cuLaunchHostFunc: call('cuLaunchHostFunc(uintptr_t stream, uintptr_t callback, uintptr_t argument)'),
+    cuStreamWaitEvent: call('cuStreamWaitEvent(uintptr_t stream, uintptr_t event, unsigned int flags)'),
     cuEventCreate: call('cuEventCreate(void *event, unsigned int flags)'),
     cuEventDestroy_v2: call('cuEventDestroy_v2(uintptr_t event)'),
     cuEventRecord: call('cuEventRecord(uintptr_t event, uintptr_t stream)'),

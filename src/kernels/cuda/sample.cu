@@ -10,15 +10,16 @@ constexpr float kBucketsPerUnit = 64.0f;
 constexpr float kUnitMass = 1099511627776.0f;  // 2^40
 #define NAN_VALUE __int_as_float(0x7fc00000)
 
-/// Where the step's arrays lie; every array but the lists has `capacity` elements, in this order.
+/// Columns, in this order, and those of the results are `stride` elements apart.
 enum Column {
   kTargetIds, kTemperature, kTopK, kTopP, kMinP, kRepetition, kPresence, kFrequency, kSeedLow, kSeedHigh, kPosition,
   kNumLogprobs, kBiasOffsets, kHistoryOffsets
 };
 enum Result { kTokenIds, kLogprobs, kRanks, kRowStatus };
 
-/// Lists of the step, whose memory moves; kept before the columns.
+/// Lists and results of the step, in page-locked host memory that differs from step to step.
 struct Lists {
+  const int* block_copies;
   const int* bias_ids;
   const float* bias_values;
   float* bias_saved;
@@ -28,6 +29,7 @@ struct Lists {
   int* top_ids;
   float* top_logprobs;
   i64 top_count;
+  int* results;
 };
 
 __shared__ u64 shared_sums[kBuckets];
@@ -212,12 +214,12 @@ struct Row {
 
 struct Sampling {
   const int* columns;
-  int capacity;
+  int stride;
   int row;
 
-  __device__ __forceinline__ int integer(Column column) const { return columns[column * (capacity + 1) + row]; }
+  __device__ __forceinline__ int integer(Column column) const { return columns[column * stride + row]; }
   __device__ __forceinline__ float number(Column column) const { return __int_as_float(integer(column)); }
-  __device__ __forceinline__ int end(Column offsets) const { return columns[offsets * (capacity + 1) + row + 1]; }
+  __device__ __forceinline__ int end(Column offsets) const { return columns[offsets * stride + row + 1]; }
 };
 
 /// Adds biases and penalties to the row, keeping what was there.
@@ -319,20 +321,21 @@ __device__ void report_top(const Row& row, int count, float log_normalizer, int*
     for (int w = 0; w < kThreads / 32; w++) best = min(best, warp_sums[w]);
     previous = best;
     if (threadIdx.x == 0) {
-      ids[i] = best == ~0ull ? -1 : int(best & 0xffffffffu);
-      logprobs[i] = best == ~0ull ? NAN_VALUE : row.logits[ids[i]] - log_normalizer;
+      const int id = best == ~0ull ? -1 : int(best & 0xffffffffu);
+      ids[i] = id;
+      logprobs[i] = id < 0 ? NAN_VALUE : row.logits[id] - log_normalizer;
     }
   }
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     sample(const int* num_rows, float* logits, i64 stride, int vocab_size, const int* columns, const Lists* lists,
-           int* results, int capacity) {
+           int* drawn, int column_stride) {
   if (blockIdx.x >= *num_rows) return;
-  const Sampling sampling{columns, capacity, int(blockIdx.x)};
+  const Sampling sampling{columns, column_stride, int(blockIdx.x)};
   Row row{logits + blockIdx.x * stride, vocab_size, 0.0f, 1.0f};
   const auto report = [&](Result column, int value) {
-    if (threadIdx.x == 0) results[column * capacity + blockIdx.x] = value;
+    if (threadIdx.x == 0) lists->results[column * column_stride + blockIdx.x] = value;
   };
   const int num_logprobs = sampling.integer(kNumLogprobs);
   const int top_count = int(lists->top_count);
@@ -340,6 +343,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   float* top_logprobs = lists->top_logprobs + blockIdx.x * top_count;
   for (int i = threadIdx.x; i < top_count; i += kThreads) top_ids[i] = -1, top_logprobs[i] = NAN_VALUE;
   report(kTokenIds, 0);
+  if (threadIdx.x == 0) drawn[blockIdx.x] = 0;
   report(kLogprobs, __float_as_int(NAN_VALUE));
   report(kRanks, 0);
   report(kRowStatus, 0);
@@ -354,6 +358,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   }
   if (token < 0) return report(kRowStatus, 2);
   report(kTokenIds, token);
+  if (threadIdx.x == 0) drawn[blockIdx.x] = token;
   if (num_logprobs < 0) return;
   row.largest = raw_largest;
   const float log_normalizer = row.log_sum_exp();
