@@ -68,6 +68,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
         kvCache: ledger.kvCacheBytes,
         activations: ledger.activationBytes,
         workspace: ledger.workspaceBytes,
+        steps: ledger.stepBytes,
       });
     },
   );

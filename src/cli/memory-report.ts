@@ -10,6 +10,7 @@ export function memoryReport(plan: Plan, ledger: Ledger): string {
     ['rope tables', ledger.ropeTableBytes],
     ['activations', ledger.activationBytes],
     ['workspace', ledger.workspaceBytes],
+    ...(ledger.stepBytes > 0 ? ([['arrays of a step', ledger.stepBytes]] as const) : []),
   ];
   return [
     ...fixed.map(([name, bytes]) => line(name, bytes)),

@@ -43,6 +43,7 @@ function fixedLines(ledger: Unjudged): readonly string[] {
     line('rope tables', ledger.ropeTableBytes),
     line('activations', ledger.activationBytes),
     line('workspace', ledger.workspaceBytes),
+    ...(ledger.stepBytes > 0 ? [line('arrays of a step', ledger.stepBytes)] : []),
   ];
 }
 

@@ -44,6 +44,19 @@ describe('memoryLedger', () => {
     expect(ledger.caches).toMatchObject([{ bytesPerToken: 327_680, numBlocks: 8192, numLayers: 80 }]);
   });
 
+  test('arrays of a step count where they lie on the device', () => {
+    const [here, there] = (['cpu', 'cuda'] as const).map((kind) =>
+      memoryLedger(planOf('tinyllama-1.1b', { target: { kind, arch: 'sm_90' } }), BUDGET),
+    );
+    expect(here.stepBytes).toBe(0);
+    // A block table of 65 entries for each sequence, at least.
+    expect(there.stepBytes).toBeGreaterThan(64 * 65 * 4);
+    const { weightBytes, ropeTableBytes, activationBytes, workspaceBytes, stepBytes } = there;
+    expect(there.fixedBytes).toBe(
+      weightBytes + ropeTableBytes + activationBytes + workspaceBytes + stepBytes,
+    );
+  });
+
   test('the parts add up, line by line', () => {
     const plan = planOf('tinyllama-1.1b');
     const ledger = memoryLedger(plan, BUDGET);

@@ -1,4 +1,5 @@
 // The ledger's terms: what is budgeted, what is counted, and the arithmetic that both the ledger and its error use.
+import { stepBytes } from '../kernels/cuda/step-layout.ts';
 import type { Plan } from './plan.ts';
 
 export interface MemoryBudget {
@@ -17,7 +18,9 @@ export interface FixedBytes {
   readonly ropeTableBytes: number;
   readonly activationBytes: number;
   readonly workspaceBytes: number;
-  /** The four above together. */
+  /** Arrays of steps; 0 where the device reads them from the host's memory. */
+  readonly stepBytes: number;
+  /** The five above together. */
   readonly fixedBytes: number;
 }
 
@@ -55,6 +58,7 @@ export function fixedBytes(plan: Plan): FixedBytes {
     ropeTableBytes: sumBytes(plan.ropeTables),
     activationBytes: plan.arenaBytes,
     workspaceBytes: plan.workspaceBytes,
+    stepBytes: plan.header.target.kind === 'cuda' ? stepBytes(plan) : 0,
   };
   return { ...parts, fixedBytes: Object.values(parts).reduce((sum, bytes) => sum + bytes, 0) };
 }

@@ -18,6 +18,8 @@ export interface DeviceMemory {
   readonly kvCache: number;
   readonly activations: number;
   readonly workspace: number;
+  /** Arrays of steps, where they lie apart from the host's memory. */
+  readonly steps: number;
 }
 
 export interface Device {

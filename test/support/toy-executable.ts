@@ -34,7 +34,7 @@ export type Mishap = 'fail' | 'nan' | null;
 
 export class ToyExecutable implements Executable {
   readonly plan: Plan;
-  readonly memory = { weights: 0, kvCache: 0, activations: 0, workspace: 0 };
+  readonly memory = { weights: 0, kvCache: 0, activations: 0, workspace: 0, steps: 0 };
   readonly options: ToyOptions;
   readonly steps: { readonly numTokens: number; readonly numSeqs: number; readonly numLogitRows: number }[] =
     [];

@@ -62,6 +62,7 @@ describe('CpuDevice', () => {
       kvCache: ledger.kvCacheBytes,
       activations: ledger.activationBytes,
       workspace: ledger.workspaceBytes,
+      steps: ledger.stepBytes,
     });
     expect(progress.at(-1)).toEqual([executable.memory.weights, executable.memory.weights]);
   });

@@ -88,6 +88,7 @@ function allocate(
     kvCache: sum(caches),
     activations: plan.arenaBytes,
     workspace: plan.workspaceBytes,
+    steps: 0,
   };
   return { placement, memory };
 }

@@ -15,6 +15,8 @@ import { placePlan, type Placement } from './place-plan.ts';
 import { MAX_STEPS_IN_FLIGHT, StepMemory } from './step-memory.ts';
 
 const COPY_THREADS = 256;
+/** Kernels' constants, and gaps that align weights. */
+const MAX_UNCOUNTED_BYTES = 2 ** 20;
 
 export class CudaExecutable implements Executable {
   readonly plan: Plan;
@@ -52,6 +54,7 @@ export class CudaExecutable implements Executable {
     this.#step = new StepMemory(runtime, pool, plan);
     this.#program = new CudaProgram(runtime, pool, plan, placement, this.#step);
     this.#copyBlocks = this.#prepareCopies();
+    this.#checkMemory();
   }
 
   static async load(
@@ -112,6 +115,15 @@ export class CudaExecutable implements Executable {
     if (step.returnLogits) this.#fetchLogits(step.logitRows.length);
     await staged.end();
     return staged.readResults(step.returnLogits ? this.#readLogits(step.logitRows.length) : null);
+  }
+
+  /** The ledger said before loading what it would take. */
+  #checkMemory(): void {
+    const { weights, kvCache, activations, workspace, steps } = this.memory;
+    const counted = weights + kvCache + activations + workspace + steps;
+    const taken = this.#pool.numDeviceBytes;
+    if (taken < counted || taken > counted + MAX_UNCOUNTED_BYTES)
+      throw new Error(`the plan takes ${taken} bytes of the device, ${counted} were counted`);
   }
 
   #prepareCopies(): KernelLauncher {

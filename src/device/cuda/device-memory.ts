@@ -10,7 +10,8 @@ export interface PinnedBuffer {
 
 export class DeviceMemoryPool {
   readonly #runtime: CudaRuntime;
-  readonly #onDevice = new Set<Address>();
+  /** Bytes by address. */
+  readonly #onDevice = new Map<Address, number>();
   readonly #pinned = new Set<Address>();
 
   constructor(runtime: CudaRuntime) {
@@ -19,7 +20,7 @@ export class DeviceMemoryPool {
 
   allocate(bytes: number): Address {
     const address = this.#runtime.driver.allocate(Math.max(1, bytes));
-    this.#onDevice.add(address);
+    this.#onDevice.set(address, bytes);
     return address;
   }
 
@@ -28,6 +29,13 @@ export class DeviceMemoryPool {
     const address = this.#runtime.driver.allocatePinned(size);
     this.#pinned.add(address);
     return { address, bytes: new Uint8Array(this.#runtime.driver.view(address, size)) };
+  }
+
+  /** Bytes on the device. */
+  get numDeviceBytes(): number {
+    let sum = 0;
+    for (const bytes of this.#onDevice.values()) sum += bytes;
+    return sum;
   }
 
   /** Device memory that holds `bytes`. */
@@ -51,7 +59,7 @@ export class DeviceMemoryPool {
 
   /** Nothing on the stream may use it any more. */
   freeAll(): void {
-    for (const address of [...this.#onDevice]) this.free(address);
+    for (const address of [...this.#onDevice.keys()]) this.free(address);
     for (const address of [...this.#pinned]) this.freePinned({ address, bytes: new Uint8Array(0) });
   }
 }

@@ -4,6 +4,7 @@ import type { Address } from '../../ffi/cuda/driver.ts';
 import type { KVCacheSpec, StepInputName } from '../../ir/graph.ts';
 import { kvBytesPerToken } from '../../ir/kv-cache-groups.ts';
 import type { CudaMatrix, CudaOperand, StepAddresses } from '../../kernels/cuda/cuda-kernel.ts';
+import { stepBytes } from '../../kernels/cuda/step-layout.ts';
 import { itemSize } from '../../tensor/dtype.ts';
 import type { DeviceMemory } from '../device.ts';
 
@@ -66,6 +67,7 @@ export function placePlan(plan: Plan, numBlocks: readonly number[], pool: Alloca
       kvCache: caches.reduce((sum, c) => sum + numBlocks[c.group] * (c.keyBlockBytes + c.valueBlockBytes), 0),
       activations: plan.arenaBytes,
       workspace: plan.workspaceBytes,
+      steps: stepBytes(plan),
     },
   };
 }

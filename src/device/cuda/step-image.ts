@@ -13,7 +13,7 @@ import {
   TABLE_WIDTHS_AT,
   WORD,
   type StepLayout,
-} from './step-layout.ts';
+} from '../../kernels/cuda/step-layout.ts';
 
 const FIRST_LIST_WORDS = 1024;
 

@@ -10,7 +10,13 @@ import type { DeviceMemoryPool } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
 import type { StepPlaces } from './place-plan.ts';
 import { StepImage, TOKEN_PIECE } from './step-image.ts';
-import { COUNTS, layOutStep, TABLE_WIDTHS_AT, WORD, type StepLayout } from './step-layout.ts';
+import {
+  COUNTS,
+  layOutStep,
+  TABLE_WIDTHS_AT,
+  WORD,
+  type StepLayout,
+} from '../../kernels/cuda/step-layout.ts';
 import { StreamSignal } from './stream-signal.ts';
 
 /** Of the kernel that fills the arrays: enough threads to keep the bus to the host busy. */
@@ -38,8 +44,6 @@ export class StepMemory implements StepPlaces {
   readonly sampling: StepPlaces['sampling'];
   readonly addresses: StepAddresses;
   readonly blockCopies: Address;
-  /** Bytes on the device. */
-  readonly bytes: number;
   readonly #layout: StepLayout;
   readonly #arrays: Address;
   readonly #slots: readonly Slot[];
@@ -48,10 +52,8 @@ export class StepMemory implements StepPlaces {
   constructor(runtime: CudaRuntime, pool: DeviceMemoryPool, plan: Plan) {
     const layout = layOutStep(plan);
     this.#layout = layout;
-    const drawnBytes = layout.columnStride * WORD;
-    this.bytes = layout.totalWords * WORD + drawnBytes;
     this.#arrays = pool.allocate(layout.totalWords * WORD);
-    const drawn = pool.allocate(drawnBytes);
+    const drawn = pool.allocate(layout.columnStride * WORD);
     const at = (place: number): Address => this.#arrays + place * WORD;
     const { header, lists, sampling, queryTiles, columnStride } = layout;
     this.sampling = { columns: at(sampling), lists: at(lists), drawn, columnStride };

@@ -127,5 +127,6 @@ function plannedMemory(plan: Plan, numBlocks: readonly number[]): DeviceMemory {
     ),
     activations: plan.arenaBytes,
     workspace: plan.workspaceBytes,
+    steps: 0,
   };
 }

@@ -1,7 +1,5 @@
 // Where a step's arrays lie, in words: the same on the device and in its page-locked image. Pure arithmetic on a plan's limits.
-import type { Plan } from '../../compiler/plan.ts';
-import { QUERIES_PER_TILE } from '../../kernels/cuda/cuda-kernel.ts';
-import type { SamplingBatch } from '../step.ts';
+import { QUERIES_PER_TILE } from './cuda-kernel.ts';
 
 export const WORD = 4;
 /** Words of a piece that a kernel moves at once; every array begins at a multiple. */
@@ -13,20 +11,36 @@ export const TABLE_WIDTHS_AT = 4;
 /** 64-bit words of `Lists`. */
 const NUM_LIST_WORDS = 11;
 
-/** One element per logit row, in the order of sample.cu. */
+/** What SamplingBatch has one element of per logit row, in the order of sample.cu. */
 export const SAMPLING_COLUMNS = [
-  ...(['targetIds', 'temperature', 'topK', 'topP', 'minP', 'repetitionPenalty', 'presencePenalty'] as const),
-  ...([
-    'frequencyPenalty',
-    'seedLow',
-    'seedHigh',
-    'position',
-    'numLogprobs',
-    'biasOffsets',
-    'historyOffsets',
-  ] as const),
-] satisfies readonly (keyof SamplingBatch)[];
+  'targetIds',
+  'temperature',
+  'topK',
+  'topP',
+  'minP',
+  'repetitionPenalty',
+  'presencePenalty',
+  'frequencyPenalty',
+  'seedLow',
+  'seedHigh',
+  'position',
+  'numLogprobs',
+  'biasOffsets',
+  'historyOffsets',
+] as const;
 export const NUM_RESULT_COLUMNS = 4;
+
+/** What a plan says of its steps. */
+export interface StepShape {
+  readonly limits: {
+    readonly maxNumBatchedTokens: number;
+    readonly maxNumSeqs: number;
+    readonly maxNumLogitRows: number;
+  };
+  readonly kvCacheGroups: readonly unknown[];
+  readonly model: { readonly maxModelLen: number };
+  readonly blockSize: number;
+}
 
 export interface StepLayout {
   /** (place, length) of each piece that a step uses, in units of `PIECE_WORDS`. */
@@ -51,7 +65,7 @@ export interface StepLayout {
   readonly totalWords: number;
 }
 
-export function layOutStep({ limits, kvCacheGroups, model, blockSize }: Plan): StepLayout {
+export function layOutStep({ limits, kvCacheGroups, model, blockSize }: StepShape): StepLayout {
   const { maxNumBatchedTokens, maxNumSeqs, maxNumLogitRows } = limits;
   const numGroups = kvCacheGroups.length;
   let next = 0;
@@ -85,6 +99,12 @@ export function layOutStep({ limits, kvCacheGroups, model, blockSize }: Plan): S
     blockTables: kvCacheGroups.map(() => place(maxNumSeqs * maxBlocksPerSeq)),
     totalWords: next,
   };
+}
+
+/** What steps take of the device's memory: their arrays, and a token for each row that the next step may start from. */
+export function stepBytes(shape: StepShape): number {
+  const { totalWords, columnStride } = layOutStep(shape);
+  return (totalWords + columnStride) * WORD;
 }
 
 export function roundUp(words: number): number {
