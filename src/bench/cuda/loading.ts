@@ -13,10 +13,11 @@ import { CUDA_KERNELS } from '../../kernels/cuda/index.ts';
 import { findModel } from '../../models/registry.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { plainFigure, type Figure } from './figure.ts';
-import { planSettings, presetConfig, type ModelChoice } from './model.ts';
+import { compilePreset, planSettings, presetConfig, type ModelChoice } from './model.ts';
 import type { Roofs } from './roofs.ts';
 
 const SHARD_BYTES = 10 ** 9;
+const SMALL_STEPS = { maxNumSeqs: 1, maxNumBatchedTokens: 16, maxModelLen: 16 };
 const DTYPE_NAMES: Readonly<Record<FloatDType, string>> = {
   float32: 'F32',
   bfloat16: 'BF16',
@@ -31,7 +32,7 @@ export async function measureLoading(
 ): Promise<Figure> {
   const directory = mkdtempSync(path.join(tmpdir(), 'needletail-checkpoint-'));
   try {
-    await writeCheckpoint(directory, compilePreset(device, choice), choice);
+    await writeCheckpoint(directory, compilePreset(device, choice, SMALL_STEPS).plan, choice);
     const { bytes, weightSeconds, loadSeconds } = await load(device, directory, choice);
     const rate = bytes / weightSeconds;
     const gb = (value: number): string => (value / 1e9).toFixed(1);
@@ -41,13 +42,6 @@ export async function measureLoading(
   } finally {
     rmSync(directory, { recursive: true });
   }
-}
-
-function compilePreset(device: CudaDevice, { preset, dtype }: ModelChoice): Plan {
-  const config = presetConfig(preset);
-  const model = { definition: findModel(config), config, tensors: null, checkpointHash: null };
-  const settings = planSettings(dtype, { maxNumSeqs: 1, maxNumBatchedTokens: 16, maxModelLen: 16 });
-  return compileToFit(model, settings, device.target, CUDA_KERNELS, device.availableMemory()).plan;
 }
 
 async function writeCheckpoint(directory: string, plan: Plan, { preset, dtype }: ModelChoice): Promise<void> {
@@ -84,7 +78,7 @@ async function load(
 ): Promise<{ bytes: number; weightSeconds: number; loadSeconds: number }> {
   const { config, tensors, hash, source } = await openCheckpoint(directory);
   const model = { definition: findModel(config), config, tensors, checkpointHash: hash };
-  const settings = planSettings(dtype, { maxNumSeqs: 1, maxNumBatchedTokens: 16, maxModelLen: 16 });
+  const settings = planSettings(dtype, SMALL_STEPS);
   const { plan, ledger } = compileToFit(
     model,
     settings,

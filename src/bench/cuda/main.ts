@@ -10,7 +10,8 @@ import { isFloatDType, type FloatDType } from '../../tensor/dtype.ts';
 import { formatStamp, stampRun, writeRecord } from '../report.ts';
 import { parseTrace } from '../workload.ts';
 import { formatFigures, type Figure } from './figure.ts';
-import { measureBusy, measureColdCompile, measureFirstToken } from './host.ts';
+import { measureBusy } from './busy.ts';
+import { measureColdCompile, measureFirstToken } from './starting.ts';
 import { measureLoading } from './loading.ts';
 import { measureRoofs, type Roofs } from './roofs.ts';
 import { measureSteps, type StepRow } from './steps.ts';
@@ -74,7 +75,8 @@ async function* measureHere(device: CudaDevice, roofs: Roofs): AsyncGenerator<Fi
   if (steps.length > 0) yield await measureSteps(device, latencyModel, steps, roofs);
   for (const row of OFFLINE_ROWS.filter(({ name }) => isSelected(name))) {
     const maxNumSeqs = Number(flags['max-num-seqs'] ?? row.maxNumSeqs);
-    yield [await measureOffline(device, throughputModel, { ...row, maxNumSeqs }, Number(flags.seconds))];
+    const run = { roofs, maxSeconds: Number(flags.seconds) };
+    yield [await measureOffline(device, throughputModel, { ...row, maxNumSeqs }, run)];
   }
   if (isSelected('busy')) yield [await measureBusy(device, throughputModel, 'busy')];
   if (isSelected('in-flight') && flags.trace !== undefined) {

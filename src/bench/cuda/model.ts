@@ -1,6 +1,11 @@
 // A model with random weights on the GPU, as a plan alone or as an engine.
 import { dummySource } from '../../checkpoint/dummy.ts';
-import { compileToFit, type MemorySettings, type PlanSettings } from '../../compiler/compile-to-fit.ts';
+import {
+  compileToFit,
+  type FittedPlan,
+  type MemorySettings,
+  type PlanSettings,
+} from '../../compiler/compile-to-fit.ts';
 import { expectedTensors } from '../../compiler/expected-tensors.ts';
 import type { CudaDevice } from '../../device/cuda/cuda-device.ts';
 import type { Executable } from '../../device/device.ts';
@@ -41,23 +46,27 @@ export function planSettings(dtype: FloatDType, limits: Limits): PlanSettings & 
   };
 }
 
-export async function loadPreset(
+export function compilePreset(
   device: CudaDevice,
   { preset, dtype }: ModelChoice,
   limits: Limits,
-): Promise<Executable> {
+): FittedPlan {
   const config = presetConfig(preset);
   const model = { definition: findModel(config), config, tensors: null, checkpointHash: null };
   const settings = planSettings(dtype, limits);
-  const { plan, ledger } = compileToFit(
-    model,
-    settings,
-    device.target,
-    CUDA_KERNELS,
-    device.availableMemory(),
-  );
-  if (ledger.error !== null) throw new NeedletailError('out_of_memory', ledger.error);
-  return device.load(plan, dummySource(expectedTensors(plan, dtype), 0), { numBlocks: ledger.numBlocks });
+  const fitted = compileToFit(model, settings, device.target, CUDA_KERNELS, device.availableMemory());
+  if (fitted.ledger.error !== null) throw new NeedletailError('out_of_memory', fitted.ledger.error);
+  return fitted;
+}
+
+export async function loadPreset(
+  device: CudaDevice,
+  choice: ModelChoice,
+  limits: Limits,
+): Promise<Executable> {
+  const { plan, ledger } = compilePreset(device, choice, limits);
+  const source = dummySource(expectedTensors(plan, choice.dtype), 0);
+  return device.load(plan, source, { numBlocks: ledger.numBlocks });
 }
 
 export function loadPresetEngine(

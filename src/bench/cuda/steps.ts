@@ -51,8 +51,7 @@ async function measureStep(executable: Executable, row: StepRow, roofs: Roofs): 
   const { plan } = executable;
   const step = greedyStep(row.numSeqs, row.numTokens, executable);
   const stepMs = await timeSteps(executable, step);
-  const seqs = Array.from({ length: row.numSeqs }, () => ({ numTokens: row.numTokens, contextLen: CONTEXT }));
-  const work = stepWork(plan, { seqs });
+  const work = stepWork(plan, { seqs: [{ ...row, contextLen: CONTEXT }] });
   const isDecode = row.numTokens === 1;
   return {
     row: row.name,

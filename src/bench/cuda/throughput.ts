@@ -1,11 +1,13 @@
 // Offline throughput: three times as many requests as run at once, all queued at the start, random tokens, no end token.
 import type { CudaDevice } from '../../device/cuda/cuda-device.ts';
 import type { BatchingPolicy } from '../../engine/config.ts';
-import type { LLMEngine } from '../../engine/llm-engine.ts';
 import { runThroughput, warmUp, type ThroughputResult } from '../offline.ts';
-import { traceLengths, withRandomPrompts, type BenchRequest, type RequestLengths } from '../workload.ts';
+import { traceLengths, withRandomPrompts, type RequestLengths } from '../workload.ts';
 import { plainFigure, type Figure } from './figure.ts';
-import { loadPresetEngine, type ModelChoice } from './model.ts';
+import { busyShare, withTimer } from './busy.ts';
+import { compilePreset, loadPresetEngine, type ModelChoice } from './model.ts';
+import type { Roofs } from './roofs.ts';
+import { leastSeconds, stepWork, utilization, type StepShape } from './work.ts';
 
 export interface OfflineRow {
   readonly name: string;
@@ -23,29 +25,47 @@ export async function measureOffline(
   device: CudaDevice,
   model: ModelChoice,
   row: OfflineRow,
-  maxSeconds: number,
+  { roofs, maxSeconds }: { readonly roofs: Roofs; readonly maxSeconds: number },
 ): Promise<Figure> {
   const { name, inputLen, outputLen, maxNumSeqs, rival } = row;
-  const engine = await loadPresetEngine(device, model, {
+  const limits = {
     maxNumSeqs,
     maxNumBatchedTokens: Math.max(MAX_NUM_BATCHED_TOKENS, maxNumSeqs),
     maxModelLen: inputLen + outputLen,
-  });
+  };
+  const { plan } = compilePreset(device, model, limits);
+  const engine = await loadPresetEngine(device, model, limits);
   try {
     const lengths = staggered({ inputTokens: inputLen, outputTokens: outputLen }, maxNumSeqs);
-    const result = await run(engine, withRandomPrompts(lengths, engine.info.vocabSize, 0), maxSeconds);
-    const figure = plainFigure(
-      name,
-      `${result.maxRunning} in flight, whole run ${result.outputTokensPerSecond.toFixed(0)}` +
+    const requests = withRandomPrompts(lengths, engine.info.vocabSize, 0);
+    await warmUp(engine, requests);
+    const { result, times } = await withTimer(device, () => runThroughput(engine, requests, maxSeconds));
+    const { steadyOutputTokensPerSecond: steady, outputTokensPerSecond: whole, maxRunning } = result;
+    const stepWorkload = steadyStep(row, maxRunning);
+    const work = stepWork(plan, stepWorkload);
+    const seconds = maxRunning / (steady ?? whole);
+    return {
+      row: name,
+      what:
+        `${maxRunning} in flight, whole run ${whole.toFixed(0)}, GPU busy ${(100 * busyShare(times)).toFixed(1)} %` +
         (result.isCut ? `, cut after ${result.seconds.toFixed(0)} s` : ''),
-      result.steadyOutputTokensPerSecond ?? result.outputTokensPerSecond,
-      result.steadyOutputTokensPerSecond === null ? 'tok/s (whole run)' : 'tok/s',
-      result,
-    );
-    return { ...figure, rival };
+      value: steady ?? whole,
+      unit: steady === null ? 'tok/s (whole run)' : 'tok/s',
+      limit: maxRunning / leastSeconds(work, roofs),
+      rival,
+      ...utilization(work, seconds, roofs),
+      detail: { ...result, busyShare: busyShare(times) },
+    };
   } finally {
     await engine.close();
   }
+}
+
+/** What a step computes once sequences of all ages run: a token of each, and the prompts of those that begin. */
+function steadyStep({ inputLen, outputLen }: OfflineRow, numRunning: number): StepShape {
+  const decode = { numSeqs: numRunning, numTokens: 1, contextLen: inputLen + outputLen / 2 };
+  const prefill = { numSeqs: numRunning / outputLen, numTokens: inputLen, contextLen: inputLen };
+  return { seqs: [decode, prefill] };
 }
 
 /** The lengths of the first generation are spread evenly, so that ever after some end and some begin in every step. */
@@ -55,15 +75,6 @@ function staggered(lengths: RequestLengths, numFirst: number): RequestLengths[] 
     outputTokens:
       i < numFirst ? Math.ceil(((i + 1) / numFirst) * lengths.outputTokens) : lengths.outputTokens,
   }));
-}
-
-async function run(
-  engine: LLMEngine,
-  requests: readonly BenchRequest[],
-  maxSeconds: number,
-): Promise<ThroughputResult> {
-  await warmUp(engine, requests);
-  return runThroughput(engine, requests, maxSeconds);
 }
 
 const CHAT_SLOTS = 64;
@@ -107,7 +118,9 @@ async function measurePolicy(
     maxModelLen: MAX_CHAT_INPUT + MAX_CHAT_OUTPUT,
   });
   try {
-    return await run(engine, withRandomPrompts(lengths, engine.info.vocabSize, 0), Infinity);
+    const requests = withRandomPrompts(lengths, engine.info.vocabSize, 0);
+    await warmUp(engine, requests);
+    return await runThroughput(engine, requests);
   } finally {
     await engine.close();
   }

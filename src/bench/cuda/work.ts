@@ -7,15 +7,24 @@ export interface Work {
   readonly flops: number;
 }
 
+/** Equal sequences of a step. */
+export interface StepPart {
+  /** On average: it need not be whole. */
+  readonly numSeqs: number;
+  /** New tokens of each, and tokens in its cache after the step. */
+  readonly numTokens: number;
+  readonly contextLen: number;
+}
+
 export interface StepShape {
-  /** New tokens of each sequence, and tokens in its cache after the step. */
-  readonly seqs: readonly { readonly numTokens: number; readonly contextLen: number }[];
+  readonly seqs: readonly StepPart[];
 }
 
 /** Weights once, every KV cache once; activations are small beside them. */
 export function stepWork(plan: Plan, { seqs }: StepShape): Work {
-  const numTokens = seqs.reduce((sum, seq) => sum + seq.numTokens, 0);
-  const rows = { numTokens, numSeqs: seqs.length, numLogitRows: seqs.length };
+  const numSeqs = seqs.reduce((sum, part) => sum + part.numSeqs, 0);
+  const numTokens = seqs.reduce((sum, part) => sum + part.numSeqs * part.numTokens, 0);
+  const rows = { numTokens, numSeqs, numLogitRows: numSeqs };
   let bytes = 0;
   let flops = 0;
   for (const launch of plan.launches) {
@@ -24,10 +33,10 @@ export function stepWork(plan: Plan, { seqs }: StepShape): Work {
     flops += 2 * size * rows[launch.rows];
   }
   for (const { bytesPerToken, layers } of plan.kvCacheGroups)
-    for (const seq of seqs) {
-      bytes += bytesPerToken * seq.contextLen;
+    for (const part of seqs) {
+      bytes += bytesPerToken * part.numSeqs * part.contextLen;
       // Every query sees on average all but half of the new tokens: scores, then a weighted sum.
-      const pairs = seq.numTokens * (seq.contextLen - seq.numTokens / 2);
+      const pairs = part.numSeqs * part.numTokens * (part.contextLen - part.numTokens / 2);
       flops += layers.length * 4 * queryWidth(plan) * pairs;
     }
   return { bytes, flops };
