@@ -105,10 +105,11 @@ class RoofBench {
     const size = MATRIX_SIZE;
     const shape = { rows: size, outputs: size, inputs: size, xStride: size, yStride: size } as const;
     const types = { dtype: 'bfloat16', outputDType: 'bfloat16', bias: 0, alignment: 256 } as const;
-    const product = cublasLt.prepare({ ...shape, ...types }, WORKSPACE_BYTES);
-    if (!product) throw new Error('cuBLASLt has no algorithm for the product that is the roof');
-    const weight = x + size * size * 2;
-    const seconds = this.#time(() => cublasLt.run(product, x, weight, y, workspace, stream));
+    const product = cublasLt.describe({ ...shape, ...types });
+    const [algorithm] = cublasLt.propose(product, { ...shape, ...types }, WORKSPACE_BYTES, 1);
+    if (!algorithm) throw new Error('cuBLASLt has no algorithm for the product that is the roof');
+    const places = { x, weight: x + size * size * 2, y, workspace };
+    const seconds = this.#time(() => cublasLt.run(product, algorithm, places, stream));
     cublasLt.release(product);
     return seconds;
   }

@@ -4,6 +4,7 @@ import type { CublasLt } from '../../ffi/cuda/cublaslt.ts';
 import type { Defines } from '../../kernels/cuda/cuda-kernel.ts';
 import type { KernelCache } from './kernel-cache.ts';
 import type { StepTimer } from './step-timer.ts';
+import { MatmulTuner } from './matmul-tuner.ts';
 
 export class CudaRuntime {
   readonly driver: CudaDriver;
@@ -15,6 +16,7 @@ export class CudaRuntime {
   readonly signalStream: Address;
   /** Set by measurements. */
   timer: StepTimer | null = null;
+  readonly tuner: MatmulTuner;
   readonly #context: Address;
   readonly #modules = new Map<string, Address>();
 
@@ -26,6 +28,7 @@ export class CudaRuntime {
     this.#context = driver.openContext(gpu.ordinal);
     this.stream = driver.createStream();
     this.signalStream = driver.createStream();
+    this.tuner = new MatmulTuner(this, cache.directory, gpu.name);
   }
 
   /** Must come before calls of the driver on a thread where another GPU may have been used. */

@@ -1,4 +1,4 @@
-// cuBLASLt: matrix products D = A · B + bias with an algorithm that its heuristics choose for the shape.
+// cuBLASLt: matrix products D = A · B + bias by one of the algorithms that its heuristics propose for the shape.
 import type { LibraryHandle } from 'koffi';
 import { NeedletailError } from '../../util/errors.ts';
 import type { Address } from './driver.ts';
@@ -13,9 +13,11 @@ const DESC = { transA: 3, epilogue: 7, biasPointer: 8, biasDType: 26 } as const;
 const PREFERENCE = { workspaceBytes: 1, alignmentA: 5, alignmentB: 6, alignmentC: 7, alignmentD: 8 } as const;
 const OP_T = 1;
 const EPILOGUE_BIAS = 4;
-/** `cublasLtMatmulHeuristicResult_t`: algorithm [64], workspace size, state, waves, reserved. */
+export const ALGORITHM_BYTES = 64;
+/** `cublasLtMatmulHeuristicResult_t`: algorithm, workspace size, state, waves, reserved. */
 const HEURISTIC_BYTES = 96;
-const HEURISTIC_WORKSPACE_AT = 64;
+const HEURISTIC_WORKSPACE_AT = ALGORITHM_BYTES;
+const HEURISTIC_STATUS_AT = 72;
 
 /** y [rows, outputs] = x [rows, inputs] · weightᵀ (+ bias), all row-major; the weight's rows are `inputs` apart. */
 export interface MatmulShape {
@@ -34,14 +36,27 @@ export interface MatmulShape {
   readonly alignment: number;
 }
 
-/** A product made ready: descriptors and the algorithm. */
+/** How cuBLASLt may do a product; means something to the same version of the library on the same kind of GPU. */
+export interface MatmulAlgorithm {
+  /** `cublasLtMatmulAlgo_t`. */
+  readonly bytes: Uint8Array;
+  readonly workspaceBytes: number;
+}
+
+/** A product described to cuBLASLt; of no algorithm yet. */
 export interface Matmul {
   readonly description: Address;
   readonly weightLayout: Address;
   readonly xLayout: Address;
   readonly yLayout: Address;
-  readonly algorithm: Uint8Array;
-  readonly workspaceBytes: number;
+}
+
+/** Where a product's numbers lie. */
+export interface MatmulPlaces {
+  readonly x: Address;
+  readonly weight: Address;
+  readonly y: Address;
+  readonly workspace: Address;
 }
 
 export class CublasLt {
@@ -73,20 +88,57 @@ export class CublasLt {
     this.#check('cublasLtDestroy', this.#functions.cublasLtDestroy(this.#handle));
   }
 
-  /** Null if cuBLASLt has no algorithm for this shape. */
-  prepare(shape: MatmulShape, maxWorkspaceBytes: number): Matmul | null {
+  describe(shape: MatmulShape): Matmul {
     const { rows, outputs, inputs, xStride, yStride, dtype, outputDType } = shape;
     // cuBLASLt thinks in columns: yᵀ [outputs, rows] = weight [inputs, outputs]ᵀ · xᵀ [inputs, rows].
-    const matmul = {
-      description: this.#describe(shape),
+    return {
+      description: this.#describeOperation(shape),
       weightLayout: this.#layout(dtype, inputs, outputs, inputs),
       xLayout: this.#layout(dtype, inputs, rows, xStride),
       yLayout: this.#layout(outputDType, outputs, rows, yStride),
     };
-    const found = this.#chooseAlgorithm(matmul, shape.alignment, maxWorkspaceBytes);
-    if (found) return { ...matmul, ...found };
-    this.release({ ...matmul, algorithm: new Uint8Array(0), workspaceBytes: 0 });
-    return null;
+  }
+
+  /** The most promising first; none if cuBLASLt cannot do it. */
+  propose(
+    { description, weightLayout, xLayout, yLayout }: Matmul,
+    { alignment }: MatmulShape,
+    maxWorkspaceBytes: number,
+    maxCount: number,
+  ): MatmulAlgorithm[] {
+    const preference = this.#prefer(alignment, maxWorkspaceBytes);
+    const results = new Uint8Array(HEURISTIC_BYTES * maxCount);
+    const count = new Int32Array(1);
+    const status = this.#functions.cublasLtMatmulAlgoGetHeuristic(
+      this.#handle,
+      description,
+      ...[weightLayout, xLayout, yLayout, yLayout],
+      preference,
+      maxCount,
+      results,
+      count,
+    );
+    this.#functions.cublasLtMatmulPreferenceDestroy(preference);
+    if (status !== 0) return [];
+    return Array.from({ length: count[0] }, (_, i) =>
+      readProposal(results.subarray(i * HEURISTIC_BYTES, (i + 1) * HEURISTIC_BYTES)),
+    ).filter((proposal) => proposal !== null);
+  }
+
+  /** The algorithm with the workspace that it wants for this product; null if it cannot do it. */
+  check(matmul: Matmul, { bytes }: MatmulAlgorithm): MatmulAlgorithm | null {
+    const { description, weightLayout, xLayout, yLayout } = matmul;
+    const result = new Uint8Array(HEURISTIC_BYTES);
+    const status = this.#functions.cublasLtMatmulAlgoCheck(
+      this.#handle,
+      description,
+      ...[weightLayout, xLayout, yLayout, yLayout],
+      bytes,
+      result,
+    );
+    if (status !== 0) return null;
+    const { workspaceBytes } = readProposal(result) ?? { workspaceBytes: 0 };
+    return { bytes, workspaceBytes };
   }
 
   release({ description, weightLayout, xLayout, yLayout }: Matmul): void {
@@ -95,8 +147,12 @@ export class CublasLt {
     this.#functions.cublasLtMatmulDescDestroy(description);
   }
 
-  run(matmul: Matmul, x: Address, weight: Address, y: Address, workspace: Address, stream: Address): void {
-    const { description, weightLayout, xLayout, yLayout, algorithm, workspaceBytes } = matmul;
+  run(
+    { description, weightLayout, xLayout, yLayout }: Matmul,
+    { bytes, workspaceBytes }: MatmulAlgorithm,
+    { x, weight, y, workspace }: MatmulPlaces,
+    stream: Address,
+  ): void {
     const status = this.#functions.cublasLtMatmul(
       this.#handle,
       description,
@@ -106,7 +162,7 @@ export class CublasLt {
       this.#zero,
       ...[y, yLayout],
       ...[y, yLayout],
-      algorithm,
+      bytes,
       workspace,
       workspaceBytes,
       stream,
@@ -114,7 +170,7 @@ export class CublasLt {
     this.#check('cublasLtMatmul', status);
   }
 
-  #describe({ bias, outputDType }: MatmulShape): Address {
+  #describeOperation({ bias, outputDType }: MatmulShape): Address {
     const f = this.#functions;
     const description = this.#create('cublasLtMatmulDescCreate', (out) =>
       f.cublasLtMatmulDescCreate(out, COMPUTE_32F, DTYPES.float32),
@@ -136,29 +192,6 @@ export class CublasLt {
     return this.#create('cublasLtMatrixLayoutCreate', (out) =>
       this.#functions.cublasLtMatrixLayoutCreate(out, DTYPES[dtype], rows, columns, stride),
     );
-  }
-
-  #chooseAlgorithm(
-    { description, weightLayout, xLayout, yLayout }: Omit<Matmul, 'algorithm' | 'workspaceBytes'>,
-    alignment: number,
-    maxWorkspaceBytes: number,
-  ): Pick<Matmul, 'algorithm' | 'workspaceBytes'> | null {
-    const preference = this.#prefer(alignment, maxWorkspaceBytes);
-    const result = new Uint8Array(HEURISTIC_BYTES);
-    const count = new Int32Array(1);
-    const status = this.#functions.cublasLtMatmulAlgoGetHeuristic(
-      this.#handle,
-      description,
-      ...[weightLayout, xLayout, yLayout, yLayout],
-      preference,
-      1,
-      result,
-      count,
-    );
-    this.#functions.cublasLtMatmulPreferenceDestroy(preference);
-    if (status !== 0 || count[0] === 0) return null;
-    const workspaceBytes = Number(new DataView(result.buffer).getBigUint64(HEURISTIC_WORKSPACE_AT, true));
-    return { algorithm: result.slice(0, HEURISTIC_WORKSPACE_AT), workspaceBytes };
   }
 
   #prefer(alignment: number, maxWorkspaceBytes: number): Address {
@@ -191,6 +224,14 @@ export class CublasLt {
   }
 }
 
+/** Out of a `cublasLtMatmulHeuristicResult_t`; null if it says that the algorithm does not work. */
+function readProposal(result: Uint8Array): MatmulAlgorithm | null {
+  const view = new DataView(result.buffer, result.byteOffset, result.byteLength);
+  if (view.getInt32(HEURISTIC_STATUS_AT, true) !== 0) return null;
+  const workspaceBytes = Number(view.getBigUint64(HEURISTIC_WORKSPACE_AT, true));
+  return { bytes: result.slice(0, ALGORITHM_BYTES), workspaceBytes };
+}
+
 type Call = (...args: readonly unknown[]) => number;
 
 function bind(library: LibraryHandle) {
@@ -219,6 +260,10 @@ function bind(library: LibraryHandle) {
     cublasLtMatmulAlgoGetHeuristic: call(
       'cublasLtMatmulAlgoGetHeuristic(uintptr_t handle, uintptr_t desc, uintptr_t a, uintptr_t b, uintptr_t c, ' +
         'uintptr_t d, uintptr_t preference, int requested, void *results, void *count)',
+    ),
+    cublasLtMatmulAlgoCheck: call(
+      'cublasLtMatmulAlgoCheck(uintptr_t handle, uintptr_t desc, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d, ' +
+        'const void *algorithm, void *result)',
     ),
     cublasLtMatmul: call(
       'cublasLtMatmul(uintptr_t handle, uintptr_t desc, const void *alpha, uintptr_t a, uintptr_t aLayout, ' +
