@@ -1,0 +1,80 @@
+// Times launches on a GPU as the product runs them: recorded once, replayed, between two events.
+import { CudaDevice } from '../../src/device/cuda/cuda-device.ts';
+import { DeviceMemoryPool } from '../../src/device/cuda/device-memory.ts';
+import { KernelLauncher } from '../../src/device/cuda/kernel-launcher.ts';
+import { MatmulLauncher, type MatmulWorkspace } from '../../src/device/cuda/matmul-launcher.ts';
+import type { PreparedLaunch, StepCounts } from '../../src/kernels/cuda/cuda-kernel.ts';
+
+/** More than any L2 holds, so that weights come from memory. */
+export const ROTATED_BYTES = 2 ** 31;
+const NUM_REPLAYS = 5;
+
+export class GpuTimer {
+  readonly device: CudaDevice;
+  readonly pool: DeviceMemoryPool;
+  readonly #matmuls: MatmulLauncher[] = [];
+
+  private constructor(device: CudaDevice) {
+    this.device = device;
+    this.pool = new DeviceMemoryPool(device.runtime);
+  }
+
+  static async open(): Promise<GpuTimer> {
+    return new GpuTimer(await CudaDevice.open());
+  }
+
+  /** Random 16-bit numbers of small magnitude, of either type: time depends on what is multiplied. */
+  randomNumbers(bytes: number): number {
+    const piece = Uint16Array.from({ length: 2 ** 20 }, (_, i) => {
+      const sign = (i * 7919) & 1 ? 0x8000 : 0;
+      return sign | 0x3c00 | (Math.imul(i, 2654435761) >>> 22);
+    });
+    const { driver, stream } = this.device.runtime;
+    const address = this.pool.allocate(bytes);
+    const staging = this.pool.allocatePinned(piece.byteLength);
+    staging.bytes.set(new Uint8Array(piece.buffer));
+    for (let at = 0; at < bytes; at += piece.byteLength)
+      driver.copyToDevice(address + at, staging.address, Math.min(piece.byteLength, bytes - at), stream);
+    driver.synchronize(stream);
+    return address;
+  }
+
+  /** Milliseconds of all launches together: the median replay. */
+  time(launches: readonly PreparedLaunch[], counts: StepCounts, workspace: MatmulWorkspace): number {
+    const { runtime } = this.device;
+    const { driver, stream } = runtime;
+    const launchers = launches.map((launch) => {
+      if (launch.kind === 'kernel') return new KernelLauncher(runtime, this.pool, launch);
+      const matmul = new MatmulLauncher(runtime, launch, workspace);
+      this.#matmuls.push(matmul);
+      return matmul;
+    });
+    for (const launcher of launchers) launcher.run(counts);
+    driver.synchronize(stream);
+    driver.beginCapture(stream);
+    for (const launcher of launchers) launcher.run(counts);
+    const graph = driver.endCapture(stream);
+    const [start, end] = [driver.createEvent(), driver.createEvent()];
+    const times = Array.from({ length: NUM_REPLAYS }, () => {
+      driver.recordEvent(start, stream);
+      driver.launchGraph(graph, stream);
+      driver.recordEvent(end, stream);
+      driver.synchronize(stream);
+      return driver.elapsedMs(start, end);
+    });
+    for (const event of [start, end]) driver.destroyEvent(event);
+    driver.destroyGraph(graph);
+    return times.sort((a, b) => a - b)[NUM_REPLAYS >> 1];
+  }
+
+  async close(): Promise<void> {
+    for (const matmul of this.#matmuls) matmul.release();
+    this.pool.freeAll();
+    await this.device.dispose();
+  }
+}
+
+/** A step of `rows` tokens. */
+export function countsOf(rows: number): StepCounts {
+  return { numTokens: rows, numSeqs: rows, numLogitRows: rows, numDecodeSeqs: rows, numQueryTiles: 0 };
+}
