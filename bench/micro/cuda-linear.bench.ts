@@ -46,7 +46,12 @@ for (const model of chosen(Object.keys(MODELS)))
 await timer.close();
 
 function printProduct(model: string, { name, outputs, inputs }: Product, rows: number): void {
-  const types = { weightFormat: null, weightDType: 'bfloat16', kvDType: 'bfloat16', activationDType: 'bfloat16' } as const;
+  const types = {
+    weightFormat: null,
+    weightDType: 'bfloat16',
+    kvDType: 'bfloat16',
+    activationDType: 'bfloat16',
+  } as const;
   const query = {
     ...types,
     arch: timer.device.target.arch,

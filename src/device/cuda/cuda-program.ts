@@ -47,7 +47,7 @@ export class CudaProgram {
     this.#plan = plan;
     const constant = (values: Float32Array): Address => pool.upload(new Uint8Array(values.buffer));
     const places = { plan, placement, step, gpu: runtime.gpu, constant };
-    this.#launches = plan.launches.map((launch) => this.#prepare(launch, places));
+    this.#launches = plan.launches.map((launch, i) => this.#prepare(launch, places, i > 0));
     this.#sample = this.#kernel(sampleLaunch(places));
   }
 
@@ -107,11 +107,14 @@ export class CudaProgram {
     return bucket <= Math.min(maxNumSeqs, maxNumBatchedTokens, maxNumLogitRows) ? bucket : null;
   }
 
-  #prepare(launch: Launch, places: LaunchPlaces): PlannedLaunch {
+  /** A step's first launch may not overlap: others read the step's arrays before they wait, and rely on it. */
+  #prepare(launch: Launch, places: LaunchPlaces, mayOverlap: boolean): PlannedLaunch {
     const variants = prepareLaunch(launch, places).map(({ maxRows, launches }) => ({
       maxRows,
       launchers: launches.map((prepared) =>
-        prepared.kind === 'kernel' ? this.#kernel(prepared) : this.#matmul(prepared, places.placement),
+        prepared.kind === 'kernel'
+          ? this.#kernel({ ...prepared, overlaps: mayOverlap && prepared.overlaps === true })
+          : this.#matmul(prepared, places.placement),
       ),
     }));
     return { rows: launch.rows, variants };

@@ -18,6 +18,27 @@ const ATTRIBUTES = {
 
 const MAX_DYNAMIC_SHARED_BYTES = 8;
 
+export const TENSOR_MAP_BYTES = 128;
+const TENSOR_MAP = {
+  unsigned8: 0,
+  unsigned16: 1,
+  plain: 0,
+  swizzle128: 3,
+  promoteTo256: 3,
+  fillZeros: 0,
+} as const;
+const SWIZZLED_BYTES = 128;
+
+/** A row-major matrix of 1- or 2-byte items, and the boxes of it that the copy engine moves: `boxRows` rows of 128 bytes. */
+export interface TensorMapOptions {
+  readonly address: Address;
+  readonly itemBytes: number;
+  readonly rows: number;
+  readonly columns: number;
+  readonly rowBytes: number;
+  readonly boxRows: number;
+}
+
 export interface GpuProperties {
   readonly ordinal: number;
   readonly name: string;
@@ -26,12 +47,6 @@ export interface GpuProperties {
   readonly numMultiprocessors: number;
   readonly maxSharedMemoryPerBlock: number;
   readonly totalBytes: number;
-}
-
-export interface LaunchShape {
-  readonly grid: readonly [x: number, y: number, z: number];
-  readonly block: number;
-  readonly sharedBytes: number;
 }
 
 export class CudaDriver {
@@ -233,18 +248,30 @@ export class CudaDriver {
     this.#check(`cuFuncSetAttribute of ${bytes} bytes of shared memory`, status);
   }
 
-  /** `extra`: the address of a `CU_LAUNCH_PARAM_…` list that holds the packed parameters. */
-  launch(kernel: Address, { grid, block, sharedBytes }: LaunchShape, extra: Address, stream: Address): void {
-    const status = this.#functions.cuLaunchKernel(
-      kernel,
-      ...grid,
-      ...[block, 1, 1],
-      sharedBytes,
-      stream,
-      0,
-      extra,
+  /** `config`: the address of a `CUlaunchConfig`; `parameters`: of the list of the parameters' addresses. */
+  launch(kernel: Address, config: Address, parameters: Address): void {
+    this.#check('cuLaunchKernelEx', this.#functions.cuLaunchKernelEx(config, kernel, parameters, 0));
+  }
+
+  /** A `CUtensorMap` (Hopper and newer). Address and `rowBytes` are multiples of 16. */
+  encodeTensorMap({ address, itemBytes, rows, columns, rowBytes, boxRows }: TensorMapOptions): Uint8Array {
+    const map = new Uint8Array(TENSOR_MAP_BYTES);
+    const status = this.#functions.cuTensorMapEncodeTiled(
+      map,
+      itemBytes === 1 ? TENSOR_MAP.unsigned8 : TENSOR_MAP.unsigned16,
+      2,
+      address,
+      BigUint64Array.of(BigInt(columns), BigInt(rows)),
+      BigUint64Array.of(BigInt(rowBytes)),
+      Uint32Array.of(SWIZZLED_BYTES / itemBytes, boxRows),
+      Uint32Array.of(1, 1),
+      TENSOR_MAP.plain,
+      TENSOR_MAP.swizzle128,
+      TENSOR_MAP.promoteTo256,
+      TENSOR_MAP.fillZeros,
     );
-    this.#check('cuLaunchKernel', status);
+    this.#check('cuTensorMapEncodeTiled', status);
+    return map;
   }
 
   /** What is put on the stream from here on is recorded instead of run. */
@@ -355,9 +382,12 @@ function bind(library: LibraryHandle) {
     cuModuleUnload: call('cuModuleUnload(uintptr_t module)'),
     cuModuleGetFunction: call('cuModuleGetFunction(void *function, uintptr_t module, const char *name)'),
     cuFuncSetAttribute: call('cuFuncSetAttribute(uintptr_t function, int attribute, int value)'),
-    cuLaunchKernel: call(
-      'cuLaunchKernel(uintptr_t function, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx, ' +
-        'unsigned int by, unsigned int bz, unsigned int shared, uintptr_t stream, uintptr_t params, uintptr_t extra)',
+    cuTensorMapEncodeTiled: call(
+      'cuTensorMapEncodeTiled(void *map, int type, unsigned int rank, uintptr_t address, const void *sizes, ' +
+        'const void *strides, const void *box, const void *steps, int interleave, int swizzle, int promotion, int fill)',
+    ),
+    cuLaunchKernelEx: call(
+      'cuLaunchKernelEx(uintptr_t config, uintptr_t function, uintptr_t params, uintptr_t extra)',
     ),
   };
 }

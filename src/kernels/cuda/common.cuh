@@ -37,6 +37,20 @@ template <> __device__ __forceinline__ fp16 from_float<fp16>(float x) {
   return y;
 }
 
+/// Until the launch before this one is done and its writes are seen. A launch that may overlap its predecessor calls this before
+/// anything else but reading weights and the step's own arrays, in every block: the launch after it relies on that.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// Allows the next launch to start once every block has called this; it waits for this one's end by itself.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 /// N neighbours, read and written in one access.
 template <typename T, int N> struct alignas(sizeof(T) * N) Vec { T at[N]; };
 

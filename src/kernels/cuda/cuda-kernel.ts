@@ -85,8 +85,23 @@ export type Parameter =
   | { readonly int32: number }
   | { readonly float32: number }
   | { readonly float64: number }
+  /** A `CUtensorMap`, by which Hopper's copy engine finds a matrix. */
+  | { readonly tensorMap: TensorMap }
   /** Known when the step is. */
   | { readonly count: (counts: StepCounts) => number };
+
+/** Boxes of a matrix that arrive as rows of 128 bytes, swizzled by 128 bytes; past the matrix's end they hold zeros. */
+export interface TensorMap {
+  /** A multiple of 16. */
+  readonly address: number;
+  readonly itemBytes: number;
+  readonly rows: number;
+  readonly columns: number;
+  /** A multiple of 16. */
+  readonly rowBytes: number;
+  /** At most 256. */
+  readonly boxRows: number;
+}
 
 export type Defines = Readonly<Record<string, string | number>>;
 
@@ -101,6 +116,8 @@ export interface KernelLaunch {
   readonly block: number;
   /** Dynamic shared memory. */
   readonly sharedBytes: number;
+  /** Starts while the launch before it drains: every thread calls `wait_for_previous` before it meets what that one touches. */
+  readonly overlaps?: boolean;
   /** A grid with a zero is not launched. */
   readonly grid: (counts: StepCounts) => readonly [x: number, y: number, z: number];
   readonly parameters: readonly Parameter[];
@@ -171,6 +188,15 @@ export function pointer(address: number): Parameter {
 /** A matrix as kernels take it: address, then row stride. */
 export function view({ address, rowStride }: CudaMatrix): readonly Parameter[] {
   return [{ pointer: address }, { int64: rowStride }];
+}
+
+/** A matrix as Hopper's copy engine finds it, `boxRows` rows at a time. */
+export function tensorMap(
+  { address, dtype, rows, columns, rowStride }: CudaMatrix,
+  boxRows: number,
+): Parameter {
+  const itemBytes = itemSize(dtype);
+  return { tensorMap: { address, itemBytes, rows, columns, rowBytes: rowStride * itemBytes, boxRows } };
 }
 
 export function int(value: unknown): Parameter {

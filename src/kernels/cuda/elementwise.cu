@@ -25,7 +25,10 @@ __device__ __forceinline__ float tanh(float x, float, float) { return tanhf(x); 
 extern "C" __global__ void unary(const int* num_rows, const X* x, i64 x_stride, X* y, i64 y_stride, int columns, float p0,
                                  float p1) {
   const int row = blockIdx.x, i = (blockIdx.y * blockDim.x + threadIdx.x) * VEC;
-  if (row >= *num_rows || i >= columns) return;
+  const int rows = *num_rows;
+  let_next_start();
+  wait_for_previous();
+  if (row >= rows || i >= columns) return;
   Vec<X, VEC> values = load<VEC>(x + row * x_stride + i);
 #pragma unroll
   for (int j = 0; j < VEC; j++) values.at[j] = from_float<X>(OP(to_float(values.at[j]), p0, p1));
@@ -35,7 +38,10 @@ extern "C" __global__ void unary(const int* num_rows, const X* x, i64 x_stride, 
 /// y = OP(first half of the columns) · second half; `columns` of y.
 extern "C" __global__ void gated(const int* num_rows, const X* x, i64 x_stride, X* y, i64 y_stride, int columns) {
   const int row = blockIdx.x, i = (blockIdx.y * blockDim.x + threadIdx.x) * VEC;
-  if (row >= *num_rows || i >= columns) return;
+  const int rows = *num_rows;
+  let_next_start();
+  wait_for_previous();
+  if (row >= rows || i >= columns) return;
   Vec<X, VEC> gate = load<VEC>(x + row * x_stride + i);
   const Vec<X, VEC> up = load<VEC>(x + row * x_stride + columns + i);
 #pragma unroll
@@ -47,7 +53,10 @@ extern "C" __global__ void gated(const int* num_rows, const X* x, i64 x_stride, 
 extern "C" __global__ void binary(const int* num_rows, const X* a, i64 a_stride, const X* b, i64 b_stride, X* y,
                                   i64 y_stride, int columns) {
   const int row = blockIdx.x, i = (blockIdx.y * blockDim.x + threadIdx.x) * VEC;
-  if (row >= *num_rows || i >= columns) return;
+  const int rows = *num_rows;
+  let_next_start();
+  wait_for_previous();
+  if (row >= rows || i >= columns) return;
   Vec<X, VEC> values = load<VEC>(a + row * a_stride + i);
   const Vec<X, VEC> others = load<VEC>(b + row * b_stride + i);
 #pragma unroll

@@ -36,6 +36,7 @@ function elementwise(
     defines: { X: cudaType(dtype), VEC: vec, ...defines },
     block,
     sharedBytes: 0,
+    overlaps: true,
     grid: (counts) => [counts[launch.rows], numChunks, 1],
     parameters: [rowCount(launch), ...matrices.flatMap(view), int(columns), ...more],
   };

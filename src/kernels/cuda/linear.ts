@@ -10,6 +10,7 @@ import {
   pointer,
   rowCount,
   singleKernel,
+  tensorMap,
   view,
   type CudaKernelDescription,
   type CudaLaunch,
@@ -21,9 +22,11 @@ import {
 /** What cuBLASLt may use; it is told so. */
 const CUBLASLT_WORKSPACE_BYTES = 32 * 2 ** 20;
 /** Rows of x that the streaming kernel takes at once, by variant; 8 to a tensor-core tile. */
-const STREAMED_ROWS = [8, 16, 32];
-const STREAM_THREADS = 256;
+const STREAMED_ROWS = [8, 16];
 const TILE = 64;
+/** Hopper's, by the compute capability. */
+const COPY_ENGINE_CAPABILITY = 90;
+const STAGE_BARRIER_BYTES = 16;
 
 export const linear: CudaKernelDescription = {
   ...singleKernel('linear', prepare),
@@ -37,7 +40,7 @@ function usesCublasLt({ weightDType, activationDType, weightColumns }: KernelQue
 
 function variants(query: KernelQuery): readonly KernelVariant[] {
   if (!usesCublasLt(query)) return [{ kernel: 'tiled', maxRows: null }];
-  const streams = query.weightDType !== 'float32' && query.weightColumns % 32 === 0 ? STREAMED_ROWS : [];
+  const streams = query.weightDType === 'float32' ? [] : STREAMED_ROWS;
   return [
     ...streams.map((rows) => ({ kernel: `stream${rows}`, maxRows: rows })),
     { kernel: 'cublaslt', maxRows: null },
@@ -81,10 +84,13 @@ function parameters(launch: CudaLaunch): KernelLaunch['parameters'] {
   ];
 }
 
+/** How a block of the streaming kernel works: what linear-stream.cuh calls by these names in capitals. */
+const STREAM = { rowTiles: 1, rowGroups: 2, depthGroups: 4, depth: 256, stages: 4 } as const;
+
 function stream(launch: CudaLaunch, maxRows: number): KernelLaunch {
-  const { x, y } = operands(launch);
-  // Several tiles of x: weights are used for all of them once they are in registers, x for two tiles of weights.
-  const [rowTiles, unroll] = maxRows === 8 ? [1, 4] : [2, 2];
+  const { rowTiles, rowGroups, depthGroups, depth, stages } = STREAM;
+  const { x, weight, bias, y } = operands(launch);
+  const tile = 16 * rowTiles * rowGroups;
   return {
     kind: 'kernel',
     source: 'linear-stream.cu',
@@ -93,13 +99,26 @@ function stream(launch: CudaLaunch, maxRows: number): KernelLaunch {
       X: cudaType(x.dtype),
       Y: cudaType(y.dtype),
       ROW_TILES: rowTiles,
-      X_TILES: maxRows / 8,
-      UNROLL: unroll,
+      ROW_GROUPS: rowGroups,
+      DEPTH_GROUPS: depthGroups,
+      X_ROWS: maxRows,
+      DEPTH: depth,
+      STAGES: stages,
     },
-    block: STREAM_THREADS,
-    sharedBytes: 0,
-    grid: (counts) => [counts[launch.rows] === 0 ? 0 : Math.ceil(y.columns / (16 * rowTiles)), 1, 1],
-    parameters: parameters(launch),
+    block: 32 * (rowGroups * depthGroups + 1),
+    sharedBytes: stages * (2 * depth * (tile + maxRows) + STAGE_BARRIER_BYTES),
+    overlaps: true,
+    grid: (counts) => [counts[launch.rows] === 0 ? 0 : Math.ceil(y.columns / tile), 1, 1],
+    parameters: [
+      ...(launch.gpu.computeCapability >= COPY_ENGINE_CAPABILITY
+        ? [tensorMap(weight, tile), tensorMap(x, maxRows)]
+        : [pointer(weight.address), ...view(x), int(x.rows)]),
+      rowCount(launch),
+      pointer(bias?.address ?? 0),
+      ...view(y),
+      int(x.columns),
+      int(y.columns),
+    ],
   };
 }
 

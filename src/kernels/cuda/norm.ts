@@ -16,6 +16,8 @@ import {
   type KernelLaunch,
 } from './cuda-kernel.ts';
 
+const MAX_THREADS = 512;
+
 interface NormOperands {
   readonly x: CudaMatrix;
   /** Of the fused ops: what is added to x, and where the sum goes. */
@@ -32,13 +34,21 @@ function norm(launch: CudaLaunch, entry: 'rms_norm' | 'layer_norm', operands: No
   const { residual, sum } = added ?? { residual: x, sum: x };
   const vec = vectorWidth(groupSize, [x, residual, sum, y, weight]);
   const numWeightGroups = weight.columns / groupSize;
+  const block = threadsFor(groupSize / vec, MAX_THREADS);
   return {
     kind: 'kernel',
     source: 'norm.cu',
     entry,
-    defines: { X: cudaType(x.dtype), W: cudaType(weight.dtype), VEC: vec, ADD: added ? 1 : 0 },
-    block: threadsFor(groupSize / vec, 512),
+    defines: {
+      X: cudaType(x.dtype),
+      W: cudaType(weight.dtype),
+      VEC: vec,
+      PIECES: Math.ceil(groupSize / vec / block),
+      ADD: added ? 1 : 0,
+    },
+    block,
     sharedBytes: 0,
+    overlaps: true,
     grid: (counts) => [counts[launch.rows], x.columns / groupSize, 1],
     parameters: [
       rowCount(launch),

@@ -1,26 +1,36 @@
-// rope, kvWrite and their fusion: one block per token and head. X: the activations' type, C: the cache's, INTERLEAVED: pairs
-// are neighbours. A layer's cache holds keys [numBlocks, numKvHeads, BLOCK_SIZE, keyHeadDim], then values likewise.
+// rope, kvWrite and their fusion: a thread turns VEC pairs of a head's columns, or copies VEC columns that do not turn.
+// X: the activations' type, C: the cache's, INTERLEAVED: pairs are neighbours. A layer's cache holds keys
+// [numBlocks, numKvHeads, BLOCK_SIZE, keyHeadDim], then values likewise.
 #include "common.cuh"
 
-/// Turns the first `rotary_dim` columns of a head; f(column, value) takes the results. A pair belongs to one thread.
-template <typename F>
-__device__ __forceinline__ void rotate_head(const X* head, int head_dim, int rotary_dim, const float* angles, F f) {
-  const int pairs = rotary_dim / 2;
-  for (int i = threadIdx.x; i < pairs + head_dim - rotary_dim; i += blockDim.x) {
-    if (i >= pairs) {
-      f(pairs + i, to_float(head[pairs + i]));
-      continue;
-    }
-    const int first = INTERLEAVED ? 2 * i : i, second = INTERLEAVED ? 2 * i + 1 : i + pairs;
-    const float a = to_float(head[first]), b = to_float(head[second]);
-    const float cos = angles[i], sin = angles[pairs + i];
-    f(first, a * cos - b * sin);
-    f(second, b * cos + a * sin);
-  }
-}
+/// Pieces of a head of `head_dim` columns, of which the first `rotary_dim` turn.
+__device__ __forceinline__ int num_pieces(int head_dim, int rotary_dim) { return (head_dim - rotary_dim / 2) / VEC; }
 
-__device__ __forceinline__ void rotate_to(X* target, const X* head, int head_dim, int rotary_dim, const float* angles) {
-  rotate_head(head, head_dim, rotary_dim, angles, [&](int i, float value) { target[i] = from_float<X>(value); });
+template <typename T>
+__device__ __forceinline__ void rotate_piece(T* target, const X* head, int piece, int rotary_dim, const float* angles) {
+  const int pairs = rotary_dim / 2, pair = piece * VEC;
+  if (pair >= pairs) {
+    const Vec<X, VEC> values = load<VEC>(head + pairs + pair);
+    Vec<T, VEC> same;
+#pragma unroll
+    for (int j = 0; j < VEC; j++) same.at[j] = from_float<T>(to_float(values.at[j]));
+    store<VEC>(target + pairs + pair, same);
+    return;
+  }
+  const int first = INTERLEAVED ? 2 * pair : pair, second = INTERLEAVED ? first + VEC : pair + pairs;
+  const Vec<X, VEC> low = load<VEC>(head + first), high = load<VEC>(head + second);
+  const Vec<float, VEC> cos = load<VEC>(angles + pair), sin = load<VEC>(angles + pairs + pair);
+  const auto at = [&](int i) { return to_float(i < VEC ? low.at[i] : high.at[i - VEC]); };
+  Vec<T, VEC> results[2];
+#pragma unroll
+  for (int j = 0; j < VEC; j++) {
+    const int i = INTERLEAVED ? 2 * j : j, k = INTERLEAVED ? 2 * j + 1 : j + VEC;
+    const float a = at(i), b = at(k);
+    results[i / VEC].at[i % VEC] = from_float<T>(a * cos.at[j] - b * sin.at[j]);
+    results[k / VEC].at[k % VEC] = from_float<T>(b * cos.at[j] + a * sin.at[j]);
+  }
+  store<VEC>(target + first, results[0]);
+  store<VEC>(target + second, results[1]);
 }
 
 __device__ __forceinline__ C* cache_row(C* cache, int slot, int head, int num_heads, int head_dim) {
@@ -28,39 +38,47 @@ __device__ __forceinline__ C* cache_row(C* cache, int slot, int head, int num_he
   return cache + ((block * num_heads + head) * BLOCK_SIZE + slot % BLOCK_SIZE) * head_dim;
 }
 
-/// Grid [tokens, heads].
+/// Grid [tokens, chunks of a token's pieces].
 extern "C" __global__ void rope(const int* num_rows, const X* x, i64 x_stride, X* y, i64 y_stride, const int* positions,
-                                const float* table, int head_dim, int rotary_dim) {
+                                const float* table, int num_heads, int head_dim, int rotary_dim) {
   const i64 token = blockIdx.x;
-  if (token >= *num_rows) return;
+  const int rows = *num_rows, pieces = num_pieces(head_dim, rotary_dim), i = blockIdx.y * blockDim.x + threadIdx.x;
   const float* angles = table + i64(positions[token]) * rotary_dim;
-  const int at = blockIdx.y * head_dim;
-  rotate_to(y + token * y_stride + at, x + token * x_stride + at, head_dim, rotary_dim, angles);
+  let_next_start();
+  wait_for_previous();
+  if (token >= rows || i >= num_heads * pieces) return;
+  const int at = i / pieces * head_dim;
+  rotate_piece(y + token * y_stride + at, x + token * x_stride + at, i % pieces, rotary_dim, angles);
 }
 
-/// Grid [tokens, query heads + 2 · key heads]; without a table keys are stored as they are and there are no queries.
+/// Grid [tokens, chunks of a token's pieces]: of query heads, of keys, of values. Without a table keys are stored as they are
+/// and there are no queries.
 extern "C" __global__ void rope_kv_write(const int* num_rows, const X* q, i64 q_stride, X* y, i64 y_stride, const X* k,
                                          i64 k_stride, const X* v, i64 v_stride, const int* positions, const int* slots,
                                          const float* table, C* keys, C* values, int num_heads, int num_kv_heads,
                                          int head_dim, int value_head_dim, int rotary_dim) {
   const i64 token = blockIdx.x;
-  if (token >= *num_rows) return;
+  const int rows = *num_rows, slot = slots[token], pieces = num_pieces(head_dim, rotary_dim);
   const float* angles = table ? table + i64(positions[token]) * rotary_dim : nullptr;
-  int head = blockIdx.y;
+  let_next_start();
+  wait_for_previous();
+  if (token >= rows) return;
+  int i = blockIdx.y * blockDim.x + threadIdx.x, head = i / pieces;
   if (head < num_heads) {
     const int at = head * head_dim;
-    rotate_to(y + token * y_stride + at, q + token * q_stride + at, head_dim, rotary_dim, angles);
+    rotate_piece(y + token * y_stride + at, q + token * q_stride + at, i % pieces, rotary_dim, angles);
     return;
   }
   head -= num_heads;
   if (head < num_kv_heads) {
-    C* target = cache_row(keys, slots[token], head, num_kv_heads, head_dim);
-    rotate_head(k + token * k_stride + head * head_dim, head_dim, rotary_dim, angles,
-                [&](int i, float value) { target[i] = from_float<C>(value); });
+    C* target = cache_row(keys, slot, head, num_kv_heads, head_dim);
+    rotate_piece(target, k + token * k_stride + head * head_dim, i % pieces, rotary_dim, angles);
     return;
   }
-  head -= num_kv_heads;
-  C* target = cache_row(values, slots[token], head, num_kv_heads, value_head_dim);
-  const X* source = v + token * v_stride + head * value_head_dim;
-  for (int i = threadIdx.x; i < value_head_dim; i += blockDim.x) target[i] = from_float<C>(to_float(source[i]));
+  i -= (num_heads + num_kv_heads) * pieces;
+  const int value_pieces = num_pieces(value_head_dim, 0);
+  head = i / value_pieces;
+  if (head >= num_kv_heads) return;
+  C* target = cache_row(values, slot, head, num_kv_heads, value_head_dim);
+  rotate_piece(target, v + token * v_stride + head * value_head_dim, i % value_pieces, 0, nullptr);
 }

@@ -10,6 +10,7 @@ import {
   rowCount,
   singleKernel,
   threadsFor,
+  vectorWidth,
   view,
   type CudaKernelDescription,
   type CudaLaunch,
@@ -28,26 +29,60 @@ function tableOf(operand: CudaOperand | undefined): number {
   throw new Error(`a rotary kernel wants a table of angles, not ${operand?.kind ?? 'nothing'}`);
 }
 
+const BLOCK_THREADS = 256;
+
+/** Columns per access: they divide the pairs that turn, the columns that do not, and the values' heads. */
+function pieceWidth(
+  headDim: number,
+  rotaryDim: number,
+  valueHeadDim: number,
+  matrices: readonly CudaMatrix[],
+): number {
+  return vectorWidth([rotaryDim / 2, headDim - rotaryDim, valueHeadDim].reduce(greatestDivisor), matrices);
+}
+
+/** Greatest common divisor. */
+function greatestDivisor(a: number, b: number): number {
+  return b === 0 ? a : greatestDivisor(b, a % b);
+}
+
+/** Blocks and threads for a token's pieces. */
+function shapeOf(numPieces: number): { block: number; numChunks: number } {
+  const block = threadsFor(numPieces, BLOCK_THREADS);
+  return { block, numChunks: Math.ceil(numPieces / block) };
+}
+
 export const rope = singleKernel('rope', (launch) => {
   const [x, y] = [matrixOf(launch.inputs[0]), matrixOf(launch.outputs[0])];
   const headDim = Number(launch.attributes['headDim']);
   const { rotaryDim, interleaved } = launch.attributes['rope'] as Rotation;
   const type = cudaType(x.dtype);
+  const vec = pieceWidth(headDim, rotaryDim, 0, [x, y]);
+  const numHeads = x.columns / headDim;
+  const { block, numChunks } = shapeOf((numHeads * (headDim - rotaryDim / 2)) / vec);
   return [
     {
       kind: 'kernel',
       source: 'rope.cu',
       entry: 'rope',
-      defines: { X: type, C: type, INTERLEAVED: interleaved ? 1 : 0, BLOCK_SIZE: launch.blockSize },
-      block: threadsFor(headDim - rotaryDim / 2, 128),
+      defines: {
+        X: type,
+        C: type,
+        VEC: vec,
+        INTERLEAVED: interleaved ? 1 : 0,
+        BLOCK_SIZE: launch.blockSize,
+      },
+      block,
       sharedBytes: 0,
-      grid: (counts) => [counts[launch.rows], x.columns / headDim, 1],
+      overlaps: true,
+      grid: (counts) => [counts[launch.rows], numChunks, 1],
       parameters: [
         rowCount(launch),
         ...view(x),
         ...view(y),
         pointer(inputOf(launch.inputs[1]).address),
         pointer(tableOf(launch.inputs[2])),
+        int(numHeads),
         int(headDim),
         int(rotaryDim),
       ],
@@ -68,6 +103,11 @@ interface CacheWrite {
 function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation }: CacheWrite): KernelLaunch {
   const { numKvHeads, keyHeadDim, valueHeadDim } = cache;
   const numHeads = queries?.numHeads ?? 0;
+  const rotaryDim = rotation?.rotaryDim ?? 0;
+  const matrices = [queries?.q ?? k, queries?.y ?? k, k, v];
+  const vec = pieceWidth(keyHeadDim, rotaryDim, valueHeadDim, matrices);
+  const numKeyPieces = ((numHeads + numKvHeads) * (keyHeadDim - rotaryDim / 2)) / vec;
+  const { block, numChunks } = shapeOf(numKeyPieces + (numKvHeads * valueHeadDim) / vec);
   return {
     kind: 'kernel',
     source: 'rope.cu',
@@ -75,21 +115,23 @@ function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation 
     defines: {
       X: cudaType(k.dtype),
       C: cudaType(cache.dtype),
+      VEC: vec,
       INTERLEAVED: rotation?.interleaved ? 1 : 0,
       BLOCK_SIZE: launch.blockSize,
     },
-    block: threadsFor(Math.max(keyHeadDim, valueHeadDim) / 2, 128),
+    block,
     sharedBytes: 0,
-    grid: (counts) => [counts.numTokens, numHeads + 2 * numKvHeads, 1],
+    overlaps: true,
+    grid: (counts) => [counts.numTokens, numChunks, 1],
     parameters: [
       pointer(launch.addresses.numTokens),
-      ...[queries?.q ?? k, queries?.y ?? k, k, v].flatMap(view),
+      ...matrices.flatMap(view),
       pointer(rotation?.positions ?? 0),
       pointer(slots),
       pointer(rotation?.table ?? 0),
       pointer(cache.keys),
       pointer(cache.values),
-      ...[numHeads, numKvHeads, keyHeadDim, valueHeadDim, rotation?.rotaryDim ?? 0].map(int),
+      ...[numHeads, numKvHeads, keyHeadDim, valueHeadDim, rotaryDim].map(int),
     ],
   };
 }

@@ -1,0 +1,122 @@
+// A ring of stages in shared memory: one warp fills it ahead with asynchronous copies, the others use up what has arrived.
+// Hopper's copy engine moves whole tiles, older chips 16 bytes at a time; both report to barriers in shared memory.
+//
+// A tile is rows of kAtomBytes, swizzled: the 16 bytes at place p of row r lie at place p ^ (r % 8), so that eight rows' bytes of
+// equal place meet different banks. Tiles start at multiples of 1024 bytes.
+#pragma once
+#include "mma.cuh"
+
+#define HAS_COPY_ENGINE (__CUDA_ARCH__ >= 900)
+
+constexpr int kAtomBytes = 128;
+
+__device__ __forceinline__ void init_barrier(u64* barrier, int num_arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(num_arrivals) : "memory");
+}
+__device__ __forceinline__ void arrive(u64* barrier) {
+  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_address(barrier)) : "memory");
+}
+/// Until the barrier's phase of this parity is over.
+__device__ __forceinline__ void wait_barrier(u64* barrier, int parity) {
+  u32 is_done = 0;
+  while (!is_done)
+    asm volatile(
+#if HAS_COPY_ENGINE
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+#else
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+#endif
+        : "=r"(is_done)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+}
+
+/// The driver's description of a matrix (`CUtensorMap`).
+struct alignas(64) TensorMap { u64 words[16]; };
+
+/// A matrix of bytes as the filling warp finds it. Past its end there are zeros, or with the copy engine off, the last row again.
+struct Tiles {
+#if HAS_COPY_ENGINE
+  const TensorMap* map;  // boxes of kAtomBytes × the tile's rows, 128-byte swizzle
+  u64 policy;
+
+  __device__ __forceinline__ void fill(u8* target, int row, int byte, int num_rows, int item_bytes, u64* full) const {
+    if (threadIdx.x % 32 != 0) return;
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+        "[%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(target)),
+        "l"(map), "r"(byte / item_bytes), "r"(row), "r"(shared_address(full)), "l"(policy)
+        : "memory");
+  }
+#else
+  const u8* at;
+  i64 row_stride;
+  int rows, bytes;  // of the matrix
+
+  __device__ __forceinline__ void fill(u8* target, int row, int byte, int num_rows, int, u64*) const {
+    constexpr int kPlaces = kAtomBytes / 16;
+    for (int i = threadIdx.x % 32; i < num_rows * kPlaces; i += 32) {
+      const int r = i / kPlaces, place = i % kPlaces;
+      const bool is_inside = byte + 16 * place < bytes;
+      copy_async(target + r * kAtomBytes + ((place ^ (r % 8)) * 16),
+                 at + min(row + r, rows - 1) * row_stride + (is_inside ? byte + 16 * place : 0), is_inside);
+    }
+  }
+#endif
+};
+
+/// L2 is told to drop first what is read once, and to keep what others read too.
+__device__ __forceinline__ u64 policy_to_drop() {
+  u64 policy = 0;
+#if HAS_COPY_ENGINE
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+#endif
+  return policy;
+}
+__device__ __forceinline__ u64 policy_to_keep() {
+  u64 policy = 0;
+#if HAS_COPY_ENGINE
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+#endif
+  return policy;
+}
+
+/// The barriers of a ring. Turn t has its place at stage t % NUM_STAGES.
+template <int NUM_STAGES, int NUM_READERS> struct Ring {
+  u64 full[NUM_STAGES], empty[NUM_STAGES];
+
+  /// One thread, before a barrier of the block.
+  __device__ __forceinline__ void init() {
+    for (int stage = 0; stage < NUM_STAGES; stage++) {
+      init_barrier(&full[stage], HAS_COPY_ENGINE ? 1 : 32);
+      init_barrier(&empty[stage], NUM_READERS);
+    }
+#if HAS_COPY_ENGINE
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+  }
+
+  /// The filling warp, before the copies of a turn, `bytes` in all: until the stage is free.
+  __device__ __forceinline__ void begin_fill(int turn, u32 bytes) {
+    const int stage = turn % NUM_STAGES;
+    if (turn >= NUM_STAGES) wait_barrier(&empty[stage], (turn / NUM_STAGES - 1) % 2);
+#if HAS_COPY_ENGINE
+    if (threadIdx.x % 32 == 0)
+      asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(&full[stage])), "r"(bytes)
+                   : "memory");
+#endif
+  }
+  /// After the last copy of a turn.
+  __device__ __forceinline__ void end_fill(int turn) {
+#if !HAS_COPY_ENGINE
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(&full[turn % NUM_STAGES])) : "memory");
+#endif
+  }
+
+  __device__ __forceinline__ void wait_full(int turn) { wait_barrier(&full[turn % NUM_STAGES], turn / NUM_STAGES % 2); }
+  /// A reading warp is done with a turn.
+  __device__ __forceinline__ void release(int turn) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(&empty[turn % NUM_STAGES]);
+  }
+};
