@@ -13,6 +13,7 @@ import { CpuLibrary } from '../src/ffi/cpu-library.ts';
 import { CPU_KERNELS } from '../src/kernels/cpu/index.ts';
 import { findModel } from '../src/models/registry.ts';
 import type { FloatDType } from '../src/tensor/dtype.ts';
+import { NO_QUANTIZATION } from '../src/tensor/precision.ts';
 import { loadReference } from './support/reference-checkpoint.ts';
 import { stepBatch } from './support/step-batch.ts';
 
@@ -37,6 +38,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       const model = { definition: findModel(config), config, tensors: catalog, checkpointHash: null };
       const settings: PlanSettings & MemorySettings = {
         dtype,
+        ...NO_QUANTIZATION,
         activationDType: 'auto',
         maxModelLen: 100,
         maxNumSeqs: 2,

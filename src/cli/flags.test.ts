@@ -40,6 +40,16 @@ describe('engine flags', () => {
       ...['--block-size', '32', '--kv_cache_memory_bytes', '1.5GiB', '--gpu_memory_utilization', '0.25'],
       ...['--no-enable-prefix-caching', '--scheduling-policy', 'priority', '--batching-policy', 'static'],
       ...['--max-num-queued-reqs', '3', '--threads', '2', '--seed', '7'],
+      ...[
+        '--quantization',
+        'int4',
+        '--quantization-group-size',
+        '64',
+        '--quantization-keep',
+        'lm_head',
+        '*.0.*',
+      ],
+      ...['--kv-cache-dtype', 'fp8_e4m3'],
       ...['--model-definition', 'a.js', '--model_definition=b.js'],
     ];
     expect(parse(...args)).toEqual({
@@ -47,6 +57,10 @@ describe('engine flags', () => {
       modelDefinitions: ['a.js', 'b.js'],
       device: 'cpu',
       dtype: 'float16',
+      quantization: 'int4',
+      quantizationGroupSize: 64,
+      quantizationKeep: ['lm_head', '*.0.*'],
+      kvCacheDType: 'fp8',
       activationDType: 'float32',
       loadFormat: 'dummy',
       maxModelLen: 512,

@@ -2,6 +2,12 @@
 import { Argument, Option, type Command } from 'commander';
 import { fileURLToPath } from 'node:url';
 import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from '../engine/config.ts';
+import {
+  ACTIVATION_PRECISIONS,
+  KV_CACHE_SETTINGS,
+  QUANTIZATIONS,
+  type Quantization,
+} from '../tensor/precision.ts';
 import { byteSize, decimalNumber, wholeNumber } from './parsers.ts';
 
 /** The model that comes with the package. */
@@ -11,6 +17,10 @@ export const SHIPPED_MODEL = fileURLToPath(new URL('../../models/llama-tales-8m'
 export interface EngineFlags {
   readonly device: EngineConfig['device'];
   readonly dtype: EngineConfig['dtype'] | 'half' | 'float';
+  readonly quantization?: Quantization;
+  readonly quantizationGroupSize?: number;
+  readonly quantizationKeep: readonly string[];
+  readonly kvCacheDtype: EngineConfig['kvCacheDType'] | 'fp8_e4m3';
   readonly activationDtype: EngineConfig['activationDType'];
   readonly loadFormat: EngineConfig['loadFormat'];
   readonly maxModelLen?: number;
@@ -51,10 +61,29 @@ function engineOptions(): Option[] {
       ['auto', 'float32', 'float', 'bfloat16', 'float16', 'half'],
       defaults.dtype,
     ),
+    new Option('--quantization <recipe>', "smaller weights (default: as the checkpoint's are)").choices(
+      QUANTIZATIONS,
+    ),
+    count(
+      '--quantization-group-size <columns>',
+      'that share a scale (default: 128 of int4, else a row)',
+      1,
+      65536,
+    ),
+    new Option(
+      '--quantization-keep <pattern...>',
+      "weights left in 16 bits: names, * is any text; lm_head and router are their products' roles",
+    ).default(defaults.quantizationKeep),
+    choice(
+      '--kv-cache-dtype <type>',
+      "keys' and values' type; auto: the weights'",
+      [...KV_CACHE_SETTINGS, 'fp8_e4m3'],
+      defaults.kvCacheDType,
+    ),
     choice(
       '--activation-dtype <type>',
-      'float32 forbids kernels that round activations to 16 bits',
-      ['auto', 'float32'],
+      '16bit forbids kernels that quantize activations, float32 those that round them',
+      ACTIVATION_PRECISIONS,
       defaults.activationDType,
     ),
     choice('--load-format <format>', 'dummy: random weights', ['auto', 'dummy'], defaults.loadFormat),
@@ -103,6 +132,10 @@ export function engineConfig(model: string, flags: EngineFlags): EngineConfig {
     modelDefinitions: flags.modelDefinition,
     device: flags.device,
     dtype: DTYPE_SYNONYMS[flags.dtype] ?? (flags.dtype as EngineConfig['dtype']),
+    quantization: flags.quantization ?? null,
+    quantizationGroupSize: flags.quantizationGroupSize ?? null,
+    quantizationKeep: flags.quantizationKeep,
+    kvCacheDType: flags.kvCacheDtype === 'fp8_e4m3' ? 'fp8' : flags.kvCacheDtype,
     activationDType: flags.activationDtype,
     loadFormat: flags.loadFormat,
     maxModelLen: flags.maxModelLen ?? null,

@@ -7,7 +7,7 @@ import { companionFiles, writePlanDirectory } from '../compiler/plan-directory.t
 import type { Plan, Target } from '../compiler/plan.ts';
 import { createDevice, kernelsFor } from '../device/create-device.ts';
 import type { EngineConfig } from '../engine/config.ts';
-import { findSubject, openTensors } from '../engine/subject.ts';
+import { findSubject, modelToLoad, openTensors } from '../engine/subject.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { formatBytes } from '../util/format-bytes.ts';
 import { engineConfig, type EngineFlags } from './flags.ts';
@@ -29,7 +29,9 @@ export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
     });
   }
   const target = await targetOf(config);
-  const plan = compile(compileRequestFor(subject.model, config, target, kernelsFor(target)));
+  const kernels = kernelsFor(target);
+  const model = modelToLoad(subject, config, target, kernels);
+  const plan = compile(compileRequestFor(model, config, target, kernels));
   const source = openTensors(subject, plan, config);
   try {
     await writePlanDirectory(

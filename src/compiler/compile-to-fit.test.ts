@@ -1,3 +1,4 @@
+import { NO_QUANTIZATION } from '../tensor/precision.ts';
 import { describe, expect, test } from 'vitest';
 import { plainKernels, TINY_LLAMA } from '../../test/support/compile.ts';
 import { loadReference } from '../../test/support/reference-checkpoint.ts';
@@ -8,6 +9,7 @@ const MODEL = { definition: findModel(TINY_LLAMA), config: TINY_LLAMA, tensors: 
 const TARGET = { kind: 'reference', arch: 'any' } as const;
 const SETTINGS = {
   dtype: 'auto',
+  ...NO_QUANTIZATION,
   activationDType: 'auto',
   maxModelLen: null,
   maxNumSeqs: 4,

@@ -1,17 +1,21 @@
 // From a user's settings to a plan that fits into memory: what `auto` and unset flags become.
 import type { KernelDescription } from '../kernels/kernel.ts';
 import type { HFConfig, ModelDefinition } from '../models/model-definition.ts';
-import { isFloatDType, itemSize, type FloatDType } from '../tensor/dtype.ts';
+import { isFloatDType, itemSize, type FloatDType, type KVCacheDType } from '../tensor/dtype.ts';
+import type { ActivationPrecision, KVCacheSetting, QuantizationSettings } from '../tensor/precision.ts';
 import type { TensorCatalog } from '../tensor/tensor-source.ts';
+import { describeFormat } from '../tensor/weight-format.ts';
+import { NeedletailError } from '../util/errors.ts';
 import { compile } from './compile.ts';
 import { memoryLedger, type Ledger } from './ledger.ts';
 import type { Plan, Target } from './plan.ts';
-import type { CompileRequest } from './request.ts';
+import { needsCalibration, publishedQuantization, quantizationRules } from './quantization-rules.ts';
+import type { CompileRequest, QuantizationRules } from './request.ts';
 
 /** The settings of an engine that its plan depends on; `EngineConfig` has them all. */
-export interface PlanSettings {
+export interface PlanSettings extends QuantizationSettings {
   readonly dtype: 'auto' | FloatDType;
-  readonly activationDType: 'auto' | 'float32';
+  readonly activationDType: ActivationPrecision;
   /** null: the model's own context length, or less if its KV cache would not fit. */
   readonly maxModelLen: number | null;
   readonly maxNumSeqs: number;
@@ -53,22 +57,50 @@ export function compileRequestFor(
   const { vocabSize, maxPositions } = model.definition.facts(model.config);
   const affordableRows = Math.floor(MAX_PROMPT_LOGIT_BYTES / (vocabSize * itemSize('float32')));
   const numPromptRows = Math.max(1, Math.min(maxNumBatchedTokens, affordableRows));
-  const dtype = settings.dtype === 'auto' ? publishedDType(model.config, model.tensors) : settings.dtype;
+  const weightDType =
+    settings.dtype === 'auto' ? publishedDType(model.config, model.tensors) : settings.dtype;
+  const quantization = quantizationFor(settings, model.tensors);
+  const kvDType = kvDTypeFor(settings.kvCacheDType, weightDType);
   return {
     ...model,
     target,
-    recipe: {
-      weightDType: dtype,
-      quantization: null,
-      kvDType: dtype,
-      activationPrecision: settings.activationDType,
-    },
+    recipe: { weightDType, quantization, kvDType, activationPrecision: settings.activationDType },
     // One row for the next token of each sequence, beside the prompt's.
     limits: { maxNumBatchedTokens, maxNumSeqs, maxNumLogitRows: numPromptRows + maxNumSeqs },
     blockSize,
     maxModelLen: settings.maxModelLen ?? maxPositions,
     kernels,
   };
+}
+
+export function kvDTypeFor(setting: KVCacheSetting, weightDType: FloatDType): KVCacheDType {
+  if (setting === 'auto') return weightDType;
+  return setting === 'fp8' ? 'float8_e4m3fn' : setting;
+}
+
+/** What the settings ask for, or what the checkpoint is already. */
+function quantizationFor(settings: PlanSettings, tensors: TensorCatalog | null): QuantizationRules | null {
+  const { quantization: name, quantizationGroupSize, quantizationKeep } = settings;
+  const published = publishedQuantization(tensors);
+  if (name === null) return published;
+  const rules = quantizationRules(name, quantizationGroupSize, quantizationKeep);
+  if (published === null && tensors !== null && needsCalibration(name)) throw uncalibrated(name);
+  if (published === null) return rules;
+  if (published.weights.dtype === rules.weights.dtype) return { ...published, name };
+  throw new NeedletailError(
+    'invalid_request',
+    `--quantization ${name}: this checkpoint is ${describeFormat(published.weights)} already; leave the flag out`,
+    { param: 'quantization' },
+  );
+}
+
+function uncalibrated(name: string): NeedletailError {
+  return new NeedletailError(
+    'invalid_request',
+    `--quantization ${name} needs calibration: needletail build MODEL --quantization ${name} --calibration FILE ` +
+      '--output DIR, then serve DIR; or take int8, int4 or fp8, which need none',
+    { param: 'quantization' },
+  );
 }
 
 /**

@@ -10,6 +10,7 @@ import { fuse } from './passes/fuse.ts';
 import { hoistGather } from './passes/hoist-gather.ts';
 import { merge } from './passes/merge.ts';
 import { planMemory } from './passes/plan-memory.ts';
+import { quantize } from './passes/quantize.ts';
 import { removeDead } from './passes/remove-dead.ts';
 import { shard } from './passes/shard.ts';
 import type { Plan } from './plan.ts';
@@ -25,6 +26,7 @@ export const GRAPH_PASSES: readonly {
   { name: 'bind-tensors', run: bindTensors },
   { name: 'shard', run: (graph, { rank = 0, worldSize = 1 }) => shard(graph, rank, worldSize) },
   { name: 'hoist-gather', run: hoistGather },
+  { name: 'quantize', run: quantize },
   { name: 'merge', run: merge },
   { name: 'fuse', run: fuse },
   { name: 'remove-dead', run: removeDead },
@@ -43,6 +45,7 @@ export function compile(request: CompileRequest, observe?: (pass: string, graph:
     maxModelLen: request.maxModelLen,
   });
   observe?.('definition', graph);
+  const numParameters = countElements(graph);
   for (const pass of GRAPH_PASSES) {
     graph = pass.run(graph, request);
     verifyGraph(graph);
@@ -50,5 +53,13 @@ export function compile(request: CompileRequest, observe?: (pass: string, graph:
   }
   const kernels = chooseKernels(graph, request);
   const memory = planMemory(graph, request.limits, activationDTypeOf(request));
-  return emitPlan(graph, kernels, memory, request, facts);
+  return emitPlan(graph, kernels, memory, request, facts, numParameters);
+}
+
+/** Of all parameters as they are published: what loading makes of them is another matter. */
+function countElements({ parameters }: Graph): number {
+  const sizes = parameters.map(({ value }) =>
+    (value.type.shape as readonly number[]).reduce((product, size) => product * size, 1),
+  );
+  return sizes.reduce((sum, size) => sum + size, 0);
 }

@@ -29,13 +29,14 @@ export function emitPlan(
   memory: MemoryPlan,
   request: CompileRequest,
   facts: ModelFacts,
+  numParameters: number,
 ): Plan {
   const tables = new PlanTables(graph, request);
   const launches = kernels.map((kernel) => launchOf(kernel, memory, tables));
   const logits = graph.outputs.find((output) => output.name === 'logits')!.value;
   return {
     header: headerOf(request),
-    model: summaryOf(graph, request, facts),
+    model: summaryOf(request, facts, numParameters),
     limits: request.limits,
     blockSize: request.blockSize,
     weights: tables.weights,
@@ -63,17 +64,11 @@ function headerOf(request: CompileRequest): PlanHeader {
 }
 
 function summaryOf(
-  graph: Graph,
   { definition, maxModelLen }: CompileRequest,
-  facts: ModelFacts,
+  { vocabSize, hiddenSize, numLayers }: ModelFacts,
+  numParameters: number,
 ): ModelSummary {
-  const { vocabSize, hiddenSize, numLayers } = facts;
-  const numParameters = graph.parameters.reduce((sum, parameter) => sum + elementsOf(parameter.value), 0);
   return { modelType: definition.modelType, vocabSize, hiddenSize, numLayers, maxModelLen, numParameters };
-}
-
-function elementsOf({ type }: Value): number {
-  return (type.shape as readonly number[]).reduce((product, size) => product * size, 1);
 }
 
 function groupOf(layers: readonly KVCacheSpec[], index: number): KVCacheGroup {

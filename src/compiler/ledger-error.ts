@@ -96,7 +96,7 @@ function shareFlag(neededBytes: number, budget: MemoryBudget): string {
 /** 16-bit weights and cache, where they are float32 now. */
 function smallerNumbers(plan: Plan, ledger: Unjudged, seqBytes: number): readonly string[] {
   const { budget } = ledger;
-  const isWide = plan.weights.some((weight) => weight.dtype === 'float32' && weight.shape.length === 2);
+  const isWide = plan.weights.some(isWideMatrix);
   if (!isWide) return [];
   const weightBytes = sumBytes(plan.weights.map((weight) => ({ bytes: bytesIn16Bits(weight) })));
   const cacheBytes = plan.kvCacheGroups[0]?.layers[0]?.dtype === 'float32' ? seqBytes / 2 : seqBytes;
@@ -111,6 +111,9 @@ function smallerNumbers(plan: Plan, ledger: Unjudged, seqBytes: number): readonl
 
 function bytesIn16Bits(weight: WeightSpec): number {
   const [rows, columns] = weight.shape;
-  if (weight.dtype !== 'float32' || columns === undefined) return weight.bytes;
-  return layoutBytes(weight.layout, rows, columns, 2);
+  return isWideMatrix(weight) ? layoutBytes(weight.layout, rows, columns, 2) : weight.bytes;
+}
+
+function isWideMatrix({ dtype, shape, quantization }: WeightSpec): boolean {
+  return dtype === 'float32' && shape.length === 2 && quantization === null;
 }

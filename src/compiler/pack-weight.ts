@@ -89,8 +89,8 @@ function checkScales(
   quantization: ParameterQuantization,
   scales: Float32Array,
 ): void {
-  const { format, origin } = quantization;
-  const bad = findBadScale(scales, format.hasZeros);
+  const { format, holds, origin } = quantization;
+  const bad = findBadScale(scales, holds !== 'inputScales' && format.hasZeros);
   if (bad === null) return;
   const problem =
     origin === 'quantize'

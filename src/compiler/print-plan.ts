@@ -1,6 +1,7 @@
 // Writes a plan as text for people: what is stored, what lies where, and every launch in order.
 import type { Attributes, AttributeValue } from '../ir/graph.ts';
 import { formatShape } from '../tensor/shape.ts';
+import { describeFormat } from '../tensor/weight-format.ts';
 import { formatBytes, formatCount } from '../util/format-bytes.ts';
 import { fixedBytes } from './memory-budget.ts';
 import type {
@@ -51,9 +52,13 @@ function section<T>(title: string, items: readonly T[], print: (item: T) => stri
   return items.length === 0 ? [] : [`${title}:`, ...items.map((item) => `  ${print(item)}`)];
 }
 
-function printWeight({ id, name, dtype, shape, layout, bytes }: WeightSpec): string {
-  return `w${id} ${name}: ${dtype} ${formatShape(shape)} ${layout}, ${formatCount(bytes)} bytes`;
+function printWeight({ id, name, dtype, shape, layout, quantization, bytes }: WeightSpec): string {
+  const role =
+    quantization === null ? '' : `, ${ROLES[quantization.holds]} of ${describeFormat(quantization.format)}`;
+  return `w${id} ${name}: ${dtype} ${formatShape(shape)} ${layout}${role}, ${formatCount(bytes)} bytes`;
 }
+
+const ROLES = { codes: 'codes', scales: 'scales', inputScales: 'scales of what meets codes' } as const;
 
 function printTable({ id, numPositions, rotaryDim, attentionFactor, bytes }: RopeTable): string {
   const factor = attentionFactor === 1 ? '' : `, times ${attentionFactor}`;

@@ -1,7 +1,8 @@
 // What a compilation is asked for: everything it depends on, as plain data.
-import type { ActivationPrecision, KernelDescription } from '../kernels/kernel.ts';
+import type { KernelDescription } from '../kernels/kernel.ts';
 import type { HFConfig, ModelDefinition } from '../models/model-definition.ts';
 import type { FloatDType, KVCacheDType } from '../tensor/dtype.ts';
+import type { ActivationPrecision } from '../tensor/precision.ts';
 import type { TensorCatalog } from '../tensor/tensor-source.ts';
 import type { ActivationFormat, WeightFormat } from '../tensor/weight-format.ts';
 import type { StepLimits, Target } from './plan.ts';

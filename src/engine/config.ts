@@ -1,5 +1,6 @@
 // The settings of an engine, as flags and the library give them, with their defaults in one place.
 import type { FloatDType } from '../tensor/dtype.ts';
+import { NO_QUANTIZATION, type ActivationPrecision, type QuantizationSettings } from '../tensor/precision.ts';
 
 export type SchedulingPolicy = 'fcfs' | 'priority';
 /**
@@ -9,15 +10,15 @@ export type SchedulingPolicy = 'fcfs' | 'priority';
  */
 export type BatchingPolicy = 'max-utilization' | 'guaranteed-no-evict' | 'static' | 'static-drop-finished';
 
-export interface EngineConfig {
+export interface EngineConfig extends QuantizationSettings {
   /** A checkpoint folder, a plan directory, a hub id `org/name[@revision]`, or a preset (with `loadFormat: 'dummy'`). */
   readonly model: string;
   /** Modules whose exported model definitions are known beside the built-in ones and before them: paths or `file:` URLs. */
   readonly modelDefinitions: readonly string[];
   readonly device: 'auto' | 'cpu' | 'cuda' | 'reference';
   readonly dtype: 'auto' | FloatDType;
-  /** `float32` forbids kernels that round activations to the weights' 16-bit type. */
-  readonly activationDType: 'auto' | 'float32';
+  /** `16bit` forbids kernels that quantize activations, `float32` those that round them at all. */
+  readonly activationDType: ActivationPrecision;
   readonly loadFormat: 'auto' | 'dummy';
   /** null: the checkpoint's own context length, or less if its KV cache would not fit. */
   readonly maxModelLen: number | null;
@@ -43,6 +44,7 @@ export const DEFAULT_ENGINE_CONFIG: Omit<EngineConfig, 'model'> = {
   modelDefinitions: [],
   device: 'auto',
   dtype: 'auto',
+  ...NO_QUANTIZATION,
   activationDType: 'auto',
   loadFormat: 'auto',
   maxModelLen: null,

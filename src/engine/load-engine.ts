@@ -15,7 +15,7 @@ import type { EngineConfig } from './config.ts';
 import { LLMEngine } from './llm-engine.ts';
 import { ModelRunner } from './model-runner.ts';
 import { fitToPlan } from './plan-limits.ts';
-import { findSubject, openTensors, type ModelSubject, type Subject, type SubjectOptions } from './subject.ts';
+import { findSubject, modelToLoad, openTensors, type ModelSubject, type Subject, type SubjectOptions } from './subject.ts';
 
 export interface LoadHooks {
   /** Bytes done and in all; `stage` is `download`, then `weights`. */
@@ -71,7 +71,9 @@ function prepare(subject: Subject, config: EngineConfig, device: Device): Promis
 
 function compileSubject(subject: ModelSubject, config: EngineConfig, device: Device): Prepared {
   const { target } = device;
-  const fitted = compileToFit(subject.model, config, target, kernelsFor(target), device.availableMemory());
+  const kernels = kernelsFor(target);
+  const model = modelToLoad(subject, config, target, kernels);
+  const fitted = compileToFit(model, config, target, kernels, device.availableMemory());
   return { ...fitted, config, source: openTensors(subject, fitted.plan, config) };
 }
 

@@ -1,5 +1,7 @@
 // A ready plan has its own limits: settings that were left alone follow them, others must lie within.
+import { kvDTypeFor } from '../compiler/compile-to-fit.ts';
 import type { Plan } from '../compiler/plan.ts';
+import { quantizationRules } from '../compiler/quantization-rules.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from './config.ts';
 
@@ -7,6 +9,7 @@ import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from './config.ts';
 export function fitToPlan(config: EngineConfig, plan: Plan): EngineConfig & { readonly maxModelLen: number } {
   const { limits, model, blockSize, header } = plan;
   checkRecipe(config, header.recipe);
+  checkCache(config, plan);
   if (config.blockSize !== blockSize && config.blockSize !== DEFAULT_ENGINE_CONFIG.blockSize)
     refuse(
       'blockSize',
@@ -35,12 +38,31 @@ export function fitToPlan(config: EngineConfig, plan: Plan): EngineConfig & { re
 }
 
 /** `recipe` is as `recipeName` gives it. */
-function checkRecipe({ dtype, activationDType }: EngineConfig, recipe: string): void {
-  const [built] = recipe.split(',');
+function checkRecipe(config: EngineConfig, recipe: string): void {
+  const { dtype, quantization, quantizationGroupSize, activationDType } = config;
+  const [built, ...details] = recipe.split(', ');
   if (dtype !== 'auto' && dtype !== built)
     refuse('dtype', `is ${dtype}, but the plan was built in ${built}`, `--dtype ${dtype}`);
+  if (quantization !== null) {
+    const { name } = quantizationRules(quantization, quantizationGroupSize, []);
+    if (!details.includes(`${name} weights`))
+      refuse('quantization', `is ${name}, but the plan is ${recipe}`, `--quantization ${quantization}`);
+  }
+  const isQuantized = details.some((detail) => detail.endsWith(' weights'));
+  if (activationDType === '16bit' && isQuantized && !recipe.includes(' activations'))
+    refuse('activationDType', 'is 16bit, but the plan may quantize activations', '--activation-dtype 16bit');
   if (activationDType === 'float32' && built !== 'float32' && !recipe.includes('float32 activations'))
     refuse('activationDType', 'is float32, but the plan rounds activations', '--activation-dtype float32');
+}
+
+function checkCache({ kvCacheDType }: EngineConfig, { kvCacheGroups }: Plan): void {
+  const built = kvCacheGroups[0]?.layers[0].dtype;
+  if (kvCacheDType === 'auto' || built === undefined || built === kvDTypeFor(kvCacheDType, 'float32')) return;
+  refuse(
+    'kvCacheDType',
+    `is ${kvCacheDType}, but the plan's cache is ${built}`,
+    `--kv-cache-dtype ${kvCacheDType}`,
+  );
 }
 
 function within(

@@ -5,9 +5,11 @@ import { dummySource } from '../checkpoint/dummy.ts';
 import { readConfig } from '../checkpoint/hf-config.ts';
 import { resolveModel, type ResolveOptions } from '../checkpoint/resolve-model.ts';
 import { publishedDType, type ModelToCompile } from '../compiler/compile-to-fit.ts';
+import { dummyModel } from '../compiler/dummy-model.ts';
 import { expectedTensors } from '../compiler/expected-tensors.ts';
 import { isPlanDirectory } from '../compiler/plan-directory.ts';
-import type { Plan } from '../compiler/plan.ts';
+import type { Plan, Target } from '../compiler/plan.ts';
+import type { KernelDescription } from '../kernels/kernel.ts';
 import type { HFConfig, ModelDefinition } from '../models/model-definition.ts';
 import { findPreset, presetNames } from '../models/presets.ts';
 import { findModel } from '../models/registry.ts';
@@ -49,6 +51,16 @@ export async function findSubject(
   if (!stats && preset) return configSubject(preset.name, preset.config, own);
   if (!stats && !name.includes('/')) throw unknownModel(name);
   return folderSubject(name, await resolveModel(name, options), own);
+}
+
+/** The model as it is compiled for loading: where weights are random, as if they had been quantized before. */
+export function modelToLoad(
+  { model }: ModelSubject,
+  config: EngineConfig,
+  target: Target,
+  kernels: readonly KernelDescription[],
+): ModelToCompile {
+  return config.loadFormat === 'dummy' ? dummyModel(model, config, target, kernels) : model;
 }
 
 /** The tensors that a plan is loaded from: the checkpoint's, or random ones where they are asked for. */

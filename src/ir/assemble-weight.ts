@@ -28,7 +28,8 @@ export function assembleWeight(
   if (quantization?.origin !== 'quantize') return stacked;
   const { format, holds } = quantization;
   const groupSize = format.groupSize ?? parts[0].columnCount;
-  return quantizeRows(stacked, { ...format, groupSize })[holds];
+  const { codes, scales } = quantizeRows(stacked, { ...format, groupSize });
+  return holds === 'codes' ? codes : scales;
 }
 
 /** The parts' rows, one part after the other. */

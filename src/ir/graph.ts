@@ -71,11 +71,14 @@ export interface WeightPart {
   readonly columnCount: number;
 }
 
-/** A parameter that is one half of a quantized weight. */
+/** A parameter that is a part of a quantized weight. */
 export interface ParameterQuantization {
   readonly format: WeightFormat;
-  /** Codes `[rows, columns]`, or their scales `[rows, scaleColumns(format, columns)]`. */
-  readonly holds: 'codes' | 'scales';
+  /**
+   * Codes `[rows, columns]`; their scales `[rows, scaleColumns(format, columns)]`; or the static scales of the activations
+   * that they are multiplied by, a vector.
+   */
+  readonly holds: 'codes' | 'scales' | 'inputScales';
   /**
    * `quantize`: the parts cut `[rows, columns]` floats out of the checkpoint, and loading makes codes or scales of them.
    * `checkpoint`: the parts name tensors of codes, or of scales, that the checkpoint has.

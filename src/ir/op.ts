@@ -40,6 +40,11 @@ export interface OpProperties {
    * these operands stacked.
    */
   readonly stackedInputs: readonly number[];
+  /**
+   * The ops that do the same with a weight of codes: `weightOnly` (x, weight, scales, …), `product` (x, xScales, weight,
+   * scales, …) with x of codes as well; the operands that follow the weight follow. Null where there are none.
+   */
+  readonly quantizedForms: { readonly weightOnly: string; readonly product: string } | null;
   /** Outputs that stay float32 whatever type activations have: scales. */
   readonly wideOutputs: readonly number[];
 }
@@ -78,6 +83,7 @@ export function defineOp<A>(spec: OpSpec<A>): OpDefinition {
     matrixInput: null,
     scalesInput: null,
     stackedInputs: [],
+    quantizedForms: null,
     wideOutputs: [],
     ...spec,
     infer(node) {

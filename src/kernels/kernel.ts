@@ -1,5 +1,6 @@
 // What the compiler must know of a kernel, without a device: the launch descriptions beside each kernel's source.
 import { isFloatDType, type FloatDType, type KVCacheDType } from '../tensor/dtype.ts';
+import type { ActivationPrecision } from '../tensor/precision.ts';
 import type { WeightFormat } from '../tensor/weight-format.ts';
 
 /**
@@ -24,12 +25,6 @@ export interface KernelVariant {
   readonly kernel: string;
   readonly maxRows: number | null;
 }
-
-/**
- * What may become of activations: `auto`, whatever is fastest with the recipe's weights; `16bit` forbids to quantize them,
- * `float32` to round them at all.
- */
-export type ActivationPrecision = 'auto' | '16bit' | 'float32';
 
 /** What a launch asks of the kernels of its op. */
 export interface KernelQuery {

@@ -17,6 +17,7 @@ import type { HFConfig } from '../../models/model-definition.ts';
 import { findPreset, presetNames } from '../../models/presets.ts';
 import { findModel } from '../../models/registry.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
+import { NO_QUANTIZATION } from '../../tensor/precision.ts';
 import { NeedletailError } from '../../util/errors.ts';
 
 const MEMORY_UTILIZATION = 0.95;
@@ -40,6 +41,7 @@ export function planSettings(dtype: FloatDType, limits: Limits): PlanSettings & 
     ...limits,
     dtype,
     activationDType: 'auto',
+    ...NO_QUANTIZATION,
     blockSize: DEFAULT_ENGINE_CONFIG.blockSize,
     kvCacheMemoryBytes: null,
     memoryUtilization: MEMORY_UTILIZATION,

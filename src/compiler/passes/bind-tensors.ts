@@ -4,7 +4,13 @@ import type { Graph, WeightPart } from '../../ir/graph.ts';
 import type { HFConfig, ModelDefinition } from '../../models/model-definition.ts';
 import type { CompileRequest } from '../request.ts';
 import { formatShape, shapesEqual } from '../../tensor/shape.ts';
-import type { TensorCatalog } from '../../tensor/tensor-source.ts';
+import {
+  inputScaleTensorName,
+  scaleTensorName,
+  type TensorCatalog,
+  type TensorFacts,
+} from '../../tensor/tensor-source.ts';
+import { scaleColumns } from '../../tensor/weight-format.ts';
 import { NeedletailError } from '../../util/errors.ts';
 
 /** Tensor names that an error lists before it only counts. */
@@ -48,9 +54,33 @@ class Binding {
     const present = names.filter((name) => this.#tensors.has(name));
     // Further copies of a tensor (a tied lm_head stored all the same) belong to it as well.
     for (const name of present) this.#claimed.add(name);
-    if (present.length === 0) this.#missing.add(describeMissing(part, names));
-    else this.#checkShape(part, present[0]);
-    return { ...part, tensor: present[0] ?? part.tensor };
+    const [tensor] = present;
+    if (tensor === undefined) {
+      this.#missing.add(describeMissing(part, names));
+      return part;
+    }
+    const { quantized } = this.#tensors.get(tensor)!;
+    if (quantized) return this.#bindCodes(part, tensor, quantized);
+    this.#checkShape(tensor, part.tensorShape);
+    return { ...part, tensor };
+  }
+
+  /** Codes are never stored transposed, and have scales beside them. */
+  #bindCodes(part: WeightPart, tensor: string, formats: NonNullable<TensorFacts['quantized']>): WeightPart {
+    const bound = { ...(part.transpose ? turned(part) : part), tensor };
+    const { weights, activations } = formats;
+    this.#checkShape(tensor, bound.tensorShape);
+    const columns = bound.tensorShape.at(-1)!;
+    const scalesShape = [...bound.tensorShape.slice(0, -1), scaleColumns(weights, columns)];
+    this.#claimScales(scaleTensorName(tensor), scalesShape);
+    if (activations?.isStatic) this.#claimScales(inputScaleTensorName(tensor), [1]);
+    return bound;
+  }
+
+  #claimScales(tensor: string, shape: readonly number[]): void {
+    this.#claimed.add(tensor);
+    if (this.#tensors.has(tensor)) this.#checkShape(tensor, shape);
+    else this.#missing.add(`${tensor} ${formatShape(shape)}, without which its codes mean nothing`);
   }
 
   check(): void {
@@ -76,13 +106,24 @@ class Binding {
     return names.filter((name) => name === canonical || !this.#canonicalNames.has(name));
   }
 
-  #checkShape(part: WeightPart, name: string): void {
+  #checkShape(name: string, expected: readonly number[]): void {
     const { shape } = this.#tensors.get(name)!;
-    if (shapesEqual(shape, part.tensorShape)) return;
-    this.#misshapen.add(
-      `${name}: ${formatShape(shape)}, the config asks for ${formatShape(part.tensorShape)}`,
-    );
+    if (shapesEqual(shape, expected)) return;
+    this.#misshapen.add(`${name}: ${formatShape(shape)}, the config asks for ${formatShape(expected)}`);
   }
+}
+
+/** The part as it lies in a tensor whose matrices are stored `[rows, columns]`, not `[columns, rows]`. */
+function turned(part: WeightPart): WeightPart {
+  const [columns, rows] = part.tensorShape.slice(-2);
+  const matrix = Math.floor(part.columnStart / columns);
+  return {
+    ...part,
+    tensorShape: [...part.tensorShape.slice(0, -2), rows, columns],
+    transpose: false,
+    rowStart: matrix * rows + part.rowStart,
+    columnStart: part.columnStart - matrix * columns,
+  };
 }
 
 function describeMissing(part: WeightPart, names: readonly string[]): string {

@@ -2,6 +2,7 @@
 // instead of several small ones. The old outputs become column views of the merged output.
 import type { Graph, Node, Parameter, Value } from '../../ir/graph.ts';
 import { GraphIndex } from '../graph-index.ts';
+import { opOf } from '../op-of.ts';
 
 /** Linears that become one, with their weights and (all or none) biases. */
 interface Merge {
@@ -32,7 +33,7 @@ export function merge(graph: Graph): Graph {
 function mergeableGroups(index: GraphIndex): readonly (readonly Node[])[] {
   const groups = new Map<string, Node[]>();
   for (const node of index.graph.nodes) {
-    if (node.op !== 'linear' || !ownsItsParameters(node, index)) continue;
+    if (stackedOperands(node).length === 0 || !ownsItsParameters(node, index)) continue;
     const key = groupKey(node, index);
     groups.set(key, [...(groups.get(key) ?? []), node]);
   }
@@ -41,23 +42,38 @@ function mergeableGroups(index: GraphIndex): readonly (readonly Node[])[] {
 
 /** Weight and bias are parameters that nothing else reads (a tied embedding must stay as it is). */
 function ownsItsParameters(node: Node, index: GraphIndex): boolean {
-  return node.inputs.slice(1).every((value) => index.parameter(value) && index.soleUser(value) === node);
+  return stackedOperands(node).every((value) => index.parameter(value) && index.soleUser(value) === node);
 }
 
-/** Equal for linears that may become one: same input, output type, sharding, and a bias in all or in none. */
+/** Weight, scales and bias, as far as the node has them: their rows are the columns of its output. */
+function stackedOperands(node: Node): readonly Value[] {
+  return node.inputs.filter((_, i) => opOf(node).stackedInputs.includes(i));
+}
+
+/** Equal for linears that may become one: same op and input, output type, sharding, and a bias in all or in none. */
 function groupKey(node: Node, index: GraphIndex): string {
-  const shards = node.inputs.slice(1).map((value) => index.parameter(value)!.shard);
-  return [node.inputs[0].id, node.outputs[0].type.dtype, ...shards].join(' ');
+  const { op, inputs, outputs, attributes } = node;
+  const stacked = stackedOperands(node);
+  const kinds = stacked.map((value) => {
+    const { shard, quantization } = index.parameter(value)!;
+    return { shard, quantization };
+  });
+  const shared = inputs.filter((value) => !stacked.includes(value)).map((value) => value.id);
+  return JSON.stringify([op, shared, outputs[0].type.dtype, attributes, kinds]);
 }
 
 function mergeLinears(linears: readonly Node[], index: GraphIndex): Merge {
   const [first] = linears;
-  const numParameters = first.inputs.length - 1;
-  const parameters = Array.from({ length: numParameters }, (_, i) =>
-    stackParameters(
-      linears.map((linear) => index.parameter(linear.inputs[i + 1])!),
+  const stacked = stackedOperands(first).map((operand) => {
+    const place = first.inputs.indexOf(operand);
+    const parameter = stackParameters(
+      linears.map((linear) => index.parameter(linear.inputs[place])!),
       index,
-    ),
+    );
+    return { place, parameter };
+  });
+  const inputs = first.inputs.map(
+    (input, i) => stacked.find(({ place }) => place === i)?.parameter.value ?? input,
   );
   const outputs = linears.map((linear) => linear.outputs[0]);
   const columns = outputs.map((output) => output.type.shape[1] as number);
@@ -70,11 +86,11 @@ function mergeLinears(linears: readonly Node[], index: GraphIndex): Merge {
   const merged: Node = {
     ...first,
     label: mergedName(linears.map((linear) => linear.label)),
-    inputs: [first.inputs[0], ...parameters.map((parameter) => parameter.value)],
+    inputs,
     outputs: [output],
   };
   const slices = linears.map((linear, i) => sliceOf(output, linear, columns.slice(0, i), columns[i]));
-  return { linears, merged, slices, parameters };
+  return { linears, merged, slices, parameters: stacked.map(({ parameter }) => parameter) };
 }
 
 function sliceOf(source: Value, linear: Node, before: readonly number[], columns: number): Node {
@@ -94,10 +110,10 @@ function stackParameters(parameters: readonly Parameter[], index: GraphIndex): P
   const { dtype, shape } = parameters[0].value.type;
   const rows = parameters.reduce((sum, parameter) => sum + (parameter.value.type.shape[0] as number), 0);
   return {
+    ...parameters[0],
     name,
     value: index.newValue(name, { dtype, shape: [rows, ...shape.slice(1)] }),
     parts: parameters.flatMap((parameter) => parameter.parts),
-    shard: parameters[0].shard,
   };
 }
 

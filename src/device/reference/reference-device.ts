@@ -2,6 +2,7 @@
 import { freemem } from 'node:os';
 import { setImmediate } from 'node:timers/promises';
 import type { Plan, Target, WeightSpec } from '../../compiler/plan.ts';
+import type { ParameterQuantization } from '../../ir/graph.ts';
 import { assembleWeight } from '../../ir/assemble-weight.ts';
 import { decodeTensor } from '../../tensor/codes.ts';
 import { isFloatDType, roundTo } from '../../tensor/dtype.ts';
@@ -52,13 +53,17 @@ export class ReferenceDevice implements Device {
 /** The weight's numbers: codes as they are, floats as they survive in the weight's type. */
 function readWeight(spec: WeightSpec, source: TensorSource): Float32Array {
   const weight = assembleWeight(spec, (name) => decodeTensor(source.read(name)));
-  if (spec.quantization?.holds === 'scales') checkScales(spec, weight);
+  if (spec.quantization && spec.quantization.holds !== 'codes') checkScales(spec, spec.quantization, weight);
   const { dtype } = spec;
   return isFloatDType(dtype) ? weight.map((value) => roundTo(dtype, value)) : weight;
 }
 
-function checkScales({ name, quantization }: WeightSpec, scales: Float32Array): void {
-  const bad = findBadScale(scales, quantization!.format.hasZeros);
+function checkScales(
+  { name }: WeightSpec,
+  { format, holds }: ParameterQuantization,
+  scales: Float32Array,
+): void {
+  const bad = findBadScale(scales, holds === 'scales' && format.hasZeros);
   if (bad === null) return;
   throw new NeedletailError(
     'bad_checkpoint',

@@ -5,10 +5,14 @@ import { floatsOf, TOKEN, type HostTensor } from '../../ir/host-tensor.ts';
 import { OPS } from '../../ir/ops/index.ts';
 import { PagedKVCaches } from '../../ir/paged-kv-cache.ts';
 import { stepInput } from '../../ir/step-inputs.ts';
+import { itemSize, type DType } from '../../tensor/dtype.ts';
+import { fromFloat8E4M3Bits, toFloat8E4M3Bits } from '../../tensor/float8.ts';
 import { resolveDim } from '../../tensor/shape.ts';
 import { DeviceError, type DeviceMemory, type Executable } from '../device.ts';
 import type { StepBatch, StepResult } from '../step.ts';
 import { sampleLogits } from './sample.ts';
+
+type Arena = Float32Array | Int32Array | Int8Array | Uint8Array;
 
 export class ReferenceExecutable implements Executable {
   readonly plan: Plan;
@@ -17,8 +21,8 @@ export class ReferenceExecutable implements Executable {
   readonly #weights: readonly HostTensor[];
   readonly #caches: PagedKVCaches;
   readonly #arena: Float32Array;
-  /** The same memory, for buffers of int32. */
-  readonly #ints: Int32Array;
+  /** The same memory, for buffers of each type. */
+  readonly #views: ReadonlyMap<DType, Arena>;
   #failure: DeviceError | null = null;
 
   constructor(plan: Plan, weights: readonly Float32Array[], numBlocks: readonly number[]) {
@@ -27,8 +31,14 @@ export class ReferenceExecutable implements Executable {
     this.#weights = plan.weights.map(({ shape }, i) => ({ shape, data: weights[i] }));
     const groups = plan.kvCacheGroups.map((group) => group.layers);
     this.#caches = new PagedKVCaches(groups, plan.blockSize, numBlocks);
-    this.#arena = new Float32Array(plan.arenaBytes / 4);
-    this.#ints = new Int32Array(this.#arena.buffer);
+    // Of whole words, whatever its last buffer holds.
+    this.#arena = new Float32Array(Math.ceil(plan.arenaBytes / 4));
+    this.#views = new Map<DType, Arena>([
+      ['float32', this.#arena],
+      ['int32', new Int32Array(this.#arena.buffer)],
+      ['int8', new Int8Array(this.#arena.buffer)],
+      ['float8_e4m3fn', new Uint8Array(this.#arena.buffer)],
+    ]);
   }
 
   async run(step: StepBatch): Promise<StepResult> {
@@ -85,33 +95,36 @@ export class ReferenceExecutable implements Executable {
 
   #readBuffer(operand: BufferOperand, step: StepBatch): HostTensor {
     const { columnStart, columns, rowStride } = operand;
-    const { shape } = this.plan.buffers[operand.id];
+    const { shape, dtype } = this.plan.buffers[operand.id];
     const numRows = resolveDim(shape[0], { ...step, numLogitRows: step.logitRows.length });
     const { memory, start } = this.#placeOf(operand);
     const size = numRows * columns;
-    const data = memory instanceof Int32Array ? new Int32Array(size) : new Float32Array(size);
+    const data = dtype === 'int32' ? new Int32Array(size) : new Float32Array(size);
     for (let row = 0; row < numRows; row++) {
       const from = start + row * rowStride + columnStart;
-      data.set(memory.subarray(from, from + columns), row * columns);
+      const stored = memory.subarray(from, from + columns);
+      data.set(dtype === 'float8_e4m3fn' ? Array.from(stored, fromFloat8E4M3Bits) : stored, row * columns);
     }
     return { shape: [numRows, columns], data };
   }
 
   #writeBuffer(operand: BufferOperand, { shape, data }: HostTensor): void {
     const { columnStart, columns, rowStride } = operand;
+    const { dtype } = this.plan.buffers[operand.id];
     const { memory, start } = this.#placeOf(operand);
     for (let row = 0; row < shape[0]; row++) {
       const values = data.subarray(row * columns, (row + 1) * columns);
-      memory.set(values, start + row * rowStride + columnStart);
+      const stored = dtype === 'float8_e4m3fn' ? Array.from(values, toFloat8E4M3Bits) : values;
+      memory.set(stored, start + row * rowStride + columnStart);
     }
   }
 
-  /** The arena as the buffer's type, and where in it the buffer starts. */
-  #placeOf(operand: BufferOperand): { readonly memory: Float32Array | Int32Array; readonly start: number } {
+  /** The arena as the buffer's type, and the element at which the buffer starts. */
+  #placeOf(operand: BufferOperand): { readonly memory: Arena; readonly start: number } {
     const { dtype, offset, name } = this.plan.buffers[operand.id];
-    if (dtype !== 'float32' && dtype !== 'int32')
-      throw new Error(`buffer ${name} is ${dtype}; the reference device computes in float32`);
-    return { memory: dtype === 'int32' ? this.#ints : this.#arena, start: offset / 4 };
+    const memory = this.#views.get(dtype);
+    if (!memory) throw new Error(`buffer ${name} is ${dtype}; the reference device computes in float32`);
+    return { memory, start: offset / itemSize(dtype) };
   }
 }
 

@@ -24,6 +24,7 @@ export const groupedLinear = defineOp({
   attributes: groupedLinearAttributes,
   isRowwise: true,
   matrixInput: 1,
+  quantizedForms: { weightOnly: 'weightOnlyGroupedLinear', product: 'quantizedGroupedLinear' },
 
   infer(node, attributes) {
     const shape = inferGroupedLinear(node, attributes, {

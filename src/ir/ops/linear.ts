@@ -11,6 +11,7 @@ export const linear = defineOp({
   isRowwise: true,
   matrixInput: 1,
   stackedInputs: [1, 2],
+  quantizedForms: { weightOnly: 'weightOnlyLinear', product: 'quantizedLinear' },
 
   infer(node) {
     node.check(node.matrix(0) === node.matrix(1), 'x and weight must have the same columns');
