@@ -15,7 +15,7 @@ import type { CudaRuntime } from './cuda-runtime.ts';
 import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
 
-const NUM_STAGES = 8;
+const NUM_STAGES = 16;
 const STAGE_BYTES = 8 * 2 ** 20;
 const NO_COUNTS = { numTokens: 0, numSeqs: 0, numLogitRows: 0, numDecodeSeqs: 0, numQueryTiles: 0 };
 
