@@ -1,4 +1,4 @@
-// The table of kernels, and the matrix products' adapters to commands.
+// The table of kernels, and the adapters of the float types' matrix products to commands.
 #include "kernel-table.h"
 
 #include <cstring>
@@ -15,7 +15,7 @@ void linear(const ThreadContext& context, const Command& command, const Step& st
   const Operand &x = command.inputs[0], &weight = command.inputs[1], &bias = command.inputs[2];
   const Operand& y = command.outputs[0];
   kProduct({x.row(0), x.row_stride, weight.data, bias.is_present() ? bias.row(0) : nullptr, y.row(0), y.row_stride,
-            step.rows(command), int32_t(weight.rows), int32_t(weight.columns), step.workspace},
+            step.rows(command), int32_t(weight.rows), int32_t(weight.columns), step.workspace, {}},
            context);
 }
 
@@ -52,6 +52,20 @@ constexpr KernelEntry kKernels[] = {
 #if defined(__AVX512BF16__)
     {"grouped_linear_bf16_dot", grouped_linear_bf16_dot, nullptr, -1, -1},
 #endif
+    {"quantize_int8", quantize_int8, nullptr, -1, -1},
+    {"quantize_fp8", quantize_fp8, nullptr, -1, -1},
+    {"weight_only_linear_int8", weight_only_linear_int8, nullptr, -1, -1},
+    {"weight_only_linear_uint4", weight_only_linear_uint4, nullptr, -1, -1},
+    {"weight_only_linear_fp8", weight_only_linear_fp8, nullptr, -1, -1},
+    {"quantized_linear_int8", quantized_linear_int8, nullptr, -1, -1},
+    {"quantized_linear_uint4", quantized_linear_uint4, nullptr, -1, -1},
+    {"quantized_linear_fp8", quantized_linear_fp8, nullptr, -1, -1},
+    {"weight_only_grouped_linear_int8", weight_only_grouped_linear_int8, nullptr, -1, -1},
+    {"weight_only_grouped_linear_uint4", weight_only_grouped_linear_uint4, nullptr, -1, -1},
+    {"weight_only_grouped_linear_fp8", weight_only_grouped_linear_fp8, nullptr, -1, -1},
+    {"quantized_grouped_linear_int8", quantized_grouped_linear_int8, nullptr, -1, -1},
+    {"quantized_grouped_linear_uint4", quantized_grouped_linear_uint4, nullptr, -1, -1},
+    {"quantized_grouped_linear_fp8", quantized_grouped_linear_fp8, nullptr, -1, -1},
 };
 
 }  // namespace

@@ -34,14 +34,14 @@ void fill_rope_table(const ThreadContext& context, const NtLoadTask& task) {
   }
 }
 
-void run_task(const ThreadContext& context, const NtLoadTask& task) {
+void run_task(const ThreadContext& context, NtLoadTask& task) {
   if (task.kind == NtLoadKind::kCopy) return copy_bytes(context, task);
   if (task.kind == NtLoadKind::kRopeTable) return fill_rope_table(context, task);
   pack_part(context, task);
 }
 
 struct LoadJob {
-  const NtLoadTask* tasks;
+  NtLoadTask* tasks;
   int32_t num_tasks;
 };
 
@@ -50,7 +50,7 @@ int32_t run_load(Runtime& runtime, void* argument) {
   delete static_cast<LoadJob*>(argument);
   for (int32_t i = 0; i < job.num_tasks && !runtime.is_stopping(); i++) {
     runtime.run_on_all([](const ThreadContext& context, void* task) { run_task(context, *static_cast<NtLoadTask*>(task)); },
-                       const_cast<NtLoadTask*>(job.tasks + i));
+                       job.tasks + i);
   }
   return runtime.is_stopping() ? NT_STOPPED : NT_OK;
 }
@@ -58,7 +58,7 @@ int32_t run_load(Runtime& runtime, void* argument) {
 }  // namespace
 }  // namespace needletail
 
-int32_t nt_load_submit(void* runtime, const NtLoadTask* tasks, int32_t num_tasks, int32_t job) {
+int32_t nt_load_submit(void* runtime, NtLoadTask* tasks, int32_t num_tasks, int32_t job) {
   auto* argument = new (std::nothrow) needletail::LoadJob{tasks, num_tasks};
   if (!argument) return NT_OUT_OF_MEMORY;
   static_cast<needletail::Runtime*>(runtime)->submit({needletail::run_load, argument, job});

@@ -36,8 +36,9 @@ NT_EXPORT int32_t nt_find_kernel(const char* name);
 /// Whether this processor has the instructions that the library was compiled for.
 NT_EXPORT int32_t nt_is_supported();
 
-/// Packs weights and computes rope tables; see load.h. Tasks and what they point to must outlive the job.
-NT_EXPORT int32_t nt_load_submit(void* runtime, const NtLoadTask* tasks, int32_t num_tasks, int32_t job);
+/// Packs weights and computes rope tables; see load.h. Tasks and what they point to must outlive the job, which writes
+/// into them what it found.
+NT_EXPORT int32_t nt_load_submit(void* runtime, NtLoadTask* tasks, int32_t num_tasks, int32_t job);
 
 /// A program is a copy of a command list; see program-header.h.
 NT_EXPORT int32_t nt_program_create(void* runtime, const NtProgramHeader* header, void** program);

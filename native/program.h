@@ -7,10 +7,18 @@
 
 namespace needletail {
 
-enum class DType : int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2, kInt32 = 3 };
+enum class DType : int32_t {
+  kFloat32 = 0,
+  kBfloat16 = 1,
+  kFloat16 = 2,
+  kInt32 = 3,
+  kInt8 = 4,
+  kUint4 = 5,
+  kFloat8 = 6,  // e4m3
+};
 
 /// See `WeightLayout` in src/kernels/kernel.ts.
-enum class Layout : int32_t { kRowMajor = 0, kPanel16 = 1, kPanel16x2 = 2 };
+enum class Layout : int32_t { kRowMajor = 0, kPanel16 = 1, kPanel16x2 = 2, kPanel16Words = 3 };
 
 enum class OperandKind : int32_t { kNone = 0, kMemory = 1, kInput = 2, kKvCache = 3 };
 
@@ -74,7 +82,8 @@ struct Command {
 };
 
 /// Keys and values of one layer. A block holds, for each KV head, its keys as `[key_dim][block_size]` (so that one
-/// vector takes the same element of several tokens), then its values as `[block_size][value_dim]`.
+/// vector takes the same element of several tokens), then its values as `[block_size][value_dim]`; of int8 also float16
+/// scales of the keys `[block_size]`, then of the values.
 struct KvCache {
   uint8_t* data;
   DType dtype;
@@ -86,16 +95,26 @@ struct KvCache {
   int32_t num_blocks;
   int32_t reserved;
 
-  int64_t head_elements() const { return int64_t(block_size) * (key_dim + value_dim); }
-  int64_t block_elements() const { return num_kv_heads * head_elements(); }
+  int64_t item_size() const {
+    if (dtype == DType::kFloat32) return 4;
+    return dtype == DType::kInt8 || dtype == DType::kFloat8 ? 1 : 2;
+  }
+  int64_t code_bytes() const { return block_size * (key_dim + value_dim) * item_size(); }
+  int64_t head_bytes() const { return code_bytes() + (dtype == DType::kInt8 ? 2 * block_size * sizeof(uint16_t) : 0); }
+  int64_t block_bytes() const { return num_kv_heads * head_bytes(); }
   /// Keys of a head in a block; its values follow `key_dim * block_size` elements later.
   template <typename T>
   T* keys(int64_t block, int64_t head) const {
-    return reinterpret_cast<T*>(data) + block * block_elements() + head * head_elements();
+    return reinterpret_cast<T*>(data + block * block_bytes() + head * head_bytes());
   }
   template <typename T>
   T* values(int64_t block, int64_t head) const {
     return keys<T>(block, head) + int64_t(key_dim) * block_size;
+  }
+  /// Those of the values follow `block_size` later.
+  template <typename T>
+  T* key_scales(int64_t block, int64_t head) const {
+    return reinterpret_cast<T*>(keys<uint8_t>(block, head) + code_bytes());
   }
 };
 

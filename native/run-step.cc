@@ -43,7 +43,7 @@ void copy_blocks(const StepRun& run) {
   for (int32_t i = 0; i < run.words.header().num_block_copies; i++, copies += 3) {
     for (const KvCache& cache : run.program.kv_caches) {
       if (cache.group != copies[0]) continue;
-      const int64_t bytes = cache.block_elements() * (cache.dtype == DType::kFloat32 ? 4 : 2);
+      const int64_t bytes = cache.block_bytes();
       std::memmove(cache.data + copies[2] * bytes, cache.data + copies[1] * bytes, bytes);
     }
   }

@@ -27,12 +27,15 @@ const INSTRUCTION_SETS = {
     // Tuned for no processor in particular, GCC spills the sums of the matrix products.
     'x86-64-v3': ['-march=x86-64-v3', '-mtune=haswell'],
     avx512: ['-march=x86-64-v4', '-mprefer-vector-width=512'],
-    'avx512-bf16': ['-march=x86-64-v4', '-mavx512bf16', '-mprefer-vector-width=512'],
+    // Every processor with the bfloat16 instructions has those for int8 too.
+    'avx512-bf16': ['-march=x86-64-v4', '-mavx512bf16', '-mavx512vnni', '-mprefer-vector-width=512'],
   },
   arm64: {
     // GCC schedules before it allocates registers, and then spills them.
     neon:
-      process.platform === 'darwin' ? ['-mcpu=apple-m1'] : ['-march=armv8.2-a+fp16', '-fno-schedule-insns'],
+      process.platform === 'darwin'
+        ? ['-mcpu=apple-m1']
+        : ['-march=armv8.2-a+fp16+dotprod', '-fno-schedule-insns'],
   },
 };
 

@@ -42,7 +42,8 @@ export function packWeight(spec: WeightSpec, source: TensorSource): Uint8Array {
   let row = 0;
   for (const part of spec.parts) {
     const matrix = readPart(part, spec, source);
-    placeRows(target, spec.layout, row, columns, matrix);
+    if (spec.layout === 'panel16words') placeWords(target, isNibbles ? 8 : 4, row, matrix);
+    else placeRows(target, spec.layout, row, columns, matrix);
     row += part.rowCount;
   }
   return isNibbles ? packNibbles(target as Uint8Array) : packed;
@@ -192,6 +193,26 @@ function conversionTable(from: FloatDType, to: FloatDType): Bits {
   const values = Float32Array.from({ length: 0x10000 }, (_, bits) => decode(bits));
   if (to === 'float32') return new Uint32Array(values.buffer);
   return Uint16Array.from(values, to === 'bfloat16' ? toBfloat16Bits : toFloat16Bits);
+}
+
+/** Lay rows of codes out as rows `firstRow…` of a weight in `panel16words`, whose words hold `wordCodes` codes. */
+function placeWords(
+  target: Bits,
+  wordCodes: number,
+  firstRow: number,
+  { rows, columns, bits }: BitMatrix,
+): void {
+  const numWords = Math.ceil(columns / wordCodes);
+  for (let i = 0; i < rows; i++) {
+    const row = firstRow + i;
+    const start = ((row >> 4) * numWords * 16 + (row & 15)) * wordCodes;
+    for (let c = 0; c < columns; c++) {
+      const code = c % wordCodes;
+      // Of eight codes the first four are the low halves of the bytes.
+      const place = wordCodes === 8 ? 2 * (code & 3) + (code >> 2) : code;
+      target[start + Math.floor(c / wordCodes) * 16 * wordCodes + place] = bits[i * columns + c]!;
+    }
+  }
 }
 
 /** Lay the matrix's rows out as rows `firstRow…` of the weight. See `WeightLayout` for the addresses. */

@@ -9,15 +9,24 @@ import type { WeightFormat } from '../tensor/weight-format.ts';
  * - `panel16`: rows in groups of 16, padded with zeros. Inside a group columns run outermost, so that one column of
  *   16 rows is contiguous: `[rows/16][columns][16]`;
  * - `panel16x2`: the same with pairs of columns interleaved, as 16-bit dot-product instructions want them:
- *   `[rows/16][columns/2][16][2]`, an odd last column padded with zero.
+ *   `[rows/16][columns/2][16][2]`, an odd last column padded with zero;
+ * - `panel16words`: the same with 32-bit words of a row's codes, `[rows/16][words][16]`, the last word padded with zeros.
+ *   A word is four codes of 8 bits, byte j that of column j; or eight of 4 bits, the low half of byte j that of column j
+ *   and the high half that of column j + 4, so that either half of all bytes is four columns.
  */
-export type WeightLayout = 'rowMajor' | 'panel16' | 'panel16x2';
+export type WeightLayout = 'rowMajor' | 'panel16' | 'panel16x2' | 'panel16words';
+
+/** What the columns of a row are padded to a multiple of, in elements of `itemSize` bytes. */
+function columnStep(layout: WeightLayout, itemSize: number): number {
+  if (layout === 'panel16words') return 4 / itemSize;
+  return layout === 'panel16x2' ? 2 : 1;
+}
 
 /** Bytes of a weight of `[rows, columns]` elements of `itemSize` bytes in a layout, padding included. */
 export function layoutBytes(layout: WeightLayout, rows: number, columns: number, itemSize: number): number {
   if (layout === 'rowMajor') return rows * columns * itemSize;
-  const paddedColumns = layout === 'panel16x2' ? columns + (columns % 2) : columns;
-  return Math.ceil(rows / 16) * 16 * paddedColumns * itemSize;
+  const step = columnStep(layout, itemSize);
+  return Math.ceil(rows / 16) * 16 * Math.ceil(columns / step) * step * itemSize;
 }
 
 /** A kernel fit for launches of up to `maxRows` rows (null: any number). */

@@ -5,7 +5,7 @@ import { TOKEN, type HostTensor } from '../../src/ir/host-tensor.ts';
 import { OPS } from '../../src/ir/ops/index.ts';
 import { PagedKVCaches } from '../../src/ir/paged-kv-cache.ts';
 import { stepInput } from '../../src/ir/step-inputs.ts';
-import { roundTo } from '../../src/tensor/dtype.ts';
+import { isFloatDType, roundTo } from '../../src/tensor/dtype.ts';
 import { stepBatch } from './step-batch.ts';
 import type { HarnessLaunch, HarnessOperand, HarnessSession } from './cpu-harness.ts';
 
@@ -51,7 +51,7 @@ export function hostTensor(operand: HarnessOperand, step: StepBatch): HostTensor
     case 'matrix':
       return [{ shape: [operand.rows, operand.columns], data: operand.values! }];
     case 'weight':
-      return [{ shape: operand.shape, data: operand.values.map((value) => roundTo(operand.dtype, value)) }];
+      return [{ shape: operand.shape, data: storedValues(operand) }];
     case 'input':
       return [stepInput(step, operand.name, 0)];
     case 'kvCache':
@@ -60,6 +60,11 @@ export function hostTensor(operand: HarnessOperand, step: StepBatch): HostTensor
     case 'none':
       return [];
   }
+}
+
+/** Floats as they survive in the weight's type; codes are the numbers that they are. */
+function storedValues({ dtype, values }: HarnessOperand & { kind: 'weight' }): Float32Array {
+  return isFloatDType(dtype) ? values.map((value) => roundTo(dtype, value)) : values;
 }
 
 export function expectClose(

@@ -8,22 +8,36 @@ import { StepMemory } from '../../src/device/cpu/step-memory.ts';
 import type { SamplingBatch, StepBatch, StepResult } from '../../src/device/step.ts';
 import { CpuLibrary, Status, type Address } from '../../src/ffi/cpu-library.ts';
 import type { Attributes, KVCacheSpec, StepInputName } from '../../src/ir/graph.ts';
+import { kvBytesPerToken } from '../../src/ir/kv-cache-groups.ts';
 import { layoutBytes, type KernelQuery, type WeightLayout } from '../../src/kernels/kernel.ts';
-import { itemSize, toBfloat16Bits, toFloat16Bits, type FloatDType } from '../../src/tensor/dtype.ts';
+import { decodeTensor, encodeCodes } from '../../src/tensor/codes.ts';
+import {
+  isCodeDType,
+  itemSize,
+  toBfloat16Bits,
+  toFloat16Bits,
+  type CodeDType,
+  type FloatDType,
+} from '../../src/tensor/dtype.ts';
 import { stepBatch } from './step-batch.ts';
 
-/** Floats kept free on each side of a buffer. */
-const CANARY_FLOATS = 64;
-const CANARY = 0x7fc0dead;
+/** Bytes kept free on each side of a buffer. */
+const CANARY_BYTES = 256;
+/** As a float NaN. */
+const CANARY = [0xad, 0xde, 0xc0, 0x7f];
 
-/** A view of `columns` columns in rows of `rowStride` floats. */
+/** What a buffer holds: floats (or the 32 bits of ids), or codes that are bytes. */
+type MatrixDType = 'float32' | 'int8' | 'float8_e4m3fn';
+
+/** A view of `columns` columns in rows of `rowStride` elements. */
 export interface Matrix {
   readonly kind: 'matrix';
+  readonly dtype: MatrixDType;
   readonly rows: number;
   readonly columns: number;
   readonly columnStart: number;
   readonly rowStride: number;
-  /** Row-major values of the view; absent for an output that shares no memory. */
+  /** Row-major values of the view, codes as the numbers that they are; absent for an output that shares no memory. */
   readonly values?: Float32Array | Int32Array;
   /** Shares the memory of this other operand, exactly. */
   readonly aliasOf?: Matrix;
@@ -35,7 +49,7 @@ export type HarnessOperand =
       readonly kind: 'weight';
       readonly values: Float32Array;
       readonly shape: readonly number[];
-      readonly dtype: FloatDType;
+      readonly dtype: FloatDType | CodeDType;
       readonly layout: WeightLayout;
     }
   | { readonly kind: 'ropeTable'; readonly values: Float32Array; readonly rotaryDim: number }
@@ -57,10 +71,10 @@ export function matrix(
   rows: number,
   columns: number,
   values?: Float32Array | Int32Array,
-  view: { columnStart?: number; rowStride?: number; aliasOf?: Matrix } = {},
+  view: { columnStart?: number; rowStride?: number; aliasOf?: Matrix; dtype?: MatrixDType } = {},
 ): Matrix {
-  const { columnStart = 0, rowStride = columnStart + columns } = view;
-  const placed = { kind: 'matrix', rows, columns, columnStart, rowStride } as const;
+  const { columnStart = 0, rowStride = columnStart + columns, dtype = 'float32' } = view;
+  const placed = { kind: 'matrix', dtype, rows, columns, columnStart, rowStride } as const;
   return { ...placed, ...(values && { values }), ...(view.aliasOf && { aliasOf: view.aliasOf }) };
 }
 
@@ -157,7 +171,7 @@ export class HarnessSession {
     const built = new LaunchBuilder(this.#allocate, this.#runtime.library);
     const address = this.#allocate(logits.byteLength);
     new Float32Array(this.#runtime.library.view(address, logits.byteLength)).set(logits);
-    const id = built.addBuffer(numRows, vocabSize, vocabSize, address);
+    const id = built.addBuffer('float32', numRows, vocabSize, vocabSize, address);
     const operand = { kind: 'buffer', id, columnStart: 0, columns: vocabSize, rowStride: vocabSize } as const;
     const plan = this.#planOf([], built, limitsOf(step), operand);
     return new HarnessProgram(this.#runtime, plan, this.#placementOf(built), { ...step, sampling }, () => []);
@@ -193,8 +207,9 @@ export class HarnessSession {
     return address;
   }
 
-  #cacheBytes({ numKvHeads, keyHeadDim, valueHeadDim, dtype }: KVCacheSpec): number {
-    return this.#numBlocks * this.#blockSize * numKvHeads * (keyHeadDim + valueHeadDim) * itemSize(dtype);
+  #cacheBytes(spec: KVCacheSpec): number {
+    const { keys, values } = kvBytesPerToken(spec);
+    return this.#numBlocks * this.#blockSize * (keys + values);
   }
 
   readonly #allocate = (bytes: number): Address => {
@@ -243,7 +258,7 @@ export class HarnessSession {
   }
 
   #noLogits(built: LaunchBuilder): BufferOperand {
-    const id = built.addBuffer(1, 16, 16, this.#allocate(64));
+    const id = built.addBuffer('float32', 1, 16, 16, this.#allocate(64));
     return { kind: 'buffer', id, columnStart: 0, columns: 16, rowStride: 16 };
   }
 }
@@ -340,10 +355,10 @@ class LaunchBuilder {
     };
   }
 
-  addBuffer(rows: number, columns: number, rowStride: number, address: Address): number {
+  addBuffer(dtype: MatrixDType, rows: number, columns: number, rowStride: number, address: Address): number {
     const id = this.buffers.length;
-    const bytes = rows * rowStride * 4;
-    this.buffers.push({ id, name: '', dtype: 'float32', shape: [rows, columns], offset: address, bytes });
+    const bytes = rows * rowStride * itemSize(dtype);
+    this.buffers.push({ id, name: '', dtype, shape: [rows, columns], offset: address, bytes });
     return id;
   }
 
@@ -386,18 +401,15 @@ class LaunchBuilder {
   #placeMatrix(operand: Matrix): number {
     const known = this.#placed.get(operand.aliasOf ?? operand);
     if (known) return known.id;
-    const floats = operand.rows * operand.rowStride + 2 * CANARY_FLOATS;
-    const start = this.#allocate(floats * 4);
-    const buffer = this.#library.view(start, floats * 4);
-    new Uint32Array(buffer).fill(CANARY);
-    const address = start + CANARY_FLOATS * 4;
-    const { rows, columns, columnStart, rowStride, values } = operand;
-    const Elements = values instanceof Int32Array ? Int32Array : Float32Array;
-    const target = new Elements(buffer, CANARY_FLOATS * 4);
+    const { dtype, rows, columns, columnStart, rowStride, values } = operand;
+    const start = this.#allocate(bytesAround(operand));
+    const bytes = new Uint8Array(this.#library.view(start, bytesAround(operand)));
+    bytes.forEach((_, i) => (bytes[i] = CANARY[i % 4]));
     for (let row = 0; row < rows && values; row++) {
-      target.set(values.subarray(row * columns, (row + 1) * columns), row * rowStride + columnStart);
+      const elements = encodeElements(dtype, values.subarray(row * columns, (row + 1) * columns));
+      bytes.set(elements, CANARY_BYTES + (row * rowStride + columnStart) * itemSize(dtype));
     }
-    const id = this.addBuffer(rows, columns, rowStride, address);
+    const id = this.addBuffer(dtype, rows, columns, rowStride, start + CANARY_BYTES);
     this.#placed.set(operand, { id, address: start });
     return id;
   }
@@ -417,43 +429,51 @@ class LaunchBuilder {
     return id;
   }
 
-  #words(operand: Matrix): Uint32Array {
+  #bytes(operand: Matrix): Uint8Array {
     const { address } = this.#placed.get(operand.aliasOf ?? operand)!;
-    const floats = operand.rows * operand.rowStride + 2 * CANARY_FLOATS;
-    return new Uint32Array(this.#library.view(address, floats * 4));
+    return new Uint8Array(this.#library.view(address, bytesAround(operand)));
   }
 
   #read(operand: Matrix): Float32Array {
-    const { rows, columns, columnStart, rowStride } = operand;
-    const words = this.#words(operand);
-    const floats = new Float32Array(words.buffer, CANARY_FLOATS * 4);
+    const { dtype, rows, columns, columnStart, rowStride } = operand;
+    const bytes = this.#bytes(operand);
     const result = new Float32Array(rows * columns);
     for (let row = 0; row < rows; row++) {
-      const from = row * rowStride + columnStart;
-      result.set(floats.subarray(from, from + columns), row * columns);
+      const from = CANARY_BYTES + (row * rowStride + columnStart) * itemSize(dtype);
+      const elements = bytes.subarray(from, from + columns * itemSize(dtype));
+      result.set(decodeTensor({ dtype, shape: [columns], bytes: elements }), row * columns);
     }
     return result;
   }
 
   #checkSurroundings(operand: Matrix): void {
-    const { rows, columns, columnStart, rowStride } = operand;
-    this.#words(operand).forEach((word, i) => {
-      const at = i - CANARY_FLOATS;
+    const { dtype, rows, columns, columnStart, rowStride } = operand;
+    this.#bytes(operand).forEach((byte, i) => {
+      const at = Math.floor((i - CANARY_BYTES) / itemSize(dtype));
       const column = at % rowStride;
       const isInside =
         at >= 0 && at < rows * rowStride && column >= columnStart && column < columnStart + columns;
-      if (!isInside && word !== CANARY)
-        throw new Error(`a kernel wrote outside of its operand, at float ${at}`);
+      if (!isInside && byte !== CANARY[i % 4])
+        throw new Error(`a kernel wrote outside of its operand, at element ${at}`);
     });
   }
 }
 
+/** Those of an operand and the free ones on each side. */
+function bytesAround({ dtype, rows, rowStride }: Matrix): number {
+  return rows * rowStride * itemSize(dtype) + 2 * CANARY_BYTES;
+}
+
+function encodeElements(dtype: MatrixDType, values: Float32Array | Int32Array): Uint8Array {
+  if (dtype !== 'float32') return encodeCodes(dtype, Float32Array.from(values));
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}
+
 /** The layouts' definition in src/kernels/kernel.ts, element by element. */
-function packValues(
-  { values, shape, dtype, layout }: HarnessOperand & { kind: 'weight' },
-  memory: ArrayBuffer,
-): void {
+function packValues(operand: HarnessOperand & { kind: 'weight' }, memory: ArrayBuffer): void {
+  const { values, shape, dtype, layout } = operand;
   const [rows, columns] = shape.length === 1 ? [shape[0], 1] : shape;
+  if (isCodeDType(dtype)) return packCodes(operand, columns, new Uint8Array(memory));
   const bits = dtype === 'float32' ? null : new Uint16Array(memory);
   const floats = dtype === 'float32' ? new Float32Array(memory) : null;
   const place = (row: number, column: number): number => {
@@ -469,4 +489,22 @@ function packValues(
       else bits![place(row, column)] = dtype === 'bfloat16' ? toBfloat16Bits(value) : toFloat16Bits(value);
     }
   }
+}
+
+/** The layout panel16words. */
+function packCodes(
+  { values, dtype }: HarnessOperand & { kind: 'weight' },
+  columns: number,
+  bytes: Uint8Array,
+): void {
+  const wordCodes = dtype === 'uint4' ? 8 : 4;
+  const numWords = Math.ceil(columns / wordCodes);
+  values.forEach((value, i) => {
+    const [row, column] = [Math.floor(i / columns), i % columns];
+    const word = (Math.floor(row / 16) * numWords + Math.floor(column / wordCodes)) * 16 + (row % 16);
+    const code = column % wordCodes;
+    const at = 4 * word + (code % 4);
+    if (dtype === 'uint4') bytes[at] |= value << (code < 4 ? 0 : 4);
+    else bytes[at] = encodeCodes(dtype as CodeDType, Float32Array.of(value))[0];
+  });
 }

@@ -170,7 +170,7 @@ function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCas
   const weight = inputs.find((operand) => operand.kind === 'weight');
   const [weightRows, weightColumns = 1] = weight?.shape ?? [1, 1];
   const types = {
-    weightDType: weight?.dtype ?? dtype,
+    weightDType: (weight?.dtype ?? dtype) as FloatDType,
     weightFormat: null,
     kvDType: dtype,
     activationDType: dtype,
@@ -245,7 +245,7 @@ class PlanBuilder {
       }
       case 'weight': {
         const { dtype, shape, values } = operand;
-        const bytes = encode(dtype, values);
+        const bytes = encode(dtype as FloatDType, values);
         const id = this.weights.length;
         this.weights.push({
           id,

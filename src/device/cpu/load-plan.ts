@@ -1,7 +1,7 @@
 // Brings a plan into memory: allocates weights, cache and arena, and has the thread pool pack weights and fill tables.
 import { closeSync, fstatSync, openSync } from 'node:fs';
 import type { Plan, RopeTable, WeightSpec } from '../../compiler/plan.ts';
-import type { WeightPart } from '../../ir/graph.ts';
+import type { ParameterQuantization, WeightPart } from '../../ir/graph.ts';
 import { kvBytesPerToken } from '../../ir/kv-cache-groups.ts';
 import { Status, check, type Address } from '../../ffi/cpu-library.ts';
 import { FileMapping } from '../../ffi/mmap.ts';
@@ -14,10 +14,19 @@ import type { CpuRuntime } from './cpu-runtime.ts';
 import { cachesOf, dtypeNumber, layoutNumber, type Placement } from './program-blob.ts';
 import { StructWriter } from './struct-writer.ts';
 
-const TASK_BYTES = 96;
+const TASK_BYTES = 120;
+/** Where a task says that it met a scale which nothing can be multiplied by. */
+const BAD_SCALE_BYTE = 40;
 const KIND_PART = 0;
 const KIND_COPY = 1;
 const KIND_ROPE_TABLE = 2;
+/** What a part's elements become, as `NtLoadHolds` numbers it. */
+const HOLDS_NUMBERS = 0;
+const HOLDS = {
+  checkpoint: { codes: 1, scales: 2 },
+  quantize: { codes: 3, scales: 4 },
+} as const;
+const NO_QUANTIZATION = [HOLDS_NUMBERS, 0, 0, 0, 0, 0] as const;
 
 /** Weights start at cache lines. */
 const ALIGNMENT = 64;
@@ -107,6 +116,8 @@ function sum(sizes: readonly number[]): number {
 /** A native task; `keepAlive` is what its addresses point to. */
 interface Task {
   write(writer: StructWriter): void;
+  /** What it means if a scale is 0 or not finite. */
+  readonly badScaleProblem?: string;
   readonly keepAlive: NodeJS.TypedArray;
   readonly bytes: number;
 }
@@ -151,7 +162,7 @@ class Loader {
   async #addParts(weight: WeightSpec, source: TensorSource): Promise<void> {
     let row = 0;
     for (const part of weight.parts) {
-      await this.#add(this.#partTask(weight, part, row, readChecked(part, source)));
+      await this.#add(this.#partTask(weight, part, row, readChecked(part, weight, source)));
       row += part.rowCount;
     }
   }
@@ -173,6 +184,7 @@ class Loader {
     if (status === Status.stopped)
       throw new NeedletailError('aborted', 'the device was closed while it loaded');
     check('packing weights', status);
+    tasks.forEach((task, i) => checkScales(task, writer.bytes.subarray(i * TASK_BYTES)));
     this.#loadedBytes += sum(tasks.map(({ bytes }) => bytes));
     this.#options.onProgress?.(this.#loadedBytes, this.#totalBytes);
   }
@@ -181,10 +193,12 @@ class Loader {
     const columns = weight.shape[1] ?? 1;
     return {
       keepAlive: view.bytes,
+      badScaleProblem: `tensor ${part.tensor} ${badScaleProblem(weight.quantization)}`,
       bytes: part.rowCount * columns * itemSize(weight.dtype),
       write: (writer) => {
         writer.int32(KIND_PART, dtypeNumber(view.dtype), dtypeNumber(weight.dtype));
         writer.int32(layoutNumber(weight.layout), part.transpose ? 1 : 0, part.rowStep);
+        writer.int32(...quantizationNumbers(weight.quantization, part.columnCount));
         writer.int64(this.#addressOf(view.bytes), this.#placement.weights[weight.id]);
         writer.int64(asMatrix(part.tensorShape)[1]);
         writer.int64(part.rowStart, part.rowCount, part.columnStart, part.columnCount, row);
@@ -198,7 +212,7 @@ class Loader {
       keepAlive: bytes,
       bytes: weight.bytes,
       write: (writer) => {
-        writer.int32(KIND_COPY, 0, 0, 0, 0, 0);
+        writer.int32(KIND_COPY, 0, 0, 0, 0, 0, ...NO_QUANTIZATION);
         writer.int64(this.#addressOf(bytes), this.#placement.weights[weight.id], weight.bytes, 0, 0, 0, 0, 0);
         writer.float64(0);
       },
@@ -211,7 +225,7 @@ class Loader {
       keepAlive: frequencies,
       bytes: table.bytes,
       write: (writer) => {
-        writer.int32(KIND_ROPE_TABLE, 0, 0, 0, 0, 0);
+        writer.int32(KIND_ROPE_TABLE, 0, 0, 0, 0, 0, ...NO_QUANTIZATION);
         writer.int64(this.#addressOf(frequencies), this.#placement.ropeTables[table.id]);
         writer.int64(table.rotaryDim, 0, table.numPositions, 0, 0, 0);
         writer.float64(table.attentionFactor);
@@ -233,14 +247,40 @@ function openMapping(path: string): FileMapping {
   }
 }
 
-function readChecked(part: WeightPart, source: TensorSource): TensorView {
+/** A task's `holds`, `code_dtype`, `group_size`, `has_zeros` and the two fields behind them. */
+function quantizationNumbers(quantization: ParameterQuantization | null, columns: number): readonly number[] {
+  if (!quantization) return NO_QUANTIZATION;
+  const { format, holds, origin } = quantization;
+  const { dtype, groupSize } = format;
+  const number = HOLDS[origin][holds === 'codes' ? 'codes' : 'scales'];
+  const hasZeros = format.hasZeros && holds !== 'inputScales';
+  return [number, dtypeNumber(dtype), groupSize ?? columns, hasZeros ? 1 : 0, 0, 0];
+}
+
+function checkScales({ badScaleProblem = '' }: Task, task: Uint8Array): void {
+  if (task[BAD_SCALE_BYTE] !== 0) throw new NeedletailError('bad_checkpoint', badScaleProblem);
+}
+
+function badScaleProblem(quantization: ParameterQuantization | null): string {
+  return quantization?.origin === 'quantize'
+    ? 'holds NaN or infinite values, which cannot be quantized'
+    : 'holds a scale that is 0, NaN or infinite; the checkpoint is damaged, or was never calibrated';
+}
+
+function readChecked(
+  part: WeightPart,
+  { dtype, quantization }: WeightSpec,
+  source: TensorSource,
+): TensorView {
   const view = source.read(part.tensor);
   const numElements = part.tensorShape.reduce((product, size) => product * size, 1);
-  const isWhole = isFloatDType(view.dtype) && view.bytes.byteLength === numElements * itemSize(view.dtype);
-  if (isWhole && shapesEqual(view.shape, part.tensorShape)) return view;
+  const wantsFloats = isFloatDType(dtype) || quantization?.origin === 'quantize';
+  const isRight = wantsFloats ? isFloatDType(view.dtype) : view.dtype === dtype;
+  const isWhole = view.bytes.byteLength === numElements * itemSize(view.dtype);
+  if (isRight && isWhole && shapesEqual(view.shape, part.tensorShape)) return view;
   throw new NeedletailError(
     'bad_checkpoint',
     `tensor ${part.tensor} is ${view.dtype} ${formatShape(view.shape)} in ${view.bytes.byteLength} bytes, ` +
-      `but the plan was compiled for ${formatShape(part.tensorShape)}`,
+      `but the plan was compiled for ${wantsFloats ? 'floats' : dtype} ${formatShape(part.tensorShape)}`,
   );
 }

@@ -24,8 +24,16 @@ const DTYPE_NUMBERS: Readonly<Partial<Record<DType, number>>> = {
   bfloat16: 1,
   float16: 2,
   int32: 3,
+  int8: 4,
+  uint4: 5,
+  float8_e4m3fn: 6,
 };
-const LAYOUT_NUMBERS: Readonly<Record<WeightLayout, number>> = { rowMajor: 0, panel16: 1, panel16x2: 2 };
+const LAYOUT_NUMBERS: Readonly<Record<WeightLayout, number>> = {
+  rowMajor: 0,
+  panel16: 1,
+  panel16x2: 2,
+  panel16words: 3,
+};
 const INPUT_NUMBERS: Readonly<Record<StepInputName, number>> = {
   tokenIds: 0,
   positions: 1,

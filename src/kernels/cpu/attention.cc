@@ -6,8 +6,10 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <type_traits>
 
 #include "attention-work.h"
+#include "code-values.h"
 #include "kernels.h"
 #include "tile-product.h"
 
@@ -55,6 +57,17 @@ float sink_share(const AttentionLaunch& launch, int32_t head, float largest) {
   return launch.sinks ? std::exp(launch.sinks[head] - largest) : 0.0f;
 }
 
+/// Multiplies each column of `rows` rows of `count` floats by a scale of its own.
+void scale_columns(float* matrix, int64_t stride, int32_t rows, const Float16* scales, int32_t count) {
+  for_each_vector(count, [&](int64_t i, int lanes) {
+    const Floats scale = lanes == kLanes ? load_floats(scales + i) : load_first_floats(scales + i, lanes);
+    for (int32_t row = 0; row < rows; row++) {
+      float* place = matrix + row * stride + i;
+      store_lanes(place, load_lanes(place, lanes) * scale, lanes);
+    }
+  });
+}
+
 template <typename T>
 class Worker {
  public:
@@ -75,6 +88,9 @@ class Worker {
   }
 
  private:
+  /// Codes are multiplied first: the scales of keys go into the scores, those of values into the probabilities.
+  static constexpr bool kHasScales = std::is_same_v<T, Int8>;
+
   int32_t head_of(int32_t row) const { return item_.kv_head * launch_.group_size + row % launch_.group_size; }
   int32_t token_of(int32_t row) const {
     return launch_.first_token(item_.seq) + item_.first_query + row / launch_.group_size;
@@ -133,8 +149,21 @@ class Worker {
         convert(keys + int64_t(d) * cache_.block_size, tiles_.keys + int64_t(d) * tokens_ + offset,
                 cache_.block_size);
       }
-      const int64_t num_values = int64_t(std::min(cache_.block_size, end - offset)) * cache_.value_dim;
-      convert(values, tiles_.values + int64_t(offset) * cache_.value_dim, num_values);
+      const int32_t count = std::min(cache_.block_size, end - offset);
+      float* to = tiles_.values + int64_t(offset) * cache_.value_dim;
+      convert(values, to, int64_t(count) * cache_.value_dim);
+      if constexpr (kHasScales) {
+        scale_columns(tiles_.keys + offset, tokens_, cache_.key_dim, key_scales_at(start + offset), cache_.block_size);
+        scale_rows(to, value_scales_at(start + offset), count);
+      }
+    }
+  }
+  /// Values of `count` tokens.
+  void scale_rows(float* values, const Float16* scales, int32_t count) const {
+    for (int32_t token = 0; token < count; token++) {
+      const float scale = to_float(scales[token]);
+      float* row = values + int64_t(token) * cache_.value_dim;
+      for (int32_t d = 0; d < cache_.value_dim; d++) row[d] *= scale;
     }
   }
   static void convert(const T* from, float* to, int64_t size) {
@@ -168,12 +197,19 @@ class Worker {
       const T* next = offset + cache_.block_size < end ? keys_at(start + offset + cache_.block_size) : values_at(start);
       multiply_tile<T>({tiles_.queries, cache_.key_dim, keys_at(start + offset), cache_.block_size,
                         tiles_.scores + offset, tokens_, cache_.key_dim, next}, rows_, cache_.block_size);
+      if constexpr (kHasScales) {
+        scale_columns(tiles_.scores + offset, tokens_, rows_, key_scales_at(start + offset), cache_.block_size);
+      }
     }
   }
   void sum_blocks(int32_t start, int32_t begin, int32_t end) {
     for (int32_t offset = begin / cache_.block_size * cache_.block_size; offset < end; offset += cache_.block_size) {
       const int32_t first = std::max(begin, offset), last = std::min(end, offset + cache_.block_size);
       const T* values = values_at(start + offset) + int64_t(first - offset) * cache_.value_dim;
+      if constexpr (kHasScales) {
+        const Float16* scales = value_scales_at(start + offset) + (first - offset);
+        scale_columns(tiles_.scores + first, tokens_, rows_, scales, last - first);
+      }
       multiply_tile<T>({tiles_.scores + first, tokens_, values, cache_.value_dim, tiles_.output, cache_.value_dim,
                         last - first, after_values(start, offset, end)}, rows_, cache_.value_dim);
     }
@@ -190,6 +226,11 @@ class Worker {
   const T* values_at(int32_t position) const {
     return cache_.values<T>(launch_.block(item_.seq, position / cache_.block_size), item_.kv_head);
   }
+
+  const Float16* key_scales_at(int32_t position) const {
+    return cache_.key_scales<Float16>(launch_.block(item_.seq, position / cache_.block_size), item_.kv_head);
+  }
+  const Float16* value_scales_at(int32_t position) const { return key_scales_at(position) + cache_.block_size; }
 
   /// Turns a row's scores of tile tokens [begin, end) into probabilities relative to the largest score so far.
   void weigh(int32_t row, int32_t start, int32_t begin, int32_t end) {
@@ -320,6 +361,8 @@ void attend_all(const ThreadContext& context, const AttentionLaunch& launch) {
   switch (launch.cache.dtype) {
     case DType::kBfloat16: return attend_all<Bfloat16>(context, launch);
     case DType::kFloat16: return attend_all<Float16>(context, launch);
+    case DType::kInt8: return attend_all<Int8>(context, launch);
+    case DType::kFloat8: return attend_all<Float8>(context, launch);
     default: return attend_all<float>(context, launch);
   }
 }

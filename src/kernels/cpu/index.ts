@@ -8,6 +8,13 @@ import { gatherRows } from './gather-rows.ts';
 import { groupedLinear } from './grouped-linear.ts';
 import { addLayerNorm, layerNorm } from './layer-norm.ts';
 import { linear } from './linear.ts';
+import { quantize } from './quantize.ts';
+import {
+  quantizedGroupedLinear,
+  quantizedLinear,
+  weightOnlyGroupedLinear,
+  weightOnlyLinear,
+} from './quantized-linear.ts';
 import { addRmsNorm, rmsNorm } from './rms-norm.ts';
 import { kvWrite, rope, ropeKvWrite } from './rope.ts';
 
@@ -34,4 +41,9 @@ export const CPU_KERNELS: readonly CpuKernelDescription[] = [
   addLayerNorm,
   gatedActivation,
   ropeKvWrite,
+  quantize,
+  weightOnlyLinear,
+  quantizedLinear,
+  weightOnlyGroupedLinear,
+  quantizedGroupedLinear,
 ];

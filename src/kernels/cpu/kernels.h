@@ -1,4 +1,4 @@
-// Every kernel of the CPU but the matrix products, which linear.h declares.
+// Every kernel of the CPU but the matrix products of float types, which linear.h declares.
 #pragma once
 
 #include "program.h"
@@ -31,6 +31,20 @@ void grouped_linear_bf16(const ThreadContext&, const Command&, const Step&);
 #if defined(__AVX512BF16__)
 void grouped_linear_bf16_dot(const ThreadContext&, const Command&, const Step&);
 #endif
+void quantize_int8(const ThreadContext&, const Command&, const Step&);
+void quantize_fp8(const ThreadContext&, const Command&, const Step&);
+void weight_only_linear_int8(const ThreadContext&, const Command&, const Step&);
+void weight_only_linear_uint4(const ThreadContext&, const Command&, const Step&);
+void weight_only_linear_fp8(const ThreadContext&, const Command&, const Step&);
+void quantized_linear_int8(const ThreadContext&, const Command&, const Step&);
+void quantized_linear_uint4(const ThreadContext&, const Command&, const Step&);
+void quantized_linear_fp8(const ThreadContext&, const Command&, const Step&);
+void weight_only_grouped_linear_int8(const ThreadContext&, const Command&, const Step&);
+void weight_only_grouped_linear_uint4(const ThreadContext&, const Command&, const Step&);
+void weight_only_grouped_linear_fp8(const ThreadContext&, const Command&, const Step&);
+void quantized_grouped_linear_int8(const ThreadContext&, const Command&, const Step&);
+void quantized_grouped_linear_uint4(const ThreadContext&, const Command&, const Step&);
+void quantized_grouped_linear_fp8(const ThreadContext&, const Command&, const Step&);
 
 /// Scratch that a kernel wants beside the plan's workspace: small, and dependent on the number of threads.
 struct ScratchBytes {

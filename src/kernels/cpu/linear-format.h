@@ -5,15 +5,21 @@
 
 namespace needletail {
 
-// A step takes kColumns columns of K: kColumns weights per lane, and kWords 32-bit words of each row of activations.
-// Packed activations hold a step's words row by row: [steps][kWords][rows].
+// A step takes kColumns columns of K: kLaneWeights elements of the weight's memory per lane, and kWords 32-bit words of
+// each row of activations, which are made of elements of type Input. Packed activations hold a step's words row by row:
+// [steps][kWords][rows].
 
 /// float32 weights.
 struct Float32Format {
+  using Input = float;
   using Weight = float;
   using Operand = Floats;
+  using Sum = Floats;
   static constexpr int kColumns = 1;
+  static constexpr int kLaneWeights = 1;
   static constexpr int kWords = 1;
+  /// Whether weights are codes, whose sums are scaled.
+  static constexpr bool kIsScaled = false;
   /// AVX-512 alone can fold a broadcast into an instruction.
   static constexpr bool kFoldBroadcast = kLanes == 16;
 
@@ -23,7 +29,7 @@ struct Float32Format {
     return load(weight);
   }
   static Operand spread(const float* word) { return broadcast(*word); }
-  static Floats multiply_add(Operand x, Operand weight, Floats sum) { return needletail::multiply_add(x, weight, sum); }
+  static Sum multiply_add(Operand x, Operand weight, Sum sum) { return needletail::multiply_add(x, weight, sum); }
   /// kLanes words of a row that has `count` columns left; zero beyond them.
   static Floats load_words(const float* x, int count) { return count >= kLanes ? load(x) : load_first(x, count); }
 };
@@ -41,6 +47,7 @@ struct Float16Format : Float32Format {
 struct Bfloat16Format : Float32Format {
   using Weight = uint16_t;
   static constexpr int kColumns = 2;
+  static constexpr int kLaneWeights = 2;
   static constexpr int kWords = 2;
   template <int kWord>
   static Operand load_weights(const Weight* weight) {
@@ -51,10 +58,14 @@ struct Bfloat16Format : Float32Format {
 #if defined(__AVX512BF16__)
 /// bfloat16 weights and activations: a word is a pair of bfloat16, and their dot product is added in float32.
 struct Bfloat16DotFormat {
+  using Input = float;
   using Weight = uint16_t;
   using Operand = __m512bh;
+  using Sum = Floats;
   static constexpr int kColumns = 2;
+  static constexpr int kLaneWeights = 2;
   static constexpr int kWords = 1;
+  static constexpr bool kIsScaled = false;
   static constexpr bool kFoldBroadcast = false;
 
   template <int kWord>
@@ -62,7 +73,7 @@ struct Bfloat16DotFormat {
     return (__m512bh)_mm512_loadu_si512(weight);
   }
   static Operand spread(const float* word) { return (__m512bh)broadcast(*word); }
-  static Floats multiply_add(Operand x, Operand weight, Floats sum) { return _mm512_dpbf16_ps(sum, weight, x); }
+  static Sum multiply_add(Operand x, Operand weight, Sum sum) { return _mm512_dpbf16_ps(sum, weight, x); }
   static Floats load_words(const float* x, int count) {
     const Floats low = Float32Format::load_words(x, count);
     const Floats high = count > kLanes ? Float32Format::load_words(x + kLanes, count - kLanes) : zeros();

@@ -3,14 +3,16 @@
 
 #include <cstdint>
 
+#include "linear-pack.h"
 #include "thread-context.h"
 
 namespace needletail {
 
-/// x [m, k] and y [m, n] are float32, their rows `x_stride` and `y_stride` floats apart; weight [n, k] as packed; bias
-/// [n] or null. `workspace` is shared by the threads of the launch and as large as the launch description says.
+/// x [m, k] and y [m, n], their rows `x_stride` and `y_stride` elements apart; y is float32, and x too unless it is of
+/// codes itself; weight [n, k] as packed; bias [n] or null. `workspace` is shared by the threads of the launch and as
+/// large as the launch description says.
 struct LinearArgs {
-  const float* x;
+  const void* x;
   int64_t x_stride;
   const void* weight;
   const float* bias;
@@ -18,6 +20,8 @@ struct LinearArgs {
   int64_t y_stride;
   int32_t m, n, k;
   void* workspace;
+  /// For weights that are codes.
+  CodeScales scales;
 };
 
 // Called by every thread of the team; each returns when its own share is done.

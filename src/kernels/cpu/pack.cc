@@ -2,10 +2,10 @@
 #include "pack.h"
 
 #include <algorithm>
-#include <type_traits>
 
+#include "pack-codes.h"
+#include "part-view.h"
 #include "row-range.h"
-#include "vector-math.h"
 
 namespace needletail {
 namespace {
@@ -14,64 +14,20 @@ constexpr int kPanelRows = 16;
 /// Columns that are converted at once: 16 rows of them stay in the first-level cache. A multiple of two vectors.
 constexpr int kChunkColumns = 256;
 
-typedef uint16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
-
-// kLanes floats rounded to nearest, ties to even, and stored.
-inline void store_floats(float* p, Floats v) { store(p, v); }
-inline void store_floats(Float16* p, Floats v) { store_float16(&p->bits, v); }
-inline void store_floats(Bfloat16* p, Floats v) {
-  const Ints bits = as_ints(v);
-  const Ints rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  const Ints result = as_ints(select(v == v, as_floats(rounded), as_floats(bits | 0x400000)));
-  const Shorts narrow = __builtin_convertvector(result >> 16, Shorts);
-  std::memcpy(p, &narrow, sizeof narrow);
-}
-
 template <typename To>
 using Rows = To[kPanelRows][kChunkColumns];
 
-/// The part as a matrix, wherever the tensor keeps its elements.
-template <typename From>
-struct PartView {
-  const From* origin;
-  int64_t row_stride, column_stride;
-
-  explicit PartView(const NtLoadTask& t) {
-    const int64_t tensor_row_stride = t.is_transposed ? 1 : t.source_columns;
-    column_stride = t.is_transposed ? t.source_columns : 1;
-    row_stride = t.row_step * tensor_row_stride;
-    origin = static_cast<const From*>(t.source) + t.row_start * tensor_row_stride + t.column_start * column_stride;
+/// Convert `count` elements of several rows, in the order of the tensor's memory.
+template <typename From, typename To>
+void read_rows(const PartView<From>& part, int64_t row, int num_rows, int64_t column, int count, Rows<To>& out) {
+  if (part.column_stride == 1) {
+    for (int r = 0; r < num_rows; r++) part.read_row(row + r, column, count, out[r]);
+    return;
   }
-
-  const From* at(int64_t row, int64_t column) const { return origin + row * row_stride + column * column_stride; }
-
-  /// Convert `count` elements of a row.
-  template <typename To>
-  void read_row(int64_t row, int64_t column, int64_t count, To* out) const {
-    int64_t i = 0;
-    if (column_stride == 1) {
-      const From* from = at(row, column);
-      if constexpr (std::is_same_v<From, To>) {
-        std::memcpy(out, from, count * sizeof(To));
-        return;
-      }
-      for (; i + kLanes <= count; i += kLanes) store_floats(out + i, load_floats(from + i));
-    }
-    for (; i < count; i++) from_float(to_float(*at(row, column + i)), out + i);
+  for (int c = 0; c < count; c++) {
+    for (int r = 0; r < num_rows; r++) from_float(to_float(*part.at(row + r, column + c)), &out[r][c]);
   }
-
-  /// Convert `count` elements of several rows, in the order of the tensor's memory.
-  template <typename To>
-  void read_rows(int64_t row, int num_rows, int64_t column, int count, Rows<To>& out) const {
-    if (column_stride == 1) {
-      for (int r = 0; r < num_rows; r++) read_row(row + r, column, count, out[r]);
-      return;
-    }
-    for (int c = 0; c < count; c++) {
-      for (int r = 0; r < num_rows; r++) from_float(to_float(*at(row + r, column + c)), &out[r][c]);
-    }
-  }
-};
+}
 
 /// How the words of kLanes rows lie in a panel: one row of 32-bit words for each column, or pair of columns.
 inline void store_words(const Floats& words, int64_t index, int first_row, float* panel) {
@@ -141,7 +97,7 @@ void pack_panel(const NtLoadTask& task, int64_t panel) {
   alignas(64) Rows<To> rows;
   for (int64_t column = 0; column < task.column_count; column += kChunkColumns) {
     const int columns = std::min<int64_t>(kChunkColumns, task.column_count - column);
-    part.read_rows(first - task.target_row, num_rows, column, columns, rows);
+    read_rows(part, first - task.target_row, num_rows, column, columns, rows);
     if (columns % 2 == 1) {
       for (int r = 0; r < num_rows; r++) rows[r][columns] = To{};  // what the last column's pair lacks
     }
@@ -179,7 +135,10 @@ void pack_from(const ThreadContext& context, const NtLoadTask& task) {
 
 }  // namespace
 
-void pack_part(const ThreadContext& context, const NtLoadTask& task) {
+void pack_part(const ThreadContext& context, NtLoadTask& task) {
+  if (task.holds == NtLoadHolds::kMadeScales) return pack_made_scales(context, task);
+  if (task.holds == NtLoadHolds::kCodes || task.holds == NtLoadHolds::kMadeCodes) return pack_codes(context, task);
+  if (task.holds == NtLoadHolds::kScales) check_scales(context, task);
   switch (task.source_dtype) {
     case DType::kBfloat16: return pack_from<Bfloat16>(context, task);
     case DType::kFloat16: return pack_from<Float16>(context, task);

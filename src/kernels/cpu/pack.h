@@ -8,6 +8,6 @@ namespace needletail {
 
 /// Packs a task of kind kPart; every thread of the team calls it. The weight's memory starts as zeros: what pads a
 /// panel is not written.
-void pack_part(const ThreadContext& context, const NtLoadTask& task);
+void pack_part(const ThreadContext& context, NtLoadTask& task);
 
 }  // namespace needletail

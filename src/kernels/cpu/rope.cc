@@ -1,9 +1,10 @@
 // rope and the writes to the KV cache: kvWrite, and ropeKvWrite, which turns queries and keys and stores in one pass.
 #include <cstring>
+#include <type_traits>
 
+#include "code-values.h"
 #include "kernels.h"
 #include "row-range.h"
-#include "vector-math.h"
 
 namespace needletail {
 namespace {
@@ -44,27 +45,37 @@ void rotate(const float* x, float* y, const float* table_row, const RopeShape& s
 
 RopeShape shape_of(const Command& command) { return {command.ints[0], command.ints[1], command.ints[2] != 0}; }
 
-/// Where a slot's keys and values of one head go.
+/// Stores x / divisor, element i at to[i * stride].
 template <typename T>
-struct Slot {
-  T* keys;    // elements block_size apart
-  T* values;  // contiguous
-
-  Slot(const KvCache& cache, int32_t slot, int32_t head) {
-    const int32_t block = slot / cache.block_size, offset = slot % cache.block_size;
-    keys = cache.keys<T>(block, head) + offset;
-    values = cache.values<T>(block, head) + int64_t(offset) * cache.value_dim;
-  }
-};
-
-template <typename T>
-void store_key(const KvCache& cache, T* to, const float* key) {
-  for (int32_t d = 0; d < cache.key_dim; d++) from_float(key[d], to + int64_t(d) * cache.block_size);
+void store_vector(const float* x, int32_t size, float divisor, T* to, int64_t stride) {
+  for_each_vector(size, [&](int64_t i, int count) {
+    T elements[kLanes];
+    const Floats v = load_lanes(x + i, count);
+    store_floats(elements, std::is_same_v<T, Int8> ? v / divisor : v);
+    for (int j = 0; j < count; j++) to[(i + j) * stride] = elements[j];
+  });
 }
 
+/// Stores the scale of a vector's codes, and gives what the vector is to be divided by.
+float store_scale(const float* x, int32_t size, Float16* to) {
+  from_float(absmax(x, size) / 127.0f, to);
+  const float scale = to_float(*to);
+  return scale == 0 ? INFINITY : scale;
+}
+
+/// One head's key and value, at a slot of the cache.
 template <typename T>
-void store_value(const KvCache& cache, T* to, const float* value) {
-  for (int32_t d = 0; d < cache.value_dim; d++) from_float(value[d], to + d);
+void store_head(const KvCache& cache, int32_t slot, int32_t head, const float* key, const float* value) {
+  const int32_t block = slot / cache.block_size, offset = slot % cache.block_size;
+  float divisors[2] = {1, 1};
+  if constexpr (std::is_same_v<T, Int8>) {
+    auto* scales = cache.key_scales<Float16>(block, head) + offset;
+    divisors[0] = store_scale(key, cache.key_dim, scales);
+    divisors[1] = store_scale(value, cache.value_dim, scales + cache.block_size);
+  }
+  store_vector(key, cache.key_dim, divisors[0], cache.keys<T>(block, head) + offset, cache.block_size);
+  T* values = cache.values<T>(block, head) + int64_t(offset) * cache.value_dim;
+  store_vector(value, cache.value_dim, divisors[1], values, 1);
 }
 
 template <typename T>
@@ -74,9 +85,8 @@ void write_cache(const ThreadContext& context, const Command& command, const Ste
   const Range tokens = share_of(context, step.rows(command));
   for (int64_t token = tokens.begin; token < tokens.end; token++) {
     for (int32_t head = 0; head < cache.num_kv_heads; head++) {
-      const Slot<T> slot(cache, slots[token], head);
-      store_key(cache, slot.keys, command.inputs[0].row(token) + head * cache.key_dim);
-      store_value(cache, slot.values, command.inputs[1].row(token) + head * cache.value_dim);
+      store_head<T>(cache, slots[token], head, command.inputs[0].row(token) + head * cache.key_dim,
+                    command.inputs[1].row(token) + head * cache.value_dim);
     }
   }
 }
@@ -96,10 +106,8 @@ void rotate_and_write(const ThreadContext& context, const Command& command, cons
       rotate(q.row(token) + start, command.outputs[0].row(token) + start, table_row, shape);
     }
     for (int32_t head = 0; head < cache.num_kv_heads; head++) {
-      const Slot<T> slot(cache, slots[token], head);
       rotate(k.row(token) + head * cache.key_dim, key, table_row, shape);
-      store_key(cache, slot.keys, key);
-      store_value(cache, slot.values, v.row(token) + head * cache.value_dim);
+      store_head<T>(cache, slots[token], head, key, v.row(token) + head * cache.value_dim);
     }
   }
 }
@@ -125,6 +133,8 @@ void kv_write(const ThreadContext& context, const Command& command, const Step& 
   switch (step.kv_cache(command.outputs[0]).dtype) {
     case DType::kBfloat16: return write_cache<Bfloat16>(context, command, step);
     case DType::kFloat16: return write_cache<Float16>(context, command, step);
+    case DType::kInt8: return write_cache<Int8>(context, command, step);
+    case DType::kFloat8: return write_cache<Float8>(context, command, step);
     default: return write_cache<float>(context, command, step);
   }
 }
@@ -134,6 +144,8 @@ void rope_kv_write(const ThreadContext& context, const Command& command, const S
   switch (step.kv_cache(command.outputs[1]).dtype) {
     case DType::kBfloat16: return rotate_and_write<Bfloat16>(context, command, step);
     case DType::kFloat16: return rotate_and_write<Float16>(context, command, step);
+    case DType::kInt8: return rotate_and_write<Int8>(context, command, step);
+    case DType::kFloat8: return rotate_and_write<Float8>(context, command, step);
     default: return rotate_and_write<float>(context, command, step);
   }
 }

@@ -3,7 +3,8 @@ import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import type { KVCacheSpec } from '../../ir/graph.ts';
 import { PagedKVCache } from '../../ir/paged-kv-cache.ts';
 import { rotate } from '../../ir/ops/rope.ts';
-import { decodeFloats, type FloatDType } from '../../tensor/dtype.ts';
+import { decodeTensor } from '../../tensor/codes.ts';
+import { decodeFloats, itemSize, type KVCacheDType } from '../../tensor/dtype.ts';
 import { checkLaunch, expectClose, randomValues } from '../../../test/support/check-launch.ts';
 import { CpuHarness, matrix, type HarnessOperand } from '../../../test/support/cpu-harness.ts';
 import { stepBatch } from '../../../test/support/step-batch.ts';
@@ -48,26 +49,37 @@ function tableOf({
 
 /** A cache's content as the interpreter orders it, from the layout that native/program.h documents. */
 function decodeCache(bytes: Uint8Array, spec: KVCacheSpec, blockSize: number) {
-  const { numKvHeads, keyHeadDim, valueHeadDim, dtype } = spec;
-  const native = decodeFloats(dtype as FloatDType, bytes);
+  const { numKvHeads, keyHeadDim, valueHeadDim } = spec;
   const numSlots = NUM_BLOCKS * blockSize;
   const keys = new Float32Array(numSlots * numKvHeads * keyHeadDim);
   const values = new Float32Array(numSlots * numKvHeads * valueHeadDim);
+  const headBytes = bytes.length / (NUM_BLOCKS * numKvHeads);
   for (let slot = 0; slot < numSlots; slot++) {
     for (let head = 0; head < numKvHeads; head++) {
       const offset = slot % blockSize;
-      const block =
-        (Math.floor(slot / blockSize) * numKvHeads + head) * blockSize * (keyHeadDim + valueHeadDim);
+      const start = (Math.floor(slot / blockSize) * numKvHeads + head) * headBytes;
+      const block = decodeBlock(bytes.slice(start, start + headBytes), spec, blockSize);
       for (let d = 0; d < keyHeadDim; d++) {
-        keys[(slot * numKvHeads + head) * keyHeadDim + d] = native[block + d * blockSize + offset];
+        keys[(slot * numKvHeads + head) * keyHeadDim + d] =
+          block.elements[d * blockSize + offset] * block.scales[offset];
       }
       for (let d = 0; d < valueHeadDim; d++) {
-        const at = block + keyHeadDim * blockSize + offset * valueHeadDim + d;
-        values[(slot * numKvHeads + head) * valueHeadDim + d] = native[at];
+        const at = keyHeadDim * blockSize + offset * valueHeadDim + d;
+        values[(slot * numKvHeads + head) * valueHeadDim + d] =
+          block.elements[at] * block.scales[blockSize + offset];
       }
     }
   }
   return { keys, values };
+}
+
+/** One head's part of a block: keys, then values, and the scales of each token's key, then value. */
+function decodeBlock(bytes: Uint8Array, { keyHeadDim, valueHeadDim, dtype }: KVCacheSpec, blockSize: number) {
+  const size = blockSize * (keyHeadDim + valueHeadDim) * itemSize(dtype);
+  const elements = decodeTensor({ dtype, shape: [], bytes: bytes.subarray(0, size) });
+  const scales =
+    dtype === 'int8' ? decodeFloats('float16', bytes.slice(size)) : new Float32Array(2 * blockSize).fill(1);
+  return { elements, scales };
 }
 
 /** Slots that were written hold the interpreter's numbers; all others are as they were. */
@@ -129,11 +141,15 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
     session.free();
   });
 
-  const geometries: readonly (readonly [FloatDType, number, number, number])[] = [
+  const geometries: readonly (readonly [KVCacheDType, number, number, number])[] = [
     ['float32', 16, 8, 8],
     ['bfloat16', 16, 64, 64],
     ['float16', 4, 10, 6],
     ['bfloat16', 5, 12, 20],
+    ['int8', 16, 64, 64],
+    ['int8', 5, 10, 18],
+    ['float8_e4m3fn', 16, 64, 64],
+    ['float8_e4m3fn', 5, 12, 20],
   ];
 
   it.each(geometries)(

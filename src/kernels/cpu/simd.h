@@ -17,6 +17,13 @@
 
 namespace needletail {
 
+template <class Vector, class T>
+inline Vector load_bits(const T* p) {
+  Vector v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
 #if defined(__AVX512F__)
 
 using Floats = __m512;
@@ -94,13 +101,6 @@ typedef __fp16 Halves __attribute__((vector_size(8)));
 #else
 typedef _Float16 Halves __attribute__((vector_size(8)));
 #endif
-
-template <class Vector, class T>
-inline Vector load_bits(const T* p) {
-  Vector v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
 
 inline Floats zeros() { return Floats{}; }
 inline Floats broadcast(float value) { return Floats{value, value, value, value}; }

@@ -13,8 +13,12 @@ typedef uint16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
 
 inline Floats as_floats(Ints v) { return reinterpret_cast<Floats>(v); }
 inline Ints as_ints(Floats v) { return reinterpret_cast<Ints>(v); }
+inline Ints broadcast_int(int32_t value) { return Ints{} + value; }
+inline Floats to_floats(Floats v) { return v; }
+inline Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
 /// `mask ? a : b`, lane by lane; `mask` is the result of a comparison.
-inline Floats select(Ints mask, Floats a, Floats b) { return as_floats((mask & as_ints(a)) | (~mask & as_ints(b))); }
+inline Ints select_bits(Ints mask, Ints a, Ints b) { return (mask & a) | (~mask & b); }
+inline Floats select(Ints mask, Floats a, Floats b) { return as_floats(select_bits(mask, as_ints(a), as_ints(b))); }
 #if defined(__AVX512F__)
 // The second operand of these instructions is the one that comes through when either is NaN.
 inline Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
@@ -176,6 +180,17 @@ inline Floats load_floats(const Bfloat16* p) {
   Shorts bits;
   std::memcpy(&bits, p, sizeof bits);
   return as_floats(__builtin_convertvector(bits, Ints) << 16);
+}
+
+/// kLanes floats rounded to nearest, ties to even, and stored.
+inline void store_floats(float* p, Floats v) { store(p, v); }
+inline void store_floats(Float16* p, Floats v) { store_float16(&p->bits, v); }
+inline void store_floats(Bfloat16* p, Floats v) {
+  const Ints bits = as_ints(v);
+  const Ints rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const Ints result = select_bits(v == v, rounded, bits | 0x400000);
+  const Shorts narrow = __builtin_convertvector(result >> 16, Shorts);
+  std::memcpy(p, &narrow, sizeof narrow);
 }
 
 /// The first `count` of them, the other lanes zero, their memory untouched.
