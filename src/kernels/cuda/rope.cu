@@ -6,31 +6,38 @@
 /// Pieces of a head of `head_dim` columns, of which the first `rotary_dim` turn.
 __device__ __forceinline__ int num_pieces(int head_dim, int rotary_dim) { return (head_dim - rotary_dim / 2) / VEC; }
 
-template <typename T>
-__device__ __forceinline__ void rotate_piece(T* target, const X* head, int piece, int rotary_dim, const float* angles) {
-  const int pairs = rotary_dim / 2, pair = piece * VEC;
-  if (pair >= pairs) {
-    const Vec<X, VEC> values = load<VEC>(head + pairs + pair);
-    Vec<T, VEC> same;
+template <typename T> __device__ __forceinline__ void put(T* target, const float (&values)[VEC]) {
+  Vec<T, VEC> rounded;
 #pragma unroll
-    for (int j = 0; j < VEC; j++) same.at[j] = from_float<T>(to_float(values.at[j]));
-    store<VEC>(target + pairs + pair, same);
+  for (int j = 0; j < VEC; j++) rounded.at[j] = from_float<T>(values[j]);
+  store<VEC>(target, rounded);
+}
+
+/// f(first column, VEC values) takes the results.
+template <typename F>
+__device__ __forceinline__ void rotate_piece(const X* head, int piece, int rotary_dim, const float* angles, F f) {
+  const int pairs = rotary_dim / 2, pair = piece * VEC;
+  float low[VEC], high[VEC];
+  if (pair >= pairs) {
+    const Vec<X, VEC> same = load<VEC>(head + pairs + pair);
+#pragma unroll
+    for (int j = 0; j < VEC; j++) low[j] = to_float(same.at[j]);
+    f(pairs + pair, low);
     return;
   }
   const int first = INTERLEAVED ? 2 * pair : pair, second = INTERLEAVED ? first + VEC : pair + pairs;
-  const Vec<X, VEC> low = load<VEC>(head + first), high = load<VEC>(head + second);
+  const Vec<X, VEC> a = load<VEC>(head + first), b = load<VEC>(head + second);
   const Vec<float, VEC> cos = load<VEC>(angles + pair), sin = load<VEC>(angles + pairs + pair);
-  const auto at = [&](int i) { return to_float(i < VEC ? low.at[i] : high.at[i - VEC]); };
-  Vec<T, VEC> results[2];
+  const auto from = [&](int i) { return to_float(i < VEC ? a.at[i] : b.at[i - VEC]); };
+  const auto to = [&](int i) -> float& { return i < VEC ? low[i] : high[i - VEC]; };
 #pragma unroll
   for (int j = 0; j < VEC; j++) {
     const int i = INTERLEAVED ? 2 * j : j, k = INTERLEAVED ? 2 * j + 1 : j + VEC;
-    const float a = at(i), b = at(k);
-    results[i / VEC].at[i % VEC] = from_float<T>(a * cos.at[j] - b * sin.at[j]);
-    results[k / VEC].at[k % VEC] = from_float<T>(b * cos.at[j] + a * sin.at[j]);
+    to(i) = from(i) * cos.at[j] - from(k) * sin.at[j];
+    to(k) = from(k) * cos.at[j] + from(i) * sin.at[j];
   }
-  store<VEC>(target + first, results[0]);
-  store<VEC>(target + second, results[1]);
+  f(first, low);
+  f(second, high);
 }
 
 __device__ __forceinline__ C* cache_row(C* cache, int slot, int head, int num_heads, int head_dim) {
@@ -48,7 +55,8 @@ extern "C" __global__ void rope(const int* num_rows, const X* x, i64 x_stride, X
   wait_for_previous();
   if (token >= rows || i >= num_heads * pieces) return;
   const int at = i / pieces * head_dim;
-  rotate_piece(y + token * y_stride + at, x + token * x_stride + at, i % pieces, rotary_dim, angles);
+  rotate_piece(x + token * x_stride + at, i % pieces, rotary_dim, angles,
+               [&](int column, const float (&values)[VEC]) { put(y + token * y_stride + at + column, values); });
 }
 
 /// Grid [tokens, chunks of a token's pieces]: of query heads, of keys, of values. Without a table keys are stored as they are
@@ -66,13 +74,15 @@ extern "C" __global__ void rope_kv_write(const int* num_rows, const X* q, i64 q_
   int i = blockIdx.y * blockDim.x + threadIdx.x, head = i / pieces;
   if (head < num_heads) {
     const int at = head * head_dim;
-    rotate_piece(y + token * y_stride + at, q + token * q_stride + at, i % pieces, rotary_dim, angles);
+    rotate_piece(q + token * q_stride + at, i % pieces, rotary_dim, angles,
+                 [&](int column, const float (&turned)[VEC]) { put(y + token * y_stride + at + column, turned); });
     return;
   }
   head -= num_heads;
   if (head < num_kv_heads) {
     C* target = cache_row(keys, slot, head, num_kv_heads, head_dim);
-    rotate_piece(target, k + token * k_stride + head * head_dim, i % pieces, rotary_dim, angles);
+    rotate_piece(k + token * k_stride + head * head_dim, i % pieces, rotary_dim, angles,
+                 [&](int column, const float (&turned)[VEC]) { put(target + column, turned); });
     return;
   }
   i -= (num_heads + num_kv_heads) * pieces;
@@ -80,5 +90,6 @@ extern "C" __global__ void rope_kv_write(const int* num_rows, const X* q, i64 q_
   head = i / value_pieces;
   if (head >= num_kv_heads) return;
   C* target = cache_row(values, slot, head, num_kv_heads, value_head_dim);
-  rotate_piece(target, v + token * v_stride + head * value_head_dim, i % value_pieces, 0, nullptr);
+  rotate_piece(v + token * v_stride + head * value_head_dim, i % value_pieces, 0, nullptr,
+               [&](int column, const float (&same)[VEC]) { put(target + column, same); });
 }

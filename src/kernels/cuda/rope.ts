@@ -1,4 +1,5 @@
 // Launch descriptions of rope, kvWrite and their fusion.
+import { itemSize } from '../../tensor/dtype.ts';
 import { lacksSmallCache } from '../kernel.ts';
 import {
   cacheOf,
@@ -105,7 +106,8 @@ function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation 
   const numHeads = queries?.numHeads ?? 0;
   const rotaryDim = rotation?.rotaryDim ?? 0;
   const matrices = [queries?.q ?? k, queries?.y ?? k, k, v];
-  const vec = pieceWidth(keyHeadDim, rotaryDim, valueHeadDim, matrices);
+  const widest = 16 / itemSize(cache.dtype);
+  const vec = Math.min(widest, pieceWidth(keyHeadDim, rotaryDim, valueHeadDim, matrices));
   const numKeyPieces = ((numHeads + numKvHeads) * (keyHeadDim - rotaryDim / 2)) / vec;
   const { block, numChunks } = shapeOf(numKeyPieces + (numKvHeads * valueHeadDim) / vec);
   return {

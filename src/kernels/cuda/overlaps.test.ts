@@ -1,0 +1,21 @@
+import { readFileSync } from 'node:fs';
+import { expect, it } from 'vitest';
+import { findPreset } from '../../models/presets.ts';
+import { cudaPlan, kernelLaunches } from '../../../test/support/cuda-launches.ts';
+
+const GPU = { computeCapability: 90, numMultiprocessors: 132, maxSharedMemoryPerBlock: 227 * 1024 };
+
+/** A source with the headers that it includes. */
+function sourceText(file: string): string {
+  const text = readFileSync(new URL(file, import.meta.url), 'utf8');
+  const headers = [...text.matchAll(/^#include "(.+)"$/gm)].map(([, name]) => sourceText(name));
+  return [text, ...headers].join('\n');
+}
+
+it('a kernel that may start while the launch before it drains waits for its end', () => {
+  const launches = kernelLaunches(cudaPlan(findPreset('llama-2-7b')!.config, 'bfloat16', GPU), GPU);
+  const overlapping = new Set(launches.filter(({ overlaps }) => overlaps).map(({ source }) => source));
+  expect(overlapping).toContain('linear-stream.cu');
+  for (const source of overlapping)
+    expect(sourceText(source).match(/(?<!void )wait_for_previous\(\)/g), source).not.toBeNull();
+});
