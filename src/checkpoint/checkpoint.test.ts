@@ -4,6 +4,9 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { decodeTensor } from '../tensor/codes.ts';
+import { dequantizeRows } from '../tensor/quantize-rows.ts';
+import type { TensorFacts } from '../tensor/tensor-source.ts';
+import { scaleColumns } from '../tensor/weight-format.ts';
 import { openCheckpoint } from './checkpoint.ts';
 import { dummySource } from './dummy.ts';
 import { readGenerationConfig } from './generation-config.ts';
@@ -198,6 +201,32 @@ describe('dummy weights', () => {
     ['layers.0.q.bias', { dtype: 'float32' as const, shape: [64] }],
   ]);
   const read = (name: string, seed = 0) => decodeTensor(dummySource(catalog, seed).read(name));
+
+  it.each([
+    [{ dtype: 'int8', groupSize: null, hasZeros: false }],
+    [{ dtype: 'float8_e4m3fn', groupSize: null, hasZeros: false }],
+    [{ dtype: 'uint4', groupSize: 64, hasZeros: true }],
+  ] as const)('are worth the same as codes: %o', (weights) => {
+    const [rows, columns] = [128, 512];
+    const scaleShape = [rows, scaleColumns(weights, columns)];
+    const quantized = { weights, activations: null };
+    const codes = dummySource(
+      new Map<string, TensorFacts>([
+        ['q.weight', { dtype: weights.dtype, shape: [rows, columns], quantized }],
+        ['q.weight_scale', { dtype: 'float32', shape: scaleShape }],
+        ['q.input_scale', { dtype: 'float32', shape: [1] }],
+      ]),
+      0,
+    );
+    const read = (name: string): Float32Array => decodeTensor(codes.read(name));
+    const format = { ...weights, groupSize: weights.groupSize ?? columns };
+    const values = dequantizeRows(read('q.weight'), read('q.weight_scale'), format);
+    const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+    const deviation = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / values.length);
+    expect(Math.abs(mean)).toBeLessThan(0.001);
+    expect(deviation).toBeCloseTo(0.02, 3);
+    expect(read('q.input_scale')[0]).toBeGreaterThan(0);
+  });
 
   it('are the same for the same seed, and differ by seed and tensor', () => {
     expect(read('layers.0.q.weight')).toEqual(read('layers.0.q.weight'));

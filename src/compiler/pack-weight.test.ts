@@ -1,7 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { WeightPart } from '../ir/graph.ts';
+import { assembleWeight } from '../ir/assemble-weight.ts';
+import type { ParameterQuantization, WeightPart } from '../ir/graph.ts';
 import { layoutBytes, type WeightLayout } from '../kernels/kernel.ts';
+import { decodeTensor } from '../tensor/codes.ts';
 import {
   decodeFloats,
   itemSize,
@@ -11,6 +13,7 @@ import {
   type FloatDType,
 } from '../tensor/dtype.ts';
 import type { TensorSource, TensorView } from '../tensor/tensor-source.ts';
+import { scaleColumns, type WeightFormat } from '../tensor/weight-format.ts';
 import { packWeight } from './pack-weight.ts';
 import type { WeightSpec } from './plan.ts';
 
@@ -180,5 +183,87 @@ describe('packWeight', () => {
     const spec = weightOf([part], 'float32', 'rowMajor');
     const view = tensor('float32', [4, 3], 0);
     expect(() => packWeight(spec, sourceOf({ w: view }))).toThrow(/w is \[4, 3\].*\[4, 2\]/);
+  });
+});
+
+describe('quantized weights', () => {
+  const FORMATS: readonly WeightFormat[] = [
+    { dtype: 'int8', groupSize: null, hasZeros: false },
+    { dtype: 'int8', groupSize: 4, hasZeros: false },
+    { dtype: 'uint4', groupSize: 4, hasZeros: true },
+    { dtype: 'uint4', groupSize: 8, hasZeros: false },
+    { dtype: 'float8_e4m3fn', groupSize: null, hasZeros: false },
+  ];
+  const [ROWS, COLUMNS] = [18, 8];
+
+  function specOf(
+    quantization: ParameterQuantization,
+    columns: number,
+    transpose: boolean,
+    layout: WeightLayout,
+  ): WeightSpec {
+    const place = { rowStart: 0, rowCount: ROWS, rowStep: 1, columnStart: 0, transpose };
+    const { format, holds, origin } = quantization;
+    const cut = origin === 'quantize' ? COLUMNS : columns;
+    const tensorShape = transpose ? [cut, ROWS] : [ROWS, cut];
+    const parts = [{ name: 'w', tensor: 'w', tensorShape, columnCount: cut, ...place }];
+    const dtype = holds === 'codes' ? format.dtype : 'float32';
+    const bytes = layoutBytes(layout, ROWS, columns, itemSize(dtype));
+    return { id: 0, name: 'w', dtype, shape: [ROWS, columns], layout, parts, quantization, bytes };
+  }
+
+  test('are those that the interpreter assembles, in every layout', () => {
+    const layouts = fc.constantFrom<WeightLayout>('rowMajor', 'panel16', 'panel16x2');
+    const holds = fc.constantFrom<ParameterQuantization['holds']>('codes', 'scales');
+    const source = fc.constantFrom<FloatDType>('float32', 'bfloat16', 'float16');
+    fc.assert(
+      fc.property(
+        fc.constantFrom(...FORMATS),
+        holds,
+        source,
+        layouts,
+        fc.boolean(),
+        (format, half, from, layout, turned) => {
+          const columns = half === 'codes' ? COLUMNS : scaleColumns(format, COLUMNS);
+          const spec = specOf({ format, holds: half, origin: 'quantize' }, columns, turned, layout);
+          const view = tensor(from, spec.parts[0].tensorShape, 3);
+          const packed = decodeTensor({
+            dtype: spec.dtype,
+            shape: [],
+            bytes: packWeight(spec, sourceOf({ w: view })),
+          });
+          const expected = assembleWeight(spec, () => decodeTensor(view));
+          expected.forEach((value, i) => {
+            const at = address(layout, columns, Math.floor(i / columns), i % columns);
+            expect(packed[at] + 0).toBe(value + 0);
+          });
+        },
+      ),
+    );
+  });
+
+  test('are taken as they are from a checkpoint that has them', () => {
+    const format = FORMATS[2];
+    const codes = Uint8Array.from({ length: (ROWS * COLUMNS) / 2 }, (_, i) => (i * 7) & 0xff);
+    const spec = specOf({ format, holds: 'codes', origin: 'checkpoint' }, COLUMNS, false, 'rowMajor');
+    const view: TensorView = { dtype: 'uint4', shape: [ROWS, COLUMNS], bytes: codes };
+    expect(packWeight(spec, sourceOf({ w: view }))).toEqual(codes);
+    const floats = tensor('float32', [ROWS, COLUMNS], 1);
+    expect(() => packWeight(spec, sourceOf({ w: floats }))).toThrow(
+      'tensor w is float32, but the plan was compiled for uint4',
+    );
+  });
+
+  test('are refused where a value has no scale, or a scale no value', () => {
+    const format = FORMATS[0];
+    const bad = tensor('float32', [ROWS, COLUMNS], 1);
+    new DataView(bad.bytes.buffer).setFloat32(40, NaN, true);
+    const made = specOf({ format, holds: 'codes', origin: 'quantize' }, COLUMNS, false, 'rowMajor');
+    expect(() => packWeight(made, sourceOf({ w: bad }))).toThrow('tensor w holds NaN or infinite values');
+    const stored = specOf({ format, holds: 'scales', origin: 'checkpoint' }, 1, false, 'rowMajor');
+    const scales: TensorView = { dtype: 'float32', shape: [ROWS, 1], bytes: new Uint8Array(ROWS * 4) };
+    expect(() => packWeight(stored, sourceOf({ w: scales }))).toThrow(
+      'tensor w holds a scale of 0; the checkpoint is damaged, or was never calibrated',
+    );
   });
 });
