@@ -50,7 +50,7 @@ describe('engine flags', () => {
         '*.0.*',
       ],
       ...['--kv-cache-dtype', 'fp8_e4m3'],
-      ...['--model-definition', 'a.js', '--model_definition=b.js'],
+      ...['--model-definition', 'a.js', '--model_definition=b.js', '--batch-invariant'],
     ];
     expect(parse(...args)).toEqual({
       model: 'org/name@v2',
@@ -62,6 +62,7 @@ describe('engine flags', () => {
       quantizationKeep: ['lm_head', '*.0.*'],
       kvCacheDType: 'fp8',
       activationDType: 'float32',
+      batchInvariant: true,
       loadFormat: 'dummy',
       maxModelLen: 512,
       maxNumSeqs: 8,

@@ -22,6 +22,7 @@ export interface EngineFlags {
   readonly quantizationKeep: readonly string[];
   readonly kvCacheDtype: EngineConfig['kvCacheDType'] | 'fp8_e4m3';
   readonly activationDtype: EngineConfig['activationDType'];
+  readonly batchInvariant?: boolean;
   readonly loadFormat: EngineConfig['loadFormat'];
   readonly maxModelLen?: number;
   readonly maxNumSeqs: number;
@@ -86,6 +87,7 @@ function engineOptions(): Option[] {
       ACTIVATION_PRECISIONS,
       defaults.activationDType,
     ),
+    new Option('--batch-invariant', 'logits that do not depend on what else is in a step (not on the cpu)'),
     choice('--load-format <format>', 'dummy: random weights', ['auto', 'dummy'], defaults.loadFormat),
     new Option('--revision <name>', 'branch, tag or commit of a hub model'),
     new Option('--model-definition <file>', 'module that exports a model definition; may be repeated')
@@ -137,6 +139,7 @@ export function engineConfig(model: string, flags: EngineFlags): EngineConfig {
     quantizationKeep: flags.quantizationKeep,
     kvCacheDType: flags.kvCacheDtype === 'fp8_e4m3' ? 'fp8' : flags.kvCacheDtype,
     activationDType: flags.activationDtype,
+    batchInvariant: flags.batchInvariant ?? false,
     loadFormat: flags.loadFormat,
     maxModelLen: flags.maxModelLen ?? null,
     maxNumSeqs: flags.maxNumSeqs,

@@ -4,7 +4,7 @@ import { NeedletailError } from '../util/errors.ts';
 import type { CompileRequest } from './request.ts';
 
 export function checkRequest(request: CompileRequest, { maxPositions }: ModelFacts): void {
-  const { limits, blockSize, maxModelLen, worldSize = 1 } = request;
+  const { limits, blockSize, maxModelLen, recipe, target, worldSize = 1 } = request;
   const counts: Readonly<Record<string, number>> = { ...limits, blockSize, maxModelLen };
   for (const [name, value] of Object.entries(counts)) {
     if (!Number.isSafeInteger(value) || value < 1)
@@ -14,6 +14,13 @@ export function checkRequest(request: CompileRequest, { maxPositions }: ModelFac
     refuse(
       'maxModelLen',
       `--max-model-len ${maxModelLen} is more than the ${maxPositions} positions of the model`,
+    );
+  }
+  if (recipe.batchInvariant && target.kind === 'cpu') {
+    refuse(
+      'batchInvariant',
+      'the cpu device deals contexts to threads as the batch allows, so that results depend on it: ' +
+        'leave --batch-invariant out, or use --device cuda',
     );
   }
   if (worldSize > 1) {

@@ -16,6 +16,7 @@ import type { CompileRequest, QuantizationRules } from './request.ts';
 export interface PlanSettings extends QuantizationSettings {
   readonly dtype: 'auto' | FloatDType;
   readonly activationDType: ActivationPrecision;
+  readonly batchInvariant?: boolean;
   /** null: the model's own context length, or less if its KV cache would not fit. */
   readonly maxModelLen: number | null;
   readonly maxNumSeqs: number;
@@ -53,7 +54,7 @@ export function compileRequestFor(
   target: Target,
   kernels: readonly KernelDescription[],
 ): CompileRequest {
-  const { maxNumBatchedTokens, maxNumSeqs, blockSize } = settings;
+  const { maxNumBatchedTokens, maxNumSeqs, blockSize, activationDType, batchInvariant = false } = settings;
   const { vocabSize, maxPositions } = model.definition.facts(model.config);
   const affordableRows = Math.floor(MAX_PROMPT_LOGIT_BYTES / (vocabSize * itemSize('float32')));
   const numPromptRows = Math.max(1, Math.min(maxNumBatchedTokens, affordableRows));
@@ -64,7 +65,7 @@ export function compileRequestFor(
   return {
     ...model,
     target,
-    recipe: { weightDType, quantization, kvDType, activationPrecision: settings.activationDType },
+    recipe: { weightDType, quantization, kvDType, activationPrecision: activationDType, batchInvariant },
     // One row for the next token of each sequence, beside the prompt's.
     limits: { maxNumBatchedTokens, maxNumSeqs, maxNumLogitRows: numPromptRows + maxNumSeqs },
     blockSize,

@@ -149,6 +149,13 @@ describe('bad requests', () => {
     failure({ worldSize: 2 }).toThrow(/2 ranks needs an all-reduce/);
   });
 
+  test('results that do not depend on the batch are refused on the cpu', () => {
+    const { recipe } = compileRequest(TINY_LLAMA);
+    failure({ recipe: { ...recipe, batchInvariant: true }, target: { kind: 'cpu', arch: 'any' } }).toThrow(
+      /leave --batch-invariant out, or use --device cuda/,
+    );
+  });
+
   test('a missing kernel is an error that names op and target', () => {
     const kernels = plainKernels().filter((kernel) => kernel.op !== 'addRmsNorm');
     failure({ kernels }).toThrow(

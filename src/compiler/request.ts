@@ -24,6 +24,8 @@ export interface CompileRecipe {
   readonly quantization: QuantizationRules | null;
   readonly kvDType: KVCacheDType;
   readonly activationPrecision: ActivationPrecision;
+  /** Kernels whose results for a row do not depend on what else is in the step; off unless given. */
+  readonly batchInvariant?: boolean;
 }
 
 /** How plans and errors name a recipe: `bfloat16`, with what differs from it. */
@@ -32,12 +34,14 @@ export function recipeName({
   quantization,
   kvDType,
   activationPrecision,
+  batchInvariant,
 }: CompileRecipe): string {
   const weights = quantization === null ? [] : [`${quantization.name} weights`];
   const cache = kvDType === weightDType ? [] : [`${kvDType} KV cache`];
   const forbids = { auto: false, '16bit': quantization !== null, float32: weightDType !== 'float32' };
   const activations = forbids[activationPrecision] ? [`${activationPrecision} activations`] : [];
-  return [weightDType, ...weights, ...cache, ...activations].join(', ');
+  const order = batchInvariant ? ['batch-invariant'] : [];
+  return [weightDType, ...weights, ...cache, ...activations, ...order].join(', ');
 }
 
 /**

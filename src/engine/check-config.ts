@@ -19,6 +19,8 @@ const COUNTS = ['maxNumSeqs', 'maxNumBatchedTokens', 'blockSize', 'maxNumQueuedR
 /** The same, or null for a default. */
 const OPTIONAL_COUNTS = ['maxModelLen', 'kvCacheMemoryBytes', 'numThreads', 'quantizationGroupSize'] as const;
 
+const SWITCHES = ['batchInvariant', 'enablePrefixCaching'] as const;
+
 /** Throws `invalid_request` naming the setting. */
 export function checkConfig(config: EngineConfig): void {
   for (const [name, choices] of Object.entries(CHOICES)) {
@@ -28,6 +30,8 @@ export function checkConfig(config: EngineConfig): void {
   }
   for (const name of COUNTS) checkCount(name, config[name]);
   for (const name of OPTIONAL_COUNTS) if (config[name] !== null) checkCount(name, config[name]);
+  for (const name of SWITCHES)
+    if (typeof config[name] !== 'boolean') refuse(name, `must be true or false, not ${String(config[name])}`);
   const { memoryUtilization, modelDefinitions, quantizationKeep, seed } = config;
   checkTexts('modelDefinitions', modelDefinitions, 'modules: paths or file: URLs');
   checkTexts('quantizationKeep', quantizationKeep, "patterns on weights' names");

@@ -19,6 +19,8 @@ export interface EngineConfig extends QuantizationSettings {
   readonly dtype: 'auto' | FloatDType;
   /** `16bit` forbids kernels that quantize activations, `float32` those that round them at all. */
   readonly activationDType: ActivationPrecision;
+  /** Logits do not depend, bit for bit, on what else is in a step: slower kernels of a fixed order. Not on the cpu. */
+  readonly batchInvariant: boolean;
   readonly loadFormat: 'auto' | 'dummy';
   /** null: the checkpoint's own context length, or less if its KV cache would not fit. */
   readonly maxModelLen: number | null;
@@ -46,6 +48,7 @@ export const DEFAULT_ENGINE_CONFIG: Omit<EngineConfig, 'model'> = {
   dtype: 'auto',
   ...NO_QUANTIZATION,
   activationDType: 'auto',
+  batchInvariant: false,
   loadFormat: 'auto',
   maxModelLen: null,
   maxNumSeqs: 64,

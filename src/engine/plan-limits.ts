@@ -39,7 +39,7 @@ export function fitToPlan(config: EngineConfig, plan: Plan): EngineConfig & { re
 
 /** `recipe` is as `recipeName` gives it. */
 function checkRecipe(config: EngineConfig, recipe: string): void {
-  const { dtype, quantization, quantizationGroupSize, activationDType } = config;
+  const { dtype, quantization, quantizationGroupSize, activationDType, batchInvariant } = config;
   const [built, ...details] = recipe.split(', ');
   if (dtype !== 'auto' && dtype !== built)
     refuse('dtype', `is ${dtype}, but the plan was built in ${built}`, `--dtype ${dtype}`);
@@ -53,6 +53,8 @@ function checkRecipe(config: EngineConfig, recipe: string): void {
     refuse('activationDType', 'is 16bit, but the plan may quantize activations', '--activation-dtype 16bit');
   if (activationDType === 'float32' && built !== 'float32' && !recipe.includes('float32 activations'))
     refuse('activationDType', 'is float32, but the plan rounds activations', '--activation-dtype float32');
+  if (batchInvariant && !recipe.includes('batch-invariant'))
+    refuse('batchInvariant', "is true, but the plan's kernels follow the batch", '--batch-invariant');
 }
 
 function checkCache({ kvCacheDType }: EngineConfig, { kvCacheGroups }: Plan): void {

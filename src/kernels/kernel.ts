@@ -48,6 +48,8 @@ export interface KernelQuery {
   readonly activationPrecision: ActivationPrecision;
   /** The type of values between launches. */
   readonly activationDType: FloatDType;
+  /** A row's result must be the same, bit for bit, whatever else is in the step; off unless given. */
+  readonly batchInvariant?: boolean;
   /** Largest number of rows of the launch. */
   readonly maxRows: number;
   /** Columns of the matrix operand `[rows, columns]`, for ops that have one. */

@@ -6,7 +6,6 @@ import { PLAN_FORMAT_VERSION } from '../../src/compiler/plan.ts';
 import { CudaDevice } from '../../src/device/cuda/cuda-device.ts';
 import { CudaProgram } from '../../src/device/cuda/cuda-program.ts';
 import type { CudaRuntime } from '../../src/device/cuda/cuda-runtime.ts';
-import { DeviceMemoryPool } from '../../src/device/cuda/device-memory.ts';
 import { placePlan } from '../../src/device/cuda/place-plan.ts';
 import { StepMemory } from '../../src/device/cuda/step-memory.ts';
 import type { SamplingBatch, StepBatch, StepResult } from '../../src/device/step.ts';
@@ -19,12 +18,11 @@ import type { KernelVariant } from '../../src/kernels/kernel.ts';
 import { decodeFloats, itemSize, type FloatDType } from '../../src/tensor/dtype.ts';
 import { expectClose, hostTensor } from './check-launch.ts';
 import { encode, readDevice, writeDevice } from './device-bytes.ts';
+import { GuardedPool, POISON } from './guarded-pool.ts';
 import type { HarnessLaunch, HarnessOperand, Matrix } from './cpu-harness.ts';
 import { stepBatch } from './step-batch.ts';
 
 const CANARY_BYTES = 256;
-/** NaN in every float type. */
-const POISON = 0xff;
 
 export interface CudaCase {
   readonly launch: HarnessLaunch;
@@ -74,7 +72,7 @@ export class CudaHarness {
     };
     const buffer = { id: 0, name: '', dtype: 'float32', shape: ['numLogitRows', vocabSize] } as const;
     const plan = planOf(step, vocabSize, [{ ...buffer, offset: 0, bytes: logits.byteLength }], [], [], []);
-    const pool = new DeviceMemoryPool(this.#runtime);
+    const pool = new GuardedPool(this.#runtime);
     try {
       const placement = placePlan(plan, [], pool);
       writeDevice(
@@ -87,6 +85,7 @@ export class CudaHarness {
       const staged = memory.write(step);
       program.run(staged.counts);
       await staged.end();
+      pool.expectIntact();
       expect(readDevice(this.#runtime, placement.arena, logits.byteLength)).toEqual(
         new Uint8Array(logits.buffer),
       );
@@ -108,7 +107,7 @@ export class CudaHarness {
     } as const;
     const buffers = [...built.buffers, { ...logits, offset: built.arenaBytes, bytes: 64 }];
     const plan = planOf(step, 16, buffers, built.weights, launches, cache ? [cache.spec] : []);
-    const pool = new DeviceMemoryPool(this.#runtime);
+    const pool = new GuardedPool(this.#runtime);
     try {
       const placement = placePlan(plan, [cache?.numBlocks ?? 1], pool);
       if (cache) writeDevice(this.#runtime, placement.caches[0].keys, cacheImage(cache));
@@ -124,6 +123,10 @@ export class CudaHarness {
       const after = readDevice(this.#runtime, placement.arena, image.length);
       program.release();
       memory.release();
+      pool.expectIntact();
+      built.weightBytes.forEach((bytes, id) =>
+        expect(Buffer.compare(readDevice(this.#runtime, placement.weights[id], bytes.length), bytes)).toBe(0),
+      );
       return built.readOutputs(launch, image, after);
     } finally {
       pool.freeAll();
@@ -177,9 +180,12 @@ function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCas
   };
   const query = { ...types, arch: 'sm_90', activationPrecision: 'auto', maxRows: step.numTokens } as const;
   const description = CUDA_KERNELS.find((kernel) => kernel.op === op)!;
-  return description
-    .variants({ ...query, weightRows, weightColumns, attributes })
-    .filter(({ maxRows }) => maxRows === null || maxRows >= step.numTokens);
+  const variants = [false, true].flatMap((batchInvariant) =>
+    description.variants({ ...query, batchInvariant, weightRows, weightColumns, attributes }),
+  );
+  return [...new Map(variants.map((variant) => [variant.kernel, variant])).values()].filter(
+    ({ maxRows }) => maxRows === null || maxRows >= step.numTokens,
+  );
 }
 
 /** Lays operands out as buffers of one arena, canaries between them. */

@@ -14,7 +14,7 @@ const FIRST_ADDRESS = 2 ** 33;
 
 export const PLAN_LIMITS = { maxNumBatchedTokens: 8192, maxNumSeqs: 256, maxNumLogitRows: 512 };
 
-export function cudaPlan(config: HFConfig, dtype: FloatDType, gpu: CudaGpu): Plan {
+export function cudaPlan(config: HFConfig, dtype: FloatDType, gpu: CudaGpu, batchInvariant = false): Plan {
   const definition = findModel(config);
   return compile({
     definition,
@@ -22,7 +22,13 @@ export function cudaPlan(config: HFConfig, dtype: FloatDType, gpu: CudaGpu): Pla
     tensors: null,
     checkpointHash: null,
     target: { kind: 'cuda', arch: `sm_${gpu.computeCapability}` },
-    recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
+    recipe: {
+      weightDType: dtype,
+      quantization: null,
+      kvDType: dtype,
+      activationPrecision: 'auto',
+      batchInvariant,
+    },
     limits: PLAN_LIMITS,
     blockSize: 16,
     maxModelLen: Math.min(8192, definition.facts(config).maxPositions),

@@ -104,12 +104,14 @@ const LARGEST_STEPS: readonly StepCounts[] = [
 /** Every instance of a kernel once, with each number of threads and bytes that it is launched with. */
 function distinctLaunches(gpu: CudaGpu, dtypes: readonly FloatDType[]): KernelLaunch[] {
   const found = new Map<string, KernelLaunch>();
-  for (const config of configs())
-    for (const dtype of dtypes)
-      for (const launch of kernelLaunches(cudaPlan(config, dtype, gpu), gpu)) {
-        const { source, entry, defines, block, sharedBytes } = launch;
-        found.set(JSON.stringify([source, entry, defines, block, sharedBytes]), launch);
-      }
+  const plans = dtypes.flatMap((dtype) => [
+    ...configs().map((config) => cudaPlan(config, dtype, gpu)),
+    ...['llama2', 'gpt2'].map((name) => cudaPlan(loadReference(name).config, dtype, gpu, true)),
+  ]);
+  for (const launch of plans.flatMap((plan) => kernelLaunches(plan, gpu))) {
+    const { source, entry, defines, block, sharedBytes } = launch;
+    found.set(JSON.stringify([source, entry, defines, block, sharedBytes]), launch);
+  }
   return [...found.values()];
 }
 

@@ -62,7 +62,7 @@ function candidateFor(
   const matrix = matrixInput === null ? null : index.parameter(node.inputs[matrixInput]);
   const rows = rowsOf(node);
   const [weightRows, weightColumns] = (matrix?.value.type.shape ?? [0, 0]) as readonly number[];
-  const { weightDType, kvDType, activationPrecision } = request.recipe;
+  const { weightDType, kvDType, activationPrecision, batchInvariant = false } = request.recipe;
   const query: KernelQuery = {
     arch: request.target.arch,
     weightDType,
@@ -70,6 +70,7 @@ function candidateFor(
     kvDType,
     activationPrecision,
     activationDType: activationDTypeOf(request),
+    batchInvariant,
     maxRows: resolveDim(rows, stepDims(request.limits)),
     weightRows,
     weightColumns,

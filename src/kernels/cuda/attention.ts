@@ -59,6 +59,7 @@ function isForTensorCores(query: KernelQuery): boolean {
   const { headDim, valueHeadDim } = attributesOf(query);
   const dims = [headDim, valueHeadDim];
   const fits = dims.every((dim) => dim % 8 === 0 && dim <= MAX_HEAD_DIM);
+  if (query.batchInvariant) return false;
   return fits && query.activationDType !== 'float32' && query.activationDType === query.kvDType;
 }
 

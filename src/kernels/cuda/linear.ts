@@ -18,6 +18,7 @@ import {
   type KernelLaunch,
   type PreparedLaunch,
 } from './cuda-kernel.ts';
+import { invariant, INVARIANT_VARIANTS, isInvariant } from './linear-invariant.ts';
 
 /** What cuBLASLt may use; it is told so. */
 const CUBLASLT_WORKSPACE_BYTES = 32 * 2 ** 20;
@@ -40,6 +41,8 @@ function usesCublasLt({ weightDType, activationDType, weightColumns }: KernelQue
 
 function variants(query: KernelQuery): readonly KernelVariant[] {
   if (!usesCublasLt(query)) return [{ kernel: 'tiled', maxRows: null }];
+  if (query.batchInvariant)
+    return query.weightDType === 'float32' ? [{ kernel: 'tiled', maxRows: null }] : INVARIANT_VARIANTS;
   const streams = query.weightDType === 'float32' ? [] : STREAMED_ROWS;
   return [
     ...streams.map((rows) => ({ kernel: `stream${rows}`, maxRows: rows })),
@@ -52,6 +55,7 @@ function prepare(launch: CudaLaunch): readonly PreparedLaunch[] {
   const bytes = itemSize(x.dtype);
   const isAligned = x.address % 16 === 0 && (x.rowStride * bytes) % 16 === 0;
   if (launch.kernel === 'tiled' || !isAligned) return [tiled(launch)];
+  if (isInvariant(launch.kernel)) return [invariant(launch, operands(launch), parameters(launch))];
   return launch.kernel === 'cublaslt'
     ? matmul(launch)
     : [stream(launch, Number(launch.kernel.slice('stream'.length)))];
