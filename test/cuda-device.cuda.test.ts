@@ -1,6 +1,7 @@
 // The CUDA device against what transformers computes: float32 exactly as the cpu device, 16 bits within their rounding.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { compile } from '../src/compiler/compile.ts';
+import { memoryLedger } from '../src/compiler/ledger.ts';
 import type { Plan } from '../src/compiler/plan.ts';
 import { CudaDevice } from '../src/device/cuda/cuda-device.ts';
 import type { Executable } from '../src/device/device.ts';
@@ -58,6 +59,29 @@ describeCuda('cuda', () => {
       numBlocks: plan.kvCacheGroups.map(() => PARITY_NUM_BLOCKS),
     });
   }
+
+  it('takes the memory that the ledger says', async () => {
+    const reference = loadReference('llama2');
+    const plan = planOf(reference, 'bfloat16');
+    const ledger = memoryLedger(plan, {
+      availableBytes: device.availableMemory(),
+      kvCacheMemoryBytes: 2 ** 30,
+      memoryUtilization: 0.9,
+      maxNumSeqs: 2 ** 16,
+      maxModelLen: PARITY_MAX_MODEL_LEN,
+    });
+    const { driver } = device.runtime;
+    const heldBytes = driver.heldBytes;
+    const executable = await device.load(plan, reference.source, { numBlocks: ledger.numBlocks });
+    const { weights, kvCache, activations, workspace } = executable.memory;
+    expect(kvCache).toBe(ledger.kvCacheBytes);
+    expect(weights + kvCache + activations + workspace).toBe(ledger.totalBytes);
+    const takenBytes = driver.heldBytes - heldBytes;
+    expect(takenBytes).toBeGreaterThanOrEqual(ledger.totalBytes);
+    expect(takenBytes - ledger.totalBytes, 'arrays of the steps').toBeLessThan(2 ** 20);
+    await executable.dispose();
+    expect(driver.heldBytes).toBe(heldBytes);
+  });
 
   describeReferenceParity('float32', async (reference) => {
     const executable = await load(reference, 'float32');

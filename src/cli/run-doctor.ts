@@ -1,6 +1,6 @@
 // Looks at this machine: which devices needletail can use, and what is missing for the others.
 import { CudaDevice } from '../device/cuda/cuda-device.ts';
-import { defaultCacheDirectory } from '../device/cuda/kernel-cache.ts';
+import { defaultCacheDirectory, inspectCache } from '../device/cuda/kernel-cache.ts';
 import { CublasLt } from '../ffi/cuda/cublaslt.ts';
 import { CudaDriver } from '../ffi/cuda/driver.ts';
 import { driverVersion } from '../ffi/cuda/nvml.ts';
@@ -9,6 +9,7 @@ import { CpuLibrary } from '../ffi/cpu-library.ts';
 import { isNeedletailError } from '../util/errors.ts';
 import { formatBytes } from '../util/format-bytes.ts';
 import { VERSION } from '../util/version.ts';
+import { SELF_TEST_TOLERANCE, selfTest } from './self-test.ts';
 
 export async function runDoctor(): Promise<void> {
   line('needletail', `${VERSION}, Node.js ${process.version}, ${process.platform}-${process.arch}`);
@@ -24,7 +25,7 @@ async function describeCuda(driver: CudaDriver): Promise<void> {
   if (nvrtc) line('NVRTC', `${nvrtc.version} (${nvrtc.path})`);
   const cublasLt = attempt('cuBLASLt', () => CublasLt.load(driver.libraryMajors));
   if (cublasLt) line('cuBLASLt', `${cublasLt.version} (${cublasLt.path})`);
-  line('kernel cache', defaultCacheDirectory());
+  line('kernel cache', describeCache(defaultCacheDirectory()));
   if (nvrtc && cublasLt) await openDevice();
 }
 
@@ -42,10 +43,29 @@ async function openDevice(): Promise<void> {
   try {
     const device = await CudaDevice.open();
     line('cuda', `ready: ${device.description}, ${formatBytes(device.availableMemory())} free`);
+    for (const dtype of ['float32', 'bfloat16', 'float16'] as const) await testKernels(device, dtype);
     await device.dispose();
   } catch (error) {
     report('cuda', error);
   }
+}
+
+/** The first time this compiles some hundred kernels, which takes half a minute. A wrong result ends the program with 1. */
+async function testKernels(device: CudaDevice, dtype: keyof typeof SELF_TEST_TOLERANCE): Promise<void> {
+  const checks = await selfTest(device, dtype);
+  const wrong = checks.filter(({ error }) => !(error <= SELF_TEST_TOLERANCE[dtype]));
+  const kernels = new Set(checks.map(({ op, kernel }) => `${op} (${kernel})`));
+  const name = `${dtype} test`;
+  if (wrong.length === 0) return line(name, `${kernels.size} kernels compute what they should`);
+  for (const { op, kernel, error } of wrong)
+    line(name, `WRONG: ${op} (${kernel}) is off by ${error.toPrecision(2)} of its largest value`);
+  process.exitCode = 1;
+}
+
+function describeCache(directory: string): string {
+  const { numKernels, numDamaged, bytes } = inspectCache(directory);
+  const damaged = numDamaged === 0 ? '' : `, ${numDamaged} damaged (made again when they are needed)`;
+  return `${directory}: ${numKernels} kernels, ${formatBytes(bytes)}${damaged}`;
 }
 
 function attempt<T>(name: string, find: () => T): T | null {

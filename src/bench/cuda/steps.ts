@@ -115,7 +115,8 @@ function greedyStep(numSeqs: number, numTokens: number, { plan }: Executable, fi
   };
 }
 
-function greedySampling(numRows: number): SamplingBatch {
+/** Of so many rows. */
+export function greedySampling(numRows: number): SamplingBatch {
   const floats = (value: number) => new Float32Array(numRows).fill(value);
   const ints = (value: number) => new Int32Array(numRows).fill(value);
   return {

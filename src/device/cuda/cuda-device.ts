@@ -29,8 +29,7 @@ export class CudaDevice implements Device {
   }
 
   /** Throws `unsupported_platform`, saying what is missing or too old. */
-  static async open(): Promise<CudaDevice> {
-    const driver = CudaDriver.load();
+  static async open(driver = CudaDriver.load()): Promise<CudaDevice> {
     const gpu = driver.gpu(0);
     if (gpu.computeCapability < MIN_COMPUTE_CAPABILITY) {
       const capability = (gpu.computeCapability / 10).toFixed(1);

@@ -3,6 +3,8 @@
 import type { Plan } from '../../compiler/plan.ts';
 import { pointer } from '../../kernels/cuda/cuda-kernel.ts';
 import type { PackedWeightSource, TensorSource } from '../../tensor/tensor-source.ts';
+import { isNeedletailError, NeedletailError } from '../../util/errors.ts';
+import { formatBytes } from '../../util/format-bytes.ts';
 import { DeviceError, type DeviceMemory, type Executable, type LoadOptions } from '../device.ts';
 import type { StepBatch, StepResult } from '../step.ts';
 import { checkStep } from './check-step.ts';
@@ -70,7 +72,7 @@ export class CudaExecutable implements Executable {
       return new CudaExecutable(runtime, pool, plan, placement, options.numBlocks);
     } catch (error) {
       pool.freeAll();
-      throw error;
+      throw isNeedletailError(error) && error.code === 'out_of_memory' ? outOfMemory(runtime, error) : error;
     }
   }
 
@@ -161,6 +163,16 @@ export class CudaExecutable implements Executable {
   #readLogits(numRows: number): Float32Array {
     return new Float32Array(this.#logits!.bytes.buffer).slice(0, numRows * this.plan.logits.columns);
   }
+}
+
+/** The ledger said that it fits: something else took memory since. */
+function outOfMemory({ driver }: CudaRuntime, cause: Error): NeedletailError {
+  const free = formatBytes(driver.memoryInfo().freeBytes);
+  return new NeedletailError(
+    'out_of_memory',
+    `${cause.message}; ${free} are free. End other programs on this GPU, or lower --memory-utilization or --kv-cache-memory-bytes`,
+    { cause },
+  );
 }
 
 /** (group, bytes of a block, address) of keys and values of every layer, as copy-blocks.cu reads them. */

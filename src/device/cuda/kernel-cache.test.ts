@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Nvrtc, type CompileJob } from '../../ffi/cuda/nvrtc.ts';
 import { NeedletailError } from '../../util/errors.ts';
-import { compilerTarget, KernelCache, type KernelCompiler } from './kernel-cache.ts';
+import { compilerTarget, inspectCache, KernelCache, type KernelCompiler } from './kernel-cache.ts';
 
 const nvrtc = findNvrtc();
 
@@ -76,6 +76,14 @@ describe('KernelCache', () => {
     open(compiler).load('norm.cu', {});
     expect(compiler.jobs).toHaveLength(3);
     expect(entries()).toHaveLength(1);
+  });
+
+  it('tells what is in it', () => {
+    expect(inspectCache(join(directory, 'not there'))).toEqual({ numKernels: 0, numDamaged: 0, bytes: 0 });
+    const { byteLength } = open(new CountingCompiler()).load('norm.cu', {});
+    open(new CountingCompiler('13.1')).load('norm.cu', {});
+    writeFileSync(join(directory, entries()[0], 'sha256'), '');
+    expect(inspectCache(directory)).toEqual({ numKernels: 1, numDamaged: 1, bytes: byteLength });
   });
 
   it('works where it cannot write', () => {

@@ -1,6 +1,6 @@
 // Compiled kernels on disk, found by a hash of all that goes into them: compiler, chip, flags, source and headers.
 import { createHash, randomUUID } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,6 +11,7 @@ import { NeedletailError } from '../../util/errors.ts';
 /** The same from src/device/cuda and from dist/device/cuda: the sources are part of the package. */
 export const KERNEL_SOURCES = fileURLToPath(new URL('../../../src/kernels/cuda/', import.meta.url));
 const FLAGS = ['--std=c++17'];
+const HASH = /^[0-9a-f]{32}$/;
 const INCLUDE = /^#include "(.+)"$/gm;
 
 /** What the cache asks of NVRTC. */
@@ -95,6 +96,20 @@ function collectHeaders(text: string, headers: Map<string, string>): void {
     headers.set(name, header);
     collectHeaders(header, headers);
   }
+}
+
+/** What is in a cache. */
+export function inspectCache(directory: string): { numKernels: number; numDamaged: number; bytes: number } {
+  const entries = existsSync(directory) ? readdirSync(directory) : [];
+  const images = entries
+    .filter((entry) => HASH.test(entry))
+    .map((entry) => readEntry(join(directory, entry)));
+  const whole = images.filter((image) => image !== null);
+  return {
+    numKernels: whole.length,
+    numDamaged: images.length - whole.length,
+    bytes: whole.reduce((sum, { byteLength }) => sum + byteLength, 0),
+  };
 }
 
 /** Null if there is none, or one that is damaged. */

@@ -8,6 +8,7 @@ export type Address = number;
 
 const CUDA_SUCCESS = 0;
 const CUDA_ERROR_OUT_OF_MEMORY = 2;
+const CUDA_ERROR_NO_DEVICE = 100;
 
 const ATTRIBUTES = {
   maxSharedMemoryPerBlock: 97, // opt-in
@@ -53,10 +54,14 @@ export class CudaDriver {
   /** Newest CUDA version that the driver runs: 13000 for 13.0. */
   readonly version: number;
   readonly #functions: ReturnType<typeof bind>;
+  /** Bytes of each allocation on the device. */
+  readonly #allocations = new Map<Address, number>();
 
   private constructor(functions: ReturnType<typeof bind>) {
     this.#functions = functions;
-    this.#check('cuInit', functions.cuInit(0));
+    const status = functions.cuInit(0);
+    if (status === CUDA_ERROR_NO_DEVICE) throw noGpu();
+    this.#check('cuInit', status);
     this.version = this.#readInt('cuDriverGetVersion', (out) => functions.cuDriverGetVersion(out));
   }
 
@@ -70,10 +75,7 @@ export class CudaDriver {
     }
     const driver = new CudaDriver(bind(library));
     if (driver.numGpus() > 0) return driver;
-    throw new NeedletailError(
-      'unsupported_platform',
-      'the NVIDIA driver sees no GPU (check CUDA_VISIBLE_DEVICES)',
-    );
+    throw noGpu();
   }
 
   /** Major versions of libraries that it runs, newest first. */
@@ -130,12 +132,20 @@ export class CudaDriver {
 
   /** Throws `out_of_memory` if the GPU has not so much left. */
   allocate(bytes: number): Address {
-    return this.#readAddress(`cuMemAlloc of ${bytes} bytes`, (out) =>
+    const address = this.#readAddress(`cuMemAlloc of ${bytes} bytes`, (out) =>
       this.#functions.cuMemAlloc_v2(out, bytes),
     );
+    this.#allocations.set(address, bytes);
+    return address;
+  }
+
+  /** Bytes allocated and not freed. */
+  get heldBytes(): number {
+    return [...this.#allocations.values()].reduce((sum, bytes) => sum + bytes, 0);
   }
 
   free(address: Address): void {
+    this.#allocations.delete(address);
     this.#check('cuMemFree', this.#functions.cuMemFree_v2(address));
   }
 
@@ -324,6 +334,11 @@ export class CudaDriver {
     this.#functions.cuGetErrorString(status, text);
     return name[0] === null ? `error ${status}` : `${name[0]} (${text[0]})`;
   }
+}
+
+function noGpu(): NeedletailError {
+  const message = 'the NVIDIA driver sees no GPU (check CUDA_VISIBLE_DEVICES)';
+  return new NeedletailError('unsupported_platform', message);
 }
 
 type Call = (...args: readonly unknown[]) => number;

@@ -1,0 +1,136 @@
+// The numeric self-test of `needletail doctor`: tiny models that together launch every kernel, each launch by itself.
+import { greedySampling } from '../bench/cuda/steps.ts';
+import { dummySource } from '../checkpoint/dummy.ts';
+import { compile } from '../compiler/compile.ts';
+import { expectedTensors } from '../compiler/expected-tensors.ts';
+import { checkLaunches, type LaunchCheck } from '../device/cuda/check-launches.ts';
+import type { CudaDevice } from '../device/cuda/cuda-device.ts';
+import type { StepBatch } from '../device/step.ts';
+import { CUDA_KERNELS } from '../kernels/cuda/index.ts';
+import type { HFConfig } from '../models/model-definition.ts';
+import { findModel } from '../models/registry.ts';
+import type { FloatDType } from '../tensor/dtype.ts';
+
+const BLOCK_SIZE = 16;
+const NUM_BLOCKS = 16;
+/** Tokens of the first sequence, and of the second. */
+const PROMPT_LENGTHS = [70, 9];
+const VOCAB_SIZE = 96;
+
+/** Of an operand's largest element: a few roundings of the type. */
+export const SELF_TEST_TOLERANCE = { float32: 1e-4, bfloat16: 3e-2, float16: 4e-3 } as const;
+
+const SIZES = {
+  vocab_size: VOCAB_SIZE,
+  hidden_size: 128,
+  intermediate_size: 192,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  max_position_embeddings: 128,
+};
+
+/** Between them every op that has a kernel. */
+export const SELF_TEST_MODELS: readonly HFConfig[] = [
+  { ...SIZES, architectures: ['LlamaForCausalLM'], attention_bias: true },
+  { ...SIZES, architectures: ['Gemma2ForCausalLM'], head_dim: 64, sliding_window: 16 },
+  { ...SIZES, architectures: ['Qwen3ForCausalLM'], head_dim: 32 },
+  { ...SIZES, architectures: ['CohereForCausalLM'] },
+  { ...SIZES, architectures: ['MixtralForCausalLM'], num_local_experts: 4, num_experts_per_tok: 2 },
+  {
+    architectures: ['GPT2LMHeadModel'],
+    vocab_size: VOCAB_SIZE,
+    n_embd: 128,
+    n_layer: 2,
+    n_head: 4,
+    n_positions: 128,
+  },
+  {
+    architectures: ['MptForCausalLM'],
+    vocab_size: VOCAB_SIZE,
+    d_model: 128,
+    n_heads: 4,
+    n_layers: 2,
+    expansion_ratio: 2,
+    max_seq_len: 128,
+    attn_config: { alibi: true, clip_qkv: 0.5 },
+  },
+  {
+    ...SIZES,
+    architectures: ['DeepseekV2ForCausalLM'],
+    num_key_value_heads: 4,
+    kv_lora_rank: 32,
+    q_lora_rank: null,
+    qk_nope_head_dim: 16,
+    qk_rope_head_dim: 16,
+    v_head_dim: 16,
+    n_routed_experts: 4,
+    num_experts_per_tok: 2,
+    moe_intermediate_size: 64,
+    first_k_dense_replace: 1,
+  },
+];
+
+/** Every launch of the models in `dtype`, for a step of prompts and one of decodes. */
+export async function selfTest(device: CudaDevice, dtype: FloatDType): Promise<LaunchCheck[]> {
+  const checks: LaunchCheck[] = [];
+  for (const config of SELF_TEST_MODELS) checks.push(...(await testModel(device, config, dtype)));
+  return checks;
+}
+
+function testModel(device: CudaDevice, config: HFConfig, dtype: FloatDType): Promise<LaunchCheck[]> {
+  const plan = compile({
+    definition: findModel(config),
+    config,
+    tensors: null,
+    checkpointHash: null,
+    target: device.target,
+    recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
+    limits: { maxNumBatchedTokens: 128, maxNumSeqs: 2, maxNumLogitRows: 4 },
+    blockSize: BLOCK_SIZE,
+    maxModelLen: 128,
+    kernels: CUDA_KERNELS,
+  });
+  const source = dummySource(expectedTensors(plan, dtype), 1);
+  const numGroups = plan.kvCacheGroups.length;
+  const prompts = PROMPT_LENGTHS.map((length) => [0, length] as const);
+  const decodes = PROMPT_LENGTHS.map((length) => [length, length + 1] as const);
+  const steps = [prompts, decodes].map((ranges) => greedyStep(ranges, numGroups));
+  return checkLaunches(device.runtime, plan, source, steps, NUM_BLOCKS);
+}
+
+/** Tokens `[start, end)` of each sequence; sequence s owns every second block from s on. */
+function greedyStep(ranges: readonly (readonly [number, number])[], numGroups: number): StepBatch {
+  const numSeqs = ranges.length;
+  const tokens = ranges.flatMap(([start, end], seq) =>
+    Array.from({ length: end - start }, (_, i) => ({ seq, position: start + i })),
+  );
+  const cuSeqlensQ = [0];
+  for (const [start, end] of ranges) cuSeqlensQ.push(cuSeqlensQ.at(-1)! + end - start);
+  const maxBlocksPerSeq = NUM_BLOCKS / numSeqs;
+  const blockOf = (seq: number, block: number): number => block * numSeqs + seq;
+  const group = {
+    slotMapping: Int32Array.from(
+      tokens,
+      ({ seq, position }) =>
+        blockOf(seq, Math.floor(position / BLOCK_SIZE)) * BLOCK_SIZE + (position % BLOCK_SIZE),
+    ),
+    blockTables: Int32Array.from(
+      ranges.flatMap((_, seq) => Array.from({ length: maxBlocksPerSeq }, (_, i) => blockOf(seq, i))),
+    ),
+    maxBlocksPerSeq,
+  };
+  return {
+    numTokens: tokens.length,
+    numSeqs,
+    tokenIds: Int32Array.from(tokens, ({ seq, position }) => (17 * seq + 5 * position) % VOCAB_SIZE),
+    positions: Int32Array.from(tokens, ({ position }) => position),
+    cuSeqlensQ: Int32Array.from(cuSeqlensQ),
+    contextLens: Int32Array.from(ranges, ([, end]) => end),
+    groups: Array.from({ length: numGroups }, () => group),
+    logitRows: Int32Array.from(cuSeqlensQ.slice(1), (end) => end - 1),
+    blockCopies: new Int32Array(0),
+    sampling: greedySampling(numSeqs),
+    returnLogits: false,
+  };
+}

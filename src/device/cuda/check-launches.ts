@@ -1,0 +1,212 @@
+// Runs a plan on the GPU one launch at a time and holds what each wrote against its op's definition, applied to the same
+// inputs: `needletail doctor` knows by it whether kernels compute what they should on the GPU at hand.
+import type { BufferOperand, Launch, Operand, Plan } from '../../compiler/plan.ts';
+import { assembleWeight } from '../../ir/assemble-weight.ts';
+import { TOKEN, type HostTensor } from '../../ir/host-tensor.ts';
+import { OPS } from '../../ir/ops/index.ts';
+import { PagedKVCaches } from '../../ir/paged-kv-cache.ts';
+import { stepInput } from '../../ir/step-inputs.ts';
+import type { KernelVariant } from '../../kernels/kernel.ts';
+import { decodeTensor } from '../../tensor/codes.ts';
+import { decodeFloats, isFloatDType, itemSize, roundTo } from '../../tensor/dtype.ts';
+import { resolveDim, type Dim } from '../../tensor/shape.ts';
+import type { TensorSource } from '../../tensor/tensor-source.ts';
+import { sampleLogits } from '../reference/sample.ts';
+import type { StepBatch } from '../step.ts';
+import { CudaProgram } from './cuda-program.ts';
+import type { CudaRuntime } from './cuda-runtime.ts';
+import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
+import { loadWeights } from './load-weights.ts';
+import { placePlan, type Placement } from './place-plan.ts';
+import { StepMemory } from './step-memory.ts';
+
+export interface LaunchCheck {
+  readonly op: string;
+  readonly kernel: string;
+  /** Largest difference of an element, as a share of the largest that the definition yields. NaN if there was one. */
+  readonly error: number;
+}
+
+/** `steps` follow each other: what one leaves in the KV cache, the next may read. `numBlocks`: of each cache group. */
+export async function checkLaunches(
+  runtime: CudaRuntime,
+  plan: Plan,
+  source: TensorSource,
+  steps: readonly StepBatch[],
+  numBlocks: number,
+): Promise<LaunchCheck[]> {
+  const pool = new DeviceMemoryPool(runtime);
+  try {
+    const blocks = plan.kvCacheGroups.map(() => numBlocks);
+    const placement = placePlan(plan, blocks, pool);
+    await loadWeights(plan, placement, source, { numBlocks: blocks }, runtime);
+    const walk = new PlanWalk(runtime, pool, plan, placement, blocks, readWeights(plan, source));
+    const checks: LaunchCheck[] = [];
+    for (const step of steps) checks.push(...walk.run(step), await walk.checkSampling(step));
+    walk.release();
+    return checks;
+  } finally {
+    pool.freeAll();
+  }
+}
+
+/** As kernels see them: rounded to their type. */
+function readWeights({ weights }: Plan, source: TensorSource): HostTensor[] {
+  return weights.map((spec) => {
+    const { shape, dtype } = spec;
+    const values = assembleWeight(spec, (name) => decodeTensor(source.read(name)));
+    return { shape, data: isFloatDType(dtype) ? values.map((value) => roundTo(dtype, value)) : values };
+  });
+}
+
+class PlanWalk {
+  readonly #runtime: CudaRuntime;
+  readonly #pool: DeviceMemoryPool;
+  readonly #plan: Plan;
+  readonly #placement: Placement;
+  readonly #memory: StepMemory;
+  readonly #weights: readonly HostTensor[];
+  readonly #caches: PagedKVCaches;
+  readonly #arena: PinnedBuffer;
+
+  constructor(
+    runtime: CudaRuntime,
+    pool: DeviceMemoryPool,
+    plan: Plan,
+    placement: Placement,
+    numBlocks: readonly number[],
+    weights: readonly HostTensor[],
+  ) {
+    this.#runtime = runtime;
+    this.#pool = pool;
+    this.#plan = plan;
+    this.#placement = placement;
+    this.#memory = new StepMemory(runtime, pool, plan);
+    this.#weights = weights;
+    const groups = plan.kvCacheGroups.map(({ layers }) => layers);
+    this.#caches = new PagedKVCaches(groups, plan.blockSize, numBlocks);
+    this.#arena = pool.allocatePinned(plan.arenaBytes);
+  }
+
+  run(step: StepBatch): LaunchCheck[] {
+    return this.#plan.launches.flatMap((launch) => this.#check(launch, step));
+  }
+
+  /** Draws from the logits that the last launch left; a wrong token is an error of 1. */
+  async checkSampling(step: StepBatch): Promise<LaunchCheck> {
+    const { data } = this.#read(this.#plan.logits, step, this.#readArena());
+    const { tokenIds } = sampleLogits(data as Float32Array, this.#plan.logits.columns, step.sampling);
+    const program = this.#program([]);
+    const staged = this.#memory.write(step);
+    program.run(staged.counts);
+    await staged.end();
+    program.release();
+    const drawn = staged.readResults(null).tokenIds;
+    const isRight = tokenIds.every((token, row) => token === drawn[row]);
+    return { op: 'sampling', kernel: 'sample', error: isRight ? 0 : 1 };
+  }
+
+  release(): void {
+    this.#memory.release();
+  }
+
+  #check(launch: Launch, step: StepBatch): LaunchCheck[] {
+    const before = this.#readArena();
+    const expected = this.#interpret(launch, step, before);
+    const numRows = rowsOf(launch.rows, step);
+    return launch.variants
+      .filter(({ maxRows }) => maxRows === null || maxRows >= numRows)
+      .map((variant) => {
+        this.#writeArena(before);
+        this.#launch(launch, variant, step);
+        const after = this.#readArena();
+        const errors = launch.outputs.map((operand, i) =>
+          operand.kind === 'buffer' ? relativeError(this.#read(operand, step, after), expected[i]) : 0,
+        );
+        return { op: launch.op, kernel: variant.kernel, error: largest(errors) };
+      });
+  }
+
+  #launch(launch: Launch, variant: KernelVariant, step: StepBatch): void {
+    const program = this.#program([{ ...launch, variants: [{ ...variant, maxRows: null }] }]);
+    program.run(this.#memory.write(step).counts);
+    this.#runtime.driver.synchronize(this.#runtime.stream);
+    program.release();
+  }
+
+  #program(launches: readonly Launch[]): CudaProgram {
+    const plan = { ...this.#plan, launches };
+    return new CudaProgram(this.#runtime, this.#pool, plan, this.#placement, this.#memory);
+  }
+
+  #interpret(launch: Launch, step: StepBatch, arena: Uint8Array): readonly HostTensor[] {
+    const op = OPS.get(launch.op)!;
+    // Tables of angles follow the op's own operands; the attributes say the same.
+    const operands = launch.inputs.slice(0, op.inputs.length).filter(({ kind }) => kind !== 'none');
+    const inputs = operands.map((operand) => this.#operand(operand, step, arena));
+    return op.interpret(inputs, launch.attributes, this.#caches);
+  }
+
+  #operand(operand: Operand, step: StepBatch, arena: Uint8Array): HostTensor {
+    switch (operand.kind) {
+      case 'buffer':
+        return this.#read(operand, step, arena);
+      case 'weight':
+        return this.#weights[operand.id];
+      case 'input':
+        return stepInput(step, operand.name, operand.group);
+      case 'kvCache':
+        return TOKEN;
+      case 'ropeTable':
+      case 'none':
+        throw new Error(`a launch cannot read an operand of kind ${operand.kind}`);
+    }
+  }
+
+  #read(
+    { id, columnStart, columns, rowStride }: BufferOperand,
+    step: StepBatch,
+    arena: Uint8Array,
+  ): HostTensor {
+    const { dtype, offset, shape } = this.#plan.buffers[id];
+    const numRows = rowsOf(shape[0], step);
+    const size = itemSize(dtype);
+    const bytes = new Uint8Array(numRows * columns * size);
+    for (let row = 0; row < numRows; row++) {
+      const start = offset + (row * rowStride + columnStart) * size;
+      bytes.set(arena.subarray(start, start + columns * size), row * columns * size);
+    }
+    const data = isFloatDType(dtype) ? decodeFloats(dtype, bytes) : new Int32Array(bytes.buffer);
+    return { shape: [numRows, columns], data };
+  }
+
+  #readArena(): Uint8Array {
+    const { driver, stream } = this.#runtime;
+    const { address, bytes } = this.#arena;
+    driver.copyToHost(address, this.#placement.arena, bytes.byteLength, stream);
+    driver.synchronize(stream);
+    return bytes.slice();
+  }
+
+  #writeArena(image: Uint8Array): void {
+    const { driver, stream } = this.#runtime;
+    const { address, bytes } = this.#arena;
+    bytes.set(image);
+    driver.copyToDevice(this.#placement.arena, address, bytes.byteLength, stream);
+    driver.synchronize(stream);
+  }
+}
+
+function rowsOf(dim: Dim, step: StepBatch): number {
+  return resolveDim(dim, { ...step, numLogitRows: step.logitRows.length });
+}
+
+function relativeError(actual: HostTensor, expected: HostTensor): number {
+  const scale = Math.max(1e-3, largest(Array.from(expected.data, Math.abs)));
+  return largest(Array.from(expected.data, (value, i) => Math.abs(value - actual.data[i]))) / scale;
+}
+
+/** NaN wins. */
+function largest(values: readonly number[]): number {
+  return values.reduce((most, value) => (value <= most ? most : value), 0);
+}
