@@ -56,7 +56,7 @@ describeCuda('soak', () => {
         model: MODEL,
         device: 'cuda',
         maxNumBatchedTokens: 1024,
-        kvCacheMemoryBytes: 24 * 2 ** 20, // so little that sequences are preempted now and then
+        kvCacheMemoryBytes: 6 * 2 ** 20, // so little that sequences are preempted
       } as const;
       const engine = await loadEngine(config, { device });
       const client = new InProcessEngine(engine);
@@ -84,16 +84,14 @@ describeCuda('soak', () => {
       const serve = (until: number): Promise<unknown> =>
         Promise.all(Array.from({ length: NUM_CLIENTS }, () => clientLoop(until)));
       await serve(endMs - SECONDS * 800); // warm: kernels loaded, steps recorded, lists grown
-      const [heldBytes, freeBytes] = [driver.heldBytes, device.availableMemory()];
+      const { heldBytes } = driver;
       await serve(endMs);
       while (engine.hasWork) await new Promise(setImmediate);
 
       engine.checkIntegrity();
       const stats = engine.stats();
-      console.log(
-        `${numStarted} requests, ${numCancelled} cancelled, ${stats.numPreemptions} preemptions; ` +
-          `GPU memory taken meanwhile: ${freeBytes - device.availableMemory()} bytes`,
-      );
+      console.log(`${numStarted} requests, ${numCancelled} cancelled, ${stats.numPreemptions} preemptions`);
+      expect(stats.numPreemptions).toBeGreaterThan(0);
       expect(numFailed).toBe(0);
       expect(numCancelled).toBeGreaterThan(numStarted / 5);
       expect(stats).toMatchObject({ numRunning: 0, numWaiting: 0, numFreeBlocks: stats.numBlocks });

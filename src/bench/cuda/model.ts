@@ -26,6 +26,7 @@ const MEMORY_UTILIZATION = 0.95;
 export interface ModelChoice {
   readonly preset: string;
   readonly dtype: FloatDType;
+  readonly batchInvariant?: boolean;
 }
 
 type Limits = Pick<PlanSettings, 'maxNumSeqs' | 'maxNumBatchedTokens' | 'maxModelLen'>;
@@ -50,12 +51,12 @@ export function planSettings(dtype: FloatDType, limits: Limits): PlanSettings & 
 
 export function compilePreset(
   device: CudaDevice,
-  { preset, dtype }: ModelChoice,
+  { preset, dtype, batchInvariant = false }: ModelChoice,
   limits: Limits,
 ): FittedPlan {
   const config = presetConfig(preset);
   const model = { definition: findModel(config), config, tensors: null, checkpointHash: null };
-  const settings = planSettings(dtype, limits);
+  const settings = { ...planSettings(dtype, limits), batchInvariant };
   const fitted = compileToFit(model, settings, device.target, CUDA_KERNELS, device.availableMemory());
   if (fitted.ledger.error !== null) throw new NeedletailError('out_of_memory', fitted.ledger.error);
   return fitted;

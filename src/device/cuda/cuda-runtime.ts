@@ -51,7 +51,7 @@ export class CudaRuntime {
     for (const module of this.#modules.values()) this.driver.unloadModule(module);
     this.driver.destroyStream(this.stream);
     this.driver.destroyStream(this.signalStream);
-    this.cublasLt.dispose();
+    if (!this.driver.isLost) this.cublasLt.dispose();
     this.driver.closeContext(this.gpu.ordinal);
   }
 }

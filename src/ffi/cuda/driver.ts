@@ -9,6 +9,8 @@ export type Address = number;
 const CUDA_SUCCESS = 0;
 const CUDA_ERROR_OUT_OF_MEMORY = 2;
 const CUDA_ERROR_NO_DEVICE = 100;
+/** After these nothing works any more in this process: illegal accesses and instructions, time-outs, hardware errors. */
+const FATAL_ERRORS: readonly number[] = [214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 999];
 
 const ATTRIBUTES = {
   maxSharedMemoryPerBlock: 97, // opt-in
@@ -54,6 +56,7 @@ export class CudaDriver {
   /** Newest CUDA version that the driver runs: 13000 for 13.0. */
   readonly version: number;
   readonly #functions: ReturnType<typeof bind>;
+  #isLost = false;
   /** Bytes of each allocation on the device. */
   readonly #allocations = new Map<Address, number>();
 
@@ -120,7 +123,7 @@ export class CudaDriver {
   }
 
   closeContext(ordinal: number): void {
-    this.#check('cuDevicePrimaryCtxRelease', this.#functions.cuDevicePrimaryCtxRelease_v2(ordinal));
+    this.#checkRelease('cuDevicePrimaryCtxRelease', this.#functions.cuDevicePrimaryCtxRelease_v2(ordinal));
   }
 
   /** Free and total bytes of the current context's GPU. */
@@ -146,7 +149,7 @@ export class CudaDriver {
 
   free(address: Address): void {
     this.#allocations.delete(address);
-    this.#check('cuMemFree', this.#functions.cuMemFree_v2(address));
+    this.#checkRelease('cuMemFree', this.#functions.cuMemFree_v2(address));
   }
 
   /** Page-locked host memory, which the GPU reads and writes at full speed. */
@@ -157,7 +160,7 @@ export class CudaDriver {
   }
 
   freePinned(address: Address): void {
-    this.#check('cuMemFreeHost', this.#functions.cuMemFreeHost(address));
+    this.#checkRelease('cuMemFreeHost', this.#functions.cuMemFreeHost(address));
   }
 
   /** Host memory as an ArrayBuffer, valid until it is freed. */
@@ -187,7 +190,7 @@ export class CudaDriver {
   }
 
   destroyStream(stream: Address): void {
-    this.#check('cuStreamDestroy', this.#functions.cuStreamDestroy_v2(stream));
+    this.#checkRelease('cuStreamDestroy', this.#functions.cuStreamDestroy_v2(stream));
   }
 
   /** Blocks this thread until all that was put on the stream is done. Throws `device_failed` if any of it failed. */
@@ -219,7 +222,7 @@ export class CudaDriver {
   }
 
   destroyEvent(event: Address): void {
-    this.#check('cuEventDestroy', this.#functions.cuEventDestroy_v2(event));
+    this.#checkRelease('cuEventDestroy', this.#functions.cuEventDestroy_v2(event));
   }
 
   recordEvent(event: Address, stream: Address): void {
@@ -243,7 +246,7 @@ export class CudaDriver {
   }
 
   unloadModule(module: Address): void {
-    this.#check('cuModuleUnload', this.#functions.cuModuleUnload(module));
+    this.#checkRelease('cuModuleUnload', this.#functions.cuModuleUnload(module));
   }
 
   findFunction(module: Address, name: string): Address {
@@ -306,7 +309,7 @@ export class CudaDriver {
   }
 
   destroyGraph(graph: Address): void {
-    this.#check('cuGraphExecDestroy', this.#functions.cuGraphExecDestroy(graph));
+    this.#checkRelease('cuGraphExecDestroy', this.#functions.cuGraphExecDestroy(graph));
   }
 
   #readInt(what: string, call: (out: Int32Array) => number): number {
@@ -321,8 +324,19 @@ export class CudaDriver {
     return Number(out[0]);
   }
 
+  /** The GPU failed for good: nothing can be computed, nor given back before the process ends. */
+  get isLost(): boolean {
+    return this.#isLost;
+  }
+
+  /** Of what gives something back: a lost GPU's complaints say nothing new. */
+  #checkRelease(what: string, status: number): void {
+    if (!this.#isLost) this.#check(what, status);
+  }
+
   #check(what: string, status: number): void {
     if (status === CUDA_SUCCESS) return;
+    this.#isLost ||= FATAL_ERRORS.includes(status);
     const code: ErrorCode = status === CUDA_ERROR_OUT_OF_MEMORY ? 'out_of_memory' : 'device_failed';
     throw new NeedletailError(code, `${what} failed: ${this.#describe(status)}`);
   }
