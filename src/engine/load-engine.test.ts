@@ -229,6 +229,7 @@ describe('loadEngine', () => {
       ['--max-num-seqs 5', { maxNumSeqs: 5 }],
       ['--block-size 32', { blockSize: 32 }],
       ['--dtype bfloat16', { dtype: 'bfloat16' }],
+      ['--batch-invariant', { batchInvariant: true }],
     ])('refuses %s, which it was not built for', async (flag, overrides) => {
       await expect(loadEngine(planned(overrides))).rejects.toMatchObject({
         code: 'bad_plan',
