@@ -38,8 +38,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const context = createContext(settings);
   const app = createApp(context, settings);
   const stopLog = logStats(context, app.log);
+  const stopPacing = settings.llm.engine.onStats(() => context.pacer.onStep());
   const stop = async () => {
     stopLog();
+    stopPacing();
     await app.close();
     context.metrics.close();
   };

@@ -5,38 +5,57 @@ const INTERVAL_PER_STREAM_MS = 0.6;
 /** Waits shorter than a timer can keep are none. */
 const MIN_INTERVAL_MS = 1;
 
+/** When one stream may be written to. */
+export interface StreamPace {
+  /** What a stream that has just been written to waits for before the next time; null: nothing. */
+  next(): Promise<void> | null;
+  close(): void;
+}
+
+interface Waiting {
+  readonly isComplete: () => boolean;
+  readonly wake: () => void;
+}
+
 /**
- * Streams that wait are woken together; meanwhile the engine's outputs are merged, so that a stream gets several tokens
- * in one event. `maxIntervalMs` bounds the wait; 0: every token is sent as it comes.
+ * Streams that wait are woken together, which disturbs the engine less than one after the other; meanwhile its outputs
+ * are merged, so that a stream gets several tokens in one event. `maxIntervalMs` bounds the wait; 0: every token is sent
+ * as it comes.
  */
 export class StreamPacer {
   readonly #maxIntervalMs: number;
   #numStreams = 0;
-  #nextTick: Promise<void> | null = null;
+  #waiting: Waiting[] = [];
+  #timer: NodeJS.Timeout | null = null;
 
   constructor(maxIntervalMs: number) {
     this.#maxIntervalMs = maxIntervalMs;
   }
 
-  /** Counts a stream until what is returned is called. */
-  open(): () => void {
+  /** @param isComplete whether the stream's last outputs are there, which do not wait */
+  open(isComplete: () => boolean): StreamPace {
     this.#numStreams++;
-    return () => void this.#numStreams--;
+    return { next: () => this.#next(isComplete), close: () => void this.#numStreams-- };
   }
 
-  /** What a stream that has just been written to waits for before the next time; null: nothing. */
-  next(): Promise<void> | null {
+  /** Call it when a step's outputs have been handed out. */
+  onStep(): void {
+    const waiting = this.#waiting;
+    this.#waiting = waiting.filter(({ isComplete }) => !isComplete());
+    for (const { isComplete, wake } of waiting) if (isComplete()) wake();
+  }
+
+  #next(isComplete: () => boolean): Promise<void> | null {
     const intervalMs = Math.min(this.#maxIntervalMs, this.#numStreams * INTERVAL_PER_STREAM_MS);
     if (intervalMs < MIN_INTERVAL_MS) return null;
-    return (this.#nextTick ??= this.#tickAfter(intervalMs));
+    this.#timer ??= setTimeout(() => this.#wakeAll(), intervalMs);
+    return new Promise((wake) => this.#waiting.push({ isComplete, wake }));
   }
 
-  #tickAfter(intervalMs: number): Promise<void> {
-    return new Promise((resolve) => {
-      setTimeout(() => {
-        this.#nextTick = null;
-        resolve();
-      }, intervalMs);
-    });
+  #wakeAll(): void {
+    const waiting = this.#waiting;
+    this.#timer = null;
+    this.#waiting = [];
+    for (const { wake } of waiting) wake();
   }
 }

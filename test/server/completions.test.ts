@@ -225,17 +225,17 @@ describe('streamed', () => {
   });
 
   test('token ids as they come where there is no tokenizer, unless they are refused', async () => {
-    const { server, post } = await startTestServer({ llm: { tokenizer: null } });
+    const bare = await startTestServer({ llm: { tokenizer: null } });
     const streamIds = async (extra: object) => {
       const body = { prompt: [5, 6, 7], max_tokens: 3, ignore_eos: true, stream: true, ...extra };
-      const events = await (await post('/v1/completions', body)).text();
+      const events = await (await bare.post('/v1/completions', body)).text();
       return [...events.matchAll(/,"token_ids":\[([\d,]*)\]/g)].flatMap(([, ids]) =>
         ids.split(',').map(Number),
       );
     };
     expect(await streamIds({})).toHaveLength(3);
     expect(await streamIds({ return_token_ids: false })).toEqual([]);
-    await server.close();
+    await bare.server.close();
   });
 
   test('the wire: events as OpenAI sends them', async () => {

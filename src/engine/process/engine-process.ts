@@ -129,6 +129,10 @@ export class EngineProcess implements EngineClient {
     if (inFlight) this.#child?.send(writeAbort(this.#writer, inFlight.handle, index));
   }
 
+  isInFlight(requestId: string): boolean {
+    return this.#requests.has(requestId);
+  }
+
   stats(): EngineStats {
     return this.#stats;
   }
