@@ -1,12 +1,13 @@
 // What the orchestrator and its measuring processes say to each other.
-import type { FloatDType } from '../../src/tensor/dtype.ts';
+/** Types of weights that both engines have in some form: of llama.cpp bf16, f16, q8_0 and q4_0. */
+export type ComparedType = 'bfloat16' | 'float16' | 'int8' | 'int4';
 
 /** What `run.ts` passes as the one argument, in JSON. */
 export interface ContenderOptions {
   readonly engine: 'needletail' | 'llama.cpp';
   /** A preset's name, or a checkpoint's folder. */
   readonly model: string;
-  readonly dtype: FloatDType;
+  readonly type: ComparedType;
   readonly numThreads: number;
   readonly measures: readonly string[];
   /** Timings of a measure before a disturbed one is accepted. */

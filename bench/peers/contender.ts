@@ -23,7 +23,7 @@ function loadConfig(model: string): { config: HFConfig; directory: string | null
 
 function open(options: ContenderOptions): Promise<EngineUnderTest> {
   if (options.engine === 'llama.cpp') return openLlamaCpp(options);
-  return openNeedletail({ ...loadConfig(options.model), dtype: options.dtype }, options.numThreads);
+  return openNeedletail({ ...loadConfig(options.model), type: options.type }, options.numThreads);
 }
 
 /** CPU seconds of the whole machine and of this process since boot and start; null where /proc/stat is absent. */

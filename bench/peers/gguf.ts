@@ -1,11 +1,13 @@
 // A writer of GGUF (version 3), the container that llama.cpp reads: a header, metadata, tensor infos, tensor bytes.
 import { closeSync, openSync, writeSync } from 'node:fs';
 
-/** ggml's numbers of the tensor types that the comparison uses. */
+/** ggml's numbers of the tensor types that the comparison uses; those of blocks take 34 or 18 bytes for 32 elements. */
 export const TENSOR_TYPES = {
   f32: { id: 0, itemSize: 4, fileType: 0 },
   f16: { id: 1, itemSize: 2, fileType: 1 },
   bf16: { id: 30, itemSize: 2, fileType: 32 },
+  q8_0: { id: 8, itemSize: 34 / 32, fileType: 7 },
+  q4_0: { id: 2, itemSize: 18 / 32, fileType: 2 },
 } as const;
 export type TensorType = keyof typeof TENSOR_TYPES;
 

@@ -117,8 +117,44 @@ function llamaMetadata(name: string, shape: LlamaShape, type: TensorType): Metad
 
 function encode(values: Float32Array, type: TensorType): Uint8Array {
   if (type === 'f32') return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  if (type === 'q8_0') return encodeBlocks(values, type, encodeBlock8);
+  if (type === 'q4_0') return encodeBlocks(values, type, encodeBlock4);
   const bits = Uint16Array.from(values, type === 'f16' ? toFloat16Bits : toBfloat16Bits);
   return new Uint8Array(bits.buffer);
+}
+
+const BLOCK_SIZE = 32;
+
+/** Blocks of a float16 scale and the codes of 32 elements. */
+function encodeBlocks(
+  values: Float32Array,
+  type: TensorType,
+  encodeBlock: (block: Float32Array, codes: Uint8Array) => number,
+): Uint8Array {
+  const blockBytes = BLOCK_SIZE * TENSOR_TYPES[type].itemSize;
+  const bytes = new Uint8Array((values.length / BLOCK_SIZE) * blockBytes);
+  const view = new DataView(bytes.buffer);
+  for (let i = 0, at = 0; i < values.length; i += BLOCK_SIZE, at += blockBytes) {
+    const codes = bytes.subarray(at + 2, at + blockBytes);
+    view.setUint16(at, toFloat16Bits(encodeBlock(values.subarray(i, i + BLOCK_SIZE), codes)), true);
+  }
+  return bytes;
+}
+
+/** One byte each; gives the scale. */
+function encodeBlock8(block: Float32Array, codes: Uint8Array): number {
+  const scale = Math.max(...block.map(Math.abs)) / 127 || 1;
+  block.forEach((value, i) => (codes[i] = Math.round(value / scale)));
+  return scale;
+}
+
+/** Half a byte each, 8 more than the code; elements 16 apart share a byte. The largest is −8, whatever its sign. */
+function encodeBlock4(block: Float32Array, codes: Uint8Array): number {
+  const largest = block.reduce((most, value) => (Math.abs(value) > Math.abs(most) ? value : most), 0);
+  const scale = largest / -8 || 1;
+  const code = (value: number) => Math.min(15, Math.round(value / scale) + 8);
+  for (let i = 0; i < 16; i++) codes[i] = code(block[i]) | (code(block[i + 16]) << 4);
+  return scale;
 }
 
 /** Norms stay in float32, as llama.cpp wants them. */
@@ -131,8 +167,9 @@ function ggufTensor(entry: TensorEntry, type: TensorType, pieces: () => Iterable
 
 // --- random weights
 
-/** Rows of random numbers repeat after this many: a prime, so that they do not come back at a power of two. */
-const POOL_SIZE = 4_194_301;
+/** Rows of random numbers repeat after so many blocks: a prime, so that they do not come back at a power of two. */
+const POOL_BLOCKS = 131_071;
+const POOL_SIZE = POOL_BLOCKS * BLOCK_SIZE;
 
 function randomPool(type: TensorType): Uint8Array {
   const random = new Random(1);
@@ -174,7 +211,7 @@ export function writeRandomLlama(file: string, name: string, config: HFConfig, t
     const { rows, columns } = entry;
     if (columns === null) return ggufTensor(entry, type, () => [ones]);
     const { itemSize } = TENSOR_TYPES[type];
-    const start = ((i * 39_119) % POOL_SIZE) * itemSize;
+    const start = ((i * 39_119) % POOL_BLOCKS) * BLOCK_SIZE * itemSize;
     return ggufTensor(entry, type, () => repeatPool(pool, rows * columns * itemSize, start));
   });
   writeGguf(file, { ...llamaMetadata(name, shape, type), ...madeUpVocabulary(shape.vocabSize) }, tensors);

@@ -4,13 +4,17 @@ import { dummySource } from '../../src/checkpoint/dummy.ts';
 import { compile } from '../../src/compiler/compile.ts';
 import { expectedTensors } from '../../src/compiler/expected-tensors.ts';
 import type { Plan } from '../../src/compiler/plan.ts';
+import { quantizationRules } from '../../src/compiler/quantization-rules.ts';
+import type { CompileRecipe } from '../../src/compiler/request.ts';
 import { createDevice, kernelsFor } from '../../src/device/create-device.ts';
 import type { Device, Executable } from '../../src/device/device.ts';
 import type { SamplingBatch, StepBatch } from '../../src/device/step.ts';
 import type { HFConfig } from '../../src/models/model-definition.ts';
 import { findModel } from '../../src/models/registry.ts';
 import type { FloatDType } from '../../src/tensor/dtype.ts';
+import { DEFAULT_QUANTIZATION_KEEP } from '../../src/tensor/precision.ts';
 import type { TensorSource } from '../../src/tensor/tensor-source.ts';
+import type { ComparedType } from './contender-options.ts';
 import type { EngineUnderTest, PassItem, Stepper } from './measures.ts';
 
 const BLOCK_SIZE = 16;
@@ -22,7 +26,7 @@ export interface OurModel {
   readonly config: HFConfig;
   /** A checkpoint's folder; null: random weights. */
   readonly directory: string | null;
-  readonly dtype: FloatDType;
+  readonly type: ComparedType;
 }
 
 export async function openNeedletail(model: OurModel, numThreads: number): Promise<EngineUnderTest> {
@@ -41,14 +45,27 @@ export async function openNeedletail(model: OurModel, numThreads: number): Promi
   };
 }
 
-function planFor({ config, dtype }: OurModel, device: Device): Plan {
+/** What is left of floats beside smaller weights is bfloat16. */
+function floatTypeOf(type: ComparedType): FloatDType {
+  return type === 'float16' ? 'float16' : 'bfloat16';
+}
+
+/** As the flags --dtype and --quantization alone would have it. */
+function recipeOf(type: ComparedType): CompileRecipe {
+  const dtype = floatTypeOf(type);
+  const isSmall = type === 'int8' || type === 'int4';
+  const quantization = isSmall ? quantizationRules(type, null, DEFAULT_QUANTIZATION_KEEP) : null;
+  return { weightDType: dtype, quantization, kvDType: dtype, activationPrecision: 'auto' };
+}
+
+function planFor({ config, type }: OurModel, device: Device): Plan {
   return compile({
     definition: findModel(config),
     config,
     tensors: null,
     checkpointHash: null,
     target: device.target,
-    recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
+    recipe: recipeOf(type),
     limits: LIMITS,
     blockSize: BLOCK_SIZE,
     maxModelLen: 1024,
@@ -56,9 +73,9 @@ function planFor({ config, dtype }: OurModel, device: Device): Plan {
   });
 }
 
-async function openWeights({ directory, dtype }: OurModel, plan: Plan): Promise<TensorSource> {
+async function openWeights({ directory, type }: OurModel, plan: Plan): Promise<TensorSource> {
   if (directory !== null) return (await openCheckpoint(directory)).source;
-  return dummySource(expectedTensors(plan, dtype), 1);
+  return dummySource(expectedTensors(plan, floatTypeOf(type)), 1);
 }
 
 function executableStepper(executable: Executable, blocksPerSeq: number): Stepper {

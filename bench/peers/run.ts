@@ -1,5 +1,5 @@
 // Measures needletail and llama.cpp on the same shapes, in turns, and prints the ratios.
-//   npm run bench:peers -- [--models tinyllama-1.1b,models/llama-tales-8m] [--types bfloat16,float16] [--measures pp512,tg128]
+//   npm run bench:peers -- [--models tinyllama-1.1b,models/llama-tales-8m] [--types bfloat16,float16,int8,int4] [--measures pp512,tg128]
 //                          [--rounds 3] [--max-tries 3] [--threads 2] [--flash auto|on|off] [--scratch DIR] [--output-json FILE]
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync } from 'node:fs';
@@ -10,8 +10,7 @@ import { parseArgs } from 'node:util';
 import { median } from '../../src/bench/metrics.ts';
 import { formatNumber, formatStamp, formatTable, stampRun, writeRecord } from '../../src/bench/report.ts';
 import { findPreset } from '../../src/models/presets.ts';
-import type { FloatDType } from '../../src/tensor/dtype.ts';
-import { CALM, type ContenderOptions, type MeasureResult } from './contender-options.ts';
+import { CALM, type ComparedType, type ContenderOptions, type MeasureResult } from './contender-options.ts';
 import { convertLlama, writeRandomLlama } from './llama-gguf.ts';
 import { MEASURES } from './measures.ts';
 import { installPeer, PEER_VERSION } from './install-peer.ts';
@@ -19,7 +18,7 @@ import { installPeer, PEER_VERSION } from './install-peer.ts';
 const { values: flags } = parseArgs({
   options: {
     models: { type: 'string', default: 'tinyllama-1.1b,models/llama-tales-8m' },
-    types: { type: 'string', default: 'bfloat16,float16' },
+    types: { type: 'string', default: 'bfloat16,float16,int8,int4' },
     measures: { type: 'string', default: MEASURES.map((measure) => measure.name).join(',') },
     rounds: { type: 'string', default: '3' },
     'max-tries': { type: 'string', default: '3' },
@@ -31,14 +30,14 @@ const { values: flags } = parseArgs({
 });
 const scratch = path.resolve(flags.scratch);
 const models = flags.models.split(',');
-const types = flags.types.split(',') as FloatDType[];
+const types = flags.types.split(',') as ComparedType[];
 const measures = flags.measures.split(',');
 
-const GGUF_TYPES = { float32: 'f32', bfloat16: 'bf16', float16: 'f16' } as const;
+const GGUF_TYPES = { bfloat16: 'bf16', float16: 'f16', int8: 'q8_0', int4: 'q4_0' } as const;
 
 /** The GGUF file of a model in a type, made on first use. */
-async function ggufFile(model: string, dtype: FloatDType): Promise<string> {
-  const type = GGUF_TYPES[dtype];
+async function ggufFile(model: string, comparedType: ComparedType): Promise<string> {
+  const type = GGUF_TYPES[comparedType];
   const name = path.basename(model);
   const file = path.join(scratch, 'models', `${name}-${type}.gguf`);
   if (existsSync(file)) return file;
@@ -64,7 +63,7 @@ async function runContender(options: ContenderOptions, round: number): Promise<R
     env: { ...process.env, ...(options.engine === 'llama.cpp' ? { UV_THREADPOOL_SIZE: '1' } : {}) },
   });
   const exited = new Promise<number | null>((resolve) => child.on('close', resolve));
-  const contender = `${options.engine} ${options.dtype}`;
+  const contender = `${options.engine} ${options.type}`;
   const results: Result[] = [];
   for await (const line of createInterface({ input: child.stdout })) {
     const result = { ...(JSON.parse(line) as MeasureResult), model: options.model, contender, round };
@@ -82,16 +81,16 @@ async function measureInTurns(): Promise<Result[]> {
   const results: Result[] = [];
   for (const model of models)
     for (let round = 1; round <= Number(flags.rounds); round++)
-      for (const dtype of types)
+      for (const type of types)
         for (const engine of ['needletail', 'llama.cpp'] as const) {
-          const gguf = await ggufFile(model, dtype);
+          const gguf = await ggufFile(model, type);
           const numThreads = Number(flags.threads);
           const maxTries = Number(flags['max-tries']);
           const flashAttention = flags.flash === 'auto' ? 'auto' : flags.flash === 'on';
           const options = {
             engine,
             model,
-            dtype,
+            type,
             numThreads,
             measures,
             maxTries,
@@ -125,10 +124,13 @@ function cellOf(results: readonly Result[], model: string, contender: string, me
   };
 }
 
-/** Ours against the peer's faster type. */
-function ratioOf(results: readonly Result[], model: string, dtype: FloatDType, measure: string): number {
-  const peers = types.map((type) => cellOf(results, model, `llama.cpp ${type}`, measure).median);
-  return cellOf(results, model, `needletail ${dtype}`, measure).median / Math.max(...peers);
+const SIXTEEN_BITS: readonly ComparedType[] = ['bfloat16', 'float16'];
+
+/** Ours against the peer's: of 16 bits its faster type. */
+function ratioOf(results: readonly Result[], model: string, ours: ComparedType, measure: string): number {
+  const rivals = SIXTEEN_BITS.includes(ours) ? types.filter((type) => SIXTEEN_BITS.includes(type)) : [ours];
+  const peers = rivals.map((type) => cellOf(results, model, `llama.cpp ${type}`, measure).median);
+  return cellOf(results, model, `needletail ${ours}`, measure).median / Math.max(...peers);
 }
 
 function modelTable(results: readonly Result[], model: string): string {
@@ -144,7 +146,7 @@ function modelTable(results: readonly Result[], model: string): string {
       ...measures.map((measure) => show(cellOf(results, model, contender, measure))),
     ]),
     ...types.map((type) => [
-      `needletail ${type} / llama.cpp's faster`,
+      `needletail ${type} / llama.cpp${SIXTEEN_BITS.includes(type) ? "'s faster" : ''}`,
       ...measures.map((measure) => formatNumber(ratioOf(results, model, type, measure))),
     ]),
   ]);
