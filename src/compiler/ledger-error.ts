@@ -1,8 +1,8 @@
 // What the ledger says when memory is short: every line, and the cheapest flags to change with the numbers they give.
-import { layoutBytes } from '../kernels/kernel.ts';
 import { formatBytes, formatCount } from '../util/format-bytes.ts';
-import { blocksPerSeq, bytesPerBlock, sumBytes, type Ledger, type MemoryBudget } from './memory-budget.ts';
-import type { Plan, WeightSpec } from './plan.ts';
+import { blocksPerSeq, bytesPerBlock, type Ledger, type MemoryBudget } from './memory-budget.ts';
+import type { Plan } from './plan.ts';
+import { smallerNumbers } from './smaller-numbers.ts';
 
 type Unjudged = Omit<Ledger, 'error'>;
 
@@ -63,7 +63,7 @@ function fixes(plan: Plan, ledger: Unjudged, seqBytes: number): readonly string[
   const remedies = [
     ...shorterContext(plan, ledger),
     ...largerShare(ledger, neededBytes, seqBytes),
-    ...smallerNumbers(plan, ledger, seqBytes),
+    ...smallerNumbersFix(plan, ledger, seqBytes),
   ];
   if (remedies.length > 0) return remedies;
   return [`a device with ${formatBytes(neededBytes)} to spare, or a smaller model: no flag alone is enough`];
@@ -93,27 +93,20 @@ function shareFlag(neededBytes: number, budget: MemoryBudget): string {
   return `--memory-utilization ${Math.ceil((neededBytes / budget.availableBytes) * 100) / 100}`;
 }
 
-/** 16-bit weights and cache, where they are float32 now. */
-function smallerNumbers(plan: Plan, ledger: Unjudged, seqBytes: number): readonly string[] {
+/** The mildest of them that is enough. */
+function smallerNumbersFix(plan: Plan, ledger: Unjudged, seqBytes: number): readonly string[] {
   const { budget } = ledger;
-  const isWide = plan.weights.some(isWideMatrix);
-  if (!isWide) return [];
-  const weightBytes = sumBytes(plan.weights.map((weight) => ({ bytes: bytesIn16Bits(weight) })));
-  const cacheBytes = plan.kvCacheGroups[0]?.layers[0]?.dtype === 'float32' ? seqBytes / 2 : seqBytes;
-  const neededBytes = ledger.fixedBytes - ledger.weightBytes + weightBytes + cacheBytes;
-  if (neededBytes > budget.availableBytes) return [];
+  const choices = smallerNumbers(plan).map(({ flags, weightBytes, cacheShare }) => {
+    const cacheBytes = seqBytes * cacheShare;
+    const neededBytes = ledger.fixedBytes - ledger.weightBytes + weightBytes + cacheBytes;
+    return { flags, weightBytes, cacheBytes, neededBytes };
+  });
+  const choice = choices.find(({ neededBytes }) => neededBytes <= budget.availableBytes);
+  if (!choice) return [];
+  const { weightBytes, cacheBytes, neededBytes } = choice;
   const allowedBytes = Math.floor(budget.availableBytes * budget.memoryUtilization);
   const share = budget.kvCacheMemoryBytes === null && neededBytes > allowedBytes;
-  const flags = share ? `--dtype bfloat16 ${shareFlag(neededBytes, budget)}` : '--dtype bfloat16';
+  const flags = share ? `${choice.flags} ${shareFlag(neededBytes, budget)}` : choice.flags;
   const sizes = `weights ${formatBytes(weightBytes)}, KV cache of one sequence ${formatBytes(cacheBytes)}`;
   return [`${flags}   ${sizes}, ${formatBytes(neededBytes)} in all`];
-}
-
-function bytesIn16Bits(weight: WeightSpec): number {
-  const [rows, columns] = weight.shape;
-  return isWideMatrix(weight) ? layoutBytes(weight.layout, rows, columns, 2) : weight.bytes;
-}
-
-function isWideMatrix({ dtype, shape, quantization }: WeightSpec): boolean {
-  return dtype === 'float32' && shape.length === 2 && quantization === null;
 }

@@ -1,9 +1,11 @@
 import { describe, expect, test } from 'vitest';
 import { compileRequest, panelKernels, TINY_LLAMA } from '../../test/support/compile.ts';
+import { DEFAULT_QUANTIZATION_KEEP } from '../tensor/precision.ts';
 import { findPreset } from '../models/presets.ts';
 import { compile } from './compile.ts';
 import { memoryLedger, type MemoryBudget } from './ledger.ts';
 import type { Plan } from './plan.ts';
+import { quantizationRules } from './quantization-rules.ts';
 import type { CompileRequest } from './request.ts';
 
 function planOf(preset: string, changes: Partial<CompileRequest> = {}): Plan {
@@ -135,7 +137,8 @@ describe('when not even one sequence fits', () => {
         available on the device                            2,290,934,336     2.13 GiB
       What helps:
         --max-model-len 1072   the longest that fits (one sequence: 23.03 MiB of KV cache)
-        --memory-utilization 1   2.13 GiB of the device's memory"
+        --memory-utilization 1   2.13 GiB of the device's memory
+        --kv-cache-dtype fp8   weights 2.05 GiB, KV cache of one sequence 22.00 MiB, 2.11 GiB in all"
     `);
     const shorter = {
       ...BUDGET,
@@ -165,6 +168,26 @@ describe('when not even one sequence fits', () => {
     expect(ledger.error).toContain(`--dtype bfloat16   weights 2.05 GiB, KV cache of one sequence 22.00 MiB`);
     expect(ledger.error).toContain(`${(total / 2 ** 30).toFixed(2)} GiB in all`);
     expect(ledger.error).not.toContain('--max-model-len 0');
+  });
+
+  test('16-bit weights: the mildest of 8-bit ones and an 8-bit cache that is enough is offered', () => {
+    const plan = planOf('tinyllama-1.1b');
+    const { fixedBytes } = memoryLedger(plan, BUDGET);
+    const offered = (availableBytes: number): string =>
+      memoryLedger(plan, { ...BUDGET, availableBytes, memoryUtilization: 1 }).error!;
+    const seqBytes = 1024 * 22_528;
+    expect(offered(fixedBytes + seqBytes / 2)).toContain('--kv-cache-dtype fp8   weights 2.05 GiB');
+    expect(offered(fixedBytes - 1)).toContain('--quantization int8   weights 1.15 GiB');
+    const recipe = {
+      weightDType: 'float16',
+      quantization: quantizationRules('int8', null, DEFAULT_QUANTIZATION_KEEP),
+      kvDType: 'float16',
+      activationPrecision: 'auto',
+    } as const;
+    const int8 = memoryLedger(planOf('tinyllama-1.1b', { recipe }), BUDGET);
+    const gib = (int8.weightBytes / 2 ** 30).toFixed(2);
+    expect(offered(int8.fixedBytes + seqBytes)).toContain(`--quantization int8   weights ${gib} GiB`);
+    expect(offered(int8.fixedBytes + seqBytes / 2)).toContain('--quantization int8 --kv-cache-dtype fp8');
   });
 
   test('padded panels are counted for 16-bit weights too', () => {

@@ -134,6 +134,41 @@ describe('loadEngine', () => {
     rmSync(folder, { recursive: true });
   });
 
+  describe('smaller numbers', () => {
+    const small = (overrides: Partial<EngineConfig>) =>
+      settings({ device: 'reference', dtype: 'auto', maxNumSeqs: 2, maxNumBatchedTokens: 16, ...overrides });
+
+    test('tell a story all the same', async () => {
+      const engine = await loadEngine(small({ quantization: 'int8', kvCacheDType: 'int8' }));
+      expect(engine.info.recipe).toBe('bfloat16, int8 weights, int8 KV cache');
+      expect(await greedy(engine, 4)).toEqual(expected.slice(0, 4));
+      await engine.close();
+    });
+
+    test('may be random, calibrated ones too', async () => {
+      const engine = await loadEngine(
+        small({ quantization: 'awq', loadFormat: 'dummy', kvCacheDType: 'fp8' }),
+      );
+      expect(engine.info.recipe).toBe('bfloat16, awq weights, float8_e4m3fn KV cache');
+      expect(await greedy(engine, 2)).toHaveLength(2);
+      await engine.close();
+    });
+
+    test.each<[Partial<EngineConfig>, string]>([
+      [{ quantization: 'awq' }, '--quantization awq needs calibration: needletail build'],
+      [{ quantization: 'int3' as 'int4' }, 'quantization must be one of null, int8, int4'],
+      [{ kvCacheDType: 'int4' as 'int8' }, 'kvCacheDType must be one of auto, fp8'],
+      [{ quantization: 'int4', quantizationGroupSize: 0 }, 'quantizationGroupSize must be a whole number'],
+      [{ quantization: 'int4', quantizationGroupSize: 96 }, '--quantization-group-size 64'],
+      [{ quantizationKeep: 'lm_head' as unknown as string[] }, 'quantizationKeep must be a list of patterns'],
+    ])('%j is refused', async (overrides, message) => {
+      await expect(loadEngine(small(overrides))).rejects.toMatchObject({
+        code: 'invalid_request',
+        message: expect.stringContaining(message) as string,
+      });
+    });
+  });
+
   describe("a model of the user's own", () => {
     const folder = mkdtempSync(path.join(tmpdir(), 'needletail-'));
     const model = path.join(folder, 'config.json');
@@ -230,6 +265,8 @@ describe('loadEngine', () => {
       ['--block-size 32', { blockSize: 32 }],
       ['--dtype bfloat16', { dtype: 'bfloat16' }],
       ['--batch-invariant', { batchInvariant: true }],
+      ['--quantization int8', { quantization: 'int8' }],
+      ['--kv-cache-dtype fp8', { kvCacheDType: 'fp8' }],
     ])('refuses %s, which it was not built for', async (flag, overrides) => {
       await expect(loadEngine(planned(overrides))).rejects.toMatchObject({
         code: 'bad_plan',
