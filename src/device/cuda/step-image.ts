@@ -70,7 +70,7 @@ export class StepImage {
     };
   }
 
-  /** The bytes after the words themselves are sent along, up to the end of the last piece. */
+  /** Whatever follows the values up to a whole piece is sent along and read by nobody. */
   #write(values: ArrayLike<number>, place: number): void {
     this.#words.set(values, place);
     this.#addPiece(place, values.length);
