@@ -1,4 +1,4 @@
-// The machine's limits, with all threads at once: memory read bandwidth, float32 multiply-add peak, bfloat16 dot peak.
+// The machine's limits, with all threads at once: memory read bandwidth, float32 multiply-add peak, bfloat16 and int8 dot peaks.
 // g++ -O3 -std=c++17 -march=native -pthread bench/micro/roofs.cc -o roofs && ./roofs [threads]
 // Prints one line of JSON: the best of several runs of each, in GB/s and GFLOP/s.
 #include <sys/mman.h>
@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -99,8 +99,27 @@ double bfloat16_dot_gflops([[maybe_unused]] int num_threads) {
 #endif
 }
 
+double int8_dot_gops([[maybe_unused]] int num_threads) {
+#if defined(__AVX512VNNI__)
+  const double seconds = best_seconds(num_threads, [](int) {
+    __m512i sums[kNumSums] = {}, codes = _mm512_set1_epi8(3);
+    asm volatile("" : "+v"(codes));
+    for (int64_t i = 0; i < kNumSteps; i++) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kNumSums; j++) sums[j] = _mm512_dpbusd_epi32(sums[j], codes, codes);
+    }
+    for (int j = 0; j < kNumSums; j++) asm volatile("" : : "m"(sums[j]));
+  });
+  return 2.0 * num_threads * kNumSteps * kNumSums * 64 / seconds / 1e9;
+#else
+  return 0;
+#endif
+}
+
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : std::max(1u, std::thread::hardware_concurrency());
-  std::printf("{\"threads\":%d,\"readGBps\":%.1f,\"multiplyAddGFlops\":%.1f,\"bfloat16DotGFlops\":%.1f}\n", threads,
-              read_gbps(threads), multiply_add_gflops(threads), bfloat16_dot_gflops(threads));
+  std::printf("{\"threads\":%d,\"readGBps\":%.1f,\"multiplyAddGFlops\":%.1f,\"bfloat16DotGFlops\":%.1f,"
+              "\"int8DotGops\":%.1f}\n",
+              threads, read_gbps(threads), multiply_add_gflops(threads), bfloat16_dot_gflops(threads),
+              int8_dot_gops(threads));
 }

@@ -497,14 +497,14 @@ function packCodes(
   columns: number,
   bytes: Uint8Array,
 ): void {
-  const wordCodes = dtype === 'uint4' ? 8 : 4;
+  const isNibbles = dtype === 'uint4';
+  const wordCodes = isNibbles ? 8 : 4;
   const numWords = Math.ceil(columns / wordCodes);
-  values.forEach((value, i) => {
+  const codes = isNibbles ? Uint8Array.from(values) : encodeCodes(dtype as CodeDType, values);
+  codes.forEach((bits, i) => {
     const [row, column] = [Math.floor(i / columns), i % columns];
     const word = (Math.floor(row / 16) * numWords + Math.floor(column / wordCodes)) * 16 + (row % 16);
     const code = column % wordCodes;
-    const at = 4 * word + (code % 4);
-    if (dtype === 'uint4') bytes[at] |= value << (code < 4 ? 0 : 4);
-    else bytes[at] = encodeCodes(dtype as CodeDType, Float32Array.of(value))[0];
+    bytes[4 * word + (code % 4)] |= bits << (code < 4 ? 0 : 4);
   });
 }
