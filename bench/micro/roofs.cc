@@ -102,8 +102,10 @@ double bfloat16_dot_gflops([[maybe_unused]] int num_threads) {
 double int8_dot_gops([[maybe_unused]] int num_threads) {
 #if defined(__AVX512VNNI__)
   const double seconds = best_seconds(num_threads, [](int) {
-    __m512i sums[kNumSums] = {}, codes = _mm512_set1_epi8(3);
+    __m512i sums[kNumSums], codes = _mm512_set1_epi8(3);
     asm volatile("" : "+v"(codes));
+    // Different from each other, or the compiler would compute one of equal sums only.
+    for (int j = 0; j < kNumSums; j++) sums[j] = _mm512_set1_epi32(j);
     for (int64_t i = 0; i < kNumSteps; i++) {
 #pragma GCC unroll 16
       for (int j = 0; j < kNumSums; j++) sums[j] = _mm512_dpbusd_epi32(sums[j], codes, codes);
