@@ -280,7 +280,7 @@ export class CudaDriver {
       Uint32Array.of(1, 1),
       TENSOR_MAP.plain,
       TENSOR_MAP.swizzle128,
-      TENSOR_MAP.promoteTo256,
+      TENSOR_MAP.plain, // Fetching more of a row at once than a box asks for slows streams of weights down.
       TENSOR_MAP.fillZeros,
     );
     this.#check('cuTensorMapEncodeTiled', status);
