@@ -15,7 +15,7 @@ import { measureColdCompile, measureFirstToken } from './starting.ts';
 import { measureLoading } from './loading.ts';
 import { measureRoofs, type Roofs } from './roofs.ts';
 import { measureSteps, type StepRow } from './steps.ts';
-import { measureInFlight, measureOffline, type OfflineRow } from './throughput.ts';
+import { measureInFlight, measureOffline, type ChatRow, type OfflineRow } from './throughput.ts';
 
 const STEP_ROWS: readonly StepRow[] = [
   ...[1, 8, 32, 64, 128].map((numSeqs) => ({ name: `decode-${numSeqs}`, numSeqs, numTokens: 1 })),
@@ -29,6 +29,12 @@ const OFFLINE_ROWS: readonly OfflineRow[] = [
   { name: 'offline-128-2048', inputLen: 128, outputLen: 2048, maxNumSeqs: 512, rival: rival(9151) },
   { name: 'offline-1000-1000', inputLen: 1000, outputLen: 1000, maxNumSeqs: 512, rival: rival(7055) },
   { name: 'offline-2048-128', inputLen: 2048, outputLen: 128, maxNumSeqs: 256, rival: rival(1904) },
+];
+
+/** Both need `--trace`. The first compares as the cpu device's benchmark does. */
+const CHAT_ROWS: readonly ChatRow[] = [
+  { name: 'in-flight-outputs', inputLen: 16 },
+  { name: 'in-flight-chats', inputLen: null },
 ];
 
 const { values: flags } = parseArgs({
@@ -79,9 +85,10 @@ async function* measureHere(device: CudaDevice, roofs: Roofs): AsyncGenerator<Fi
     yield [await measureOffline(device, throughputModel, { ...row, maxNumSeqs }, run)];
   }
   if (isSelected('busy')) yield [await measureBusy(device, throughputModel, 'busy')];
-  if (isSelected('in-flight') && flags.trace !== undefined) {
+  for (const row of CHAT_ROWS.filter(({ name }) => isSelected(name))) {
+    if (flags.trace === undefined) continue;
     const trace = parseTrace(readFileSync(flags.trace, 'utf8'));
-    yield [await measureInFlight(device, throughputModel, 'in-flight', trace)];
+    yield [await measureInFlight(device, throughputModel, row, trace)];
   }
   if (isSelected('load')) yield [await measureLoading(device, throughputModel, 'load', roofs)];
 }

@@ -78,21 +78,27 @@ function staggered(lengths: RequestLengths, numFirst: number): RequestLengths[] 
 }
 
 const CHAT_SLOTS = 64;
-const CHAT_REQUESTS = 4 * CHAT_SLOTS;
+const CHAT_REQUESTS = 6 * CHAT_SLOTS;
 const MAX_CHAT_INPUT = 2048;
-const MAX_CHAT_OUTPUT = 1024;
+const MAX_CHAT_OUTPUT = 960;
+
+export interface ChatRow {
+  readonly name: string;
+  /** Of every prompt, so that batching alone is compared; null: the trace's, whose cost both ways of batching share. */
+  readonly inputLen: number | null;
+}
 
 /** Lengths of a real chat trace in `CHAT_SLOTS` slots: in-flight batching against static batches that drop finished rows. */
 export async function measureInFlight(
   device: CudaDevice,
   model: ModelChoice,
-  name: string,
+  { name, inputLen }: ChatRow,
   trace: readonly RequestLengths[],
 ): Promise<Figure> {
   const lengths = traceLengths(trace, {
     numPrompts: CHAT_REQUESTS,
     seed: 0,
-    inputLen: null,
+    inputLen,
     maxInputLen: MAX_CHAT_INPUT,
     maxOutputLen: MAX_CHAT_OUTPUT,
   });
