@@ -156,10 +156,15 @@ describe('bad requests', () => {
     );
   });
 
-  test('a missing kernel is an error that names op and target', () => {
+  test('an op that no kernel fuses stays apart', () => {
     const kernels = plainKernels().filter((kernel) => kernel.op !== 'addRmsNorm');
-    failure({ kernels }).toThrow(
-      /no kernel for op addRmsNorm \(model\.layers\.0.*\) on target reference any/,
-    );
+    const ops = compile(compileRequest(TINY_LLAMA, { kernels })).launches.map(({ op }) => op);
+    expect(ops).toContain('rmsNorm');
+    expect(ops).not.toContain('addRmsNorm');
+  });
+
+  test('a missing kernel is an error that names op and target', () => {
+    const kernels = plainKernels().filter((kernel) => kernel.op !== 'attention');
+    failure({ kernels }).toThrow(/no kernel for op attention \(model\.layers\.0.*\) on target reference any/);
   });
 });

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { assembleWeight } from '../ir/assemble-weight.ts';
 import type { ParameterQuantization, WeightPart } from '../ir/graph.ts';
 import { layoutBytes, type WeightLayout } from '../kernels/kernel.ts';
-import { decodeTensor } from '../tensor/codes.ts';
+import { decodeCodes, decodeTensor, encodeCodes } from '../tensor/codes.ts';
 import {
   decodeFloats,
   itemSize,
@@ -120,6 +120,33 @@ describe('packWeight', () => {
       }),
       { numRuns: 100 },
     );
+  });
+
+  test('evenOdd has the even ones of every eight codes first, two to a byte', () => {
+    const columns = 16;
+    const codes = Float32Array.from({ length: 2 * columns }, (_, i) => (7 * i) % 16);
+    const view = { dtype: 'uint4', shape: [2, columns], bytes: encodeCodes('uint4', codes) } as const;
+    const part = {
+      name: 'w',
+      tensor: 'w',
+      tensorShape: [2, columns],
+      transpose: false,
+      rowStart: 0,
+      rowCount: 2,
+      rowStep: 1,
+      columnStart: 0,
+      columnCount: columns,
+    };
+    const format = { dtype: 'uint4', groupSize: 8, hasZeros: true } as const;
+    const spec: WeightSpec = {
+      ...weightOf([part], 'bfloat16', 'evenOdd'),
+      dtype: 'uint4',
+      quantization: { format, holds: 'codes', origin: 'checkpoint' },
+      bytes: columns,
+    };
+    const order = [0, 2, 4, 6, 1, 3, 5, 7];
+    const expected = codes.map((_, i) => codes[i - (i % 8) + order[i % 8]]);
+    expect(decodeCodes('uint4', packWeight(spec, sourceOf({ w: view })))).toEqual(expected);
   });
 
   test('a vector is copied as it is, from bytes at an odd address too', () => {

@@ -227,6 +227,11 @@ function placeRows(
     target.set(matrix.bits, firstRow * columns);
     return;
   }
+  if (layout === 'evenOdd') {
+    const start = firstRow * columns;
+    matrix.bits.forEach((code, i) => (target[start + evenOddPlace(i)] = code));
+    return;
+  }
   const paddedColumns = layout === 'panel16x2' ? columns + (columns % 2) : columns;
   for (let i = 0; i < matrix.rows; i++) {
     const row = firstRow + i;
@@ -240,4 +245,10 @@ function placeRows(
       for (let c = 1, at = start + 1; c < columns; c += 2, at += 32) target[at] = source[c]!;
     }
   }
+}
+
+/** Where a column stands among its eight: even ones first. */
+function evenOddPlace(column: number): number {
+  const at = column & 7;
+  return column - at + (at >> 1) + (at & 1) * 4;
 }

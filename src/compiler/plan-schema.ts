@@ -47,7 +47,7 @@ const weight = z.strictObject({
   name: z.string(),
   dtype,
   shape: z.array(count).min(1).max(2),
-  layout: z.enum(['rowMajor', 'panel16', 'panel16x2', 'panel16words']),
+  layout: z.enum(['rowMajor', 'panel16', 'panel16x2', 'panel16words', 'evenOdd']),
   parts: z.array(weightPart),
   quantization: quantization.nullable(),
   bytes: count,

@@ -127,9 +127,9 @@ export class OpChecks {
     return this.fail(`bad attributes, ${issues.join('; ')}`);
   }
 
-  /** Those operands and attributes would suit another op, which this one contains. */
-  inferAs(op: OpDefinition, operands: readonly number[], attributes: Attributes): void {
-    op.infer({
+  /** Those operands and attributes would suit another op, which this one contains; returns what it would yield. */
+  inferAs(op: OpDefinition, operands: readonly number[], attributes: Attributes): readonly ValueType[] {
+    return op.infer({
       label: this.#node.label,
       inputs: operands.map((operand) => this.inputs[operand]),
       attributes,

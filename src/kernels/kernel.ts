@@ -12,9 +12,11 @@ import type { WeightFormat } from '../tensor/weight-format.ts';
  *   `[rows/16][columns/2][16][2]`, an odd last column padded with zero;
  * - `panel16words`: the same with 32-bit words of a row's codes, `[rows/16][words][16]`, the last word padded with zeros.
  *   A word is four codes of 8 bits, byte j that of column j; or eight of 4 bits, the low half of byte j that of column j
- *   and the high half that of column j + 4, so that either half of all bytes is four columns.
+ *   and the high half that of column j + 4, so that either half of all bytes is four columns;
+ * - `evenOdd`: of `uint4` codes, row-major, but of every eight columns the even ones first: 0, 2, 4, 6, 1, 3, 5, 7, so
+ *   that one mask takes neighbours out of the two halves of a word.
  */
-export type WeightLayout = 'rowMajor' | 'panel16' | 'panel16x2' | 'panel16words';
+export type WeightLayout = 'rowMajor' | 'panel16' | 'panel16x2' | 'panel16words' | 'evenOdd';
 
 /** What the columns of a row are padded to a multiple of, in elements of `itemSize` bytes. */
 function columnStep(layout: WeightLayout, itemSize: number): number {
@@ -24,7 +26,7 @@ function columnStep(layout: WeightLayout, itemSize: number): number {
 
 /** Bytes of a weight of `[rows, columns]` elements of `itemSize` bytes in a layout, padding included. */
 export function layoutBytes(layout: WeightLayout, rows: number, columns: number, itemSize: number): number {
-  if (layout === 'rowMajor') return rows * columns * itemSize;
+  if (layout === 'rowMajor' || layout === 'evenOdd') return rows * columns * itemSize;
   const step = columnStep(layout, itemSize);
   return Math.ceil(rows / 16) * 16 * Math.ceil(columns / step) * step * itemSize;
 }

@@ -9,13 +9,20 @@ import type { CudaRuntime } from '../../src/device/cuda/cuda-runtime.ts';
 import { placePlan } from '../../src/device/cuda/place-plan.ts';
 import { StepMemory } from '../../src/device/cuda/step-memory.ts';
 import type { SamplingBatch, StepBatch, StepResult } from '../../src/device/step.ts';
-import type { KVCacheSpec } from '../../src/ir/graph.ts';
+import type { Attributes, KVCacheSpec } from '../../src/ir/graph.ts';
 import { TOKEN } from '../../src/ir/host-tensor.ts';
 import { OPS } from '../../src/ir/ops/index.ts';
 import { PagedKVCaches } from '../../src/ir/paged-kv-cache.ts';
 import { CUDA_KERNELS } from '../../src/kernels/cuda/index.ts';
 import type { KernelVariant } from '../../src/kernels/kernel.ts';
-import { decodeFloats, itemSize, type FloatDType } from '../../src/tensor/dtype.ts';
+import { decodeTensor } from '../../src/tensor/codes.ts';
+import {
+  isCodeDType,
+  itemSize,
+  type CodeDType,
+  type DType,
+  type FloatDType,
+} from '../../src/tensor/dtype.ts';
 import { expectClose, hostTensor } from './check-launch.ts';
 import { encode, readDevice, writeDevice } from './device-bytes.ts';
 import { GuardedPool, POISON } from './guarded-pool.ts';
@@ -27,7 +34,7 @@ const CANARY_BYTES = 256;
 export interface CudaCase {
   readonly launch: HarnessLaunch;
   readonly step: StepBatch;
-  /** Of every matrix. */
+  /** Of every matrix of floats but scales. */
   readonly dtype: FloatDType;
   /** One layer's cache, filled. */
   readonly cache?: { readonly spec: KVCacheSpec; readonly numBlocks: number; readonly paged: PagedKVCaches };
@@ -172,13 +179,14 @@ function headsFirst(rows: Float32Array, numHeads: number, numBlocks: number): Fl
 function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCase): readonly KernelVariant[] {
   const weight = inputs.find((operand) => operand.kind === 'weight');
   const [weightRows, weightColumns = 1] = weight?.shape ?? [1, 1];
-  const types = {
-    weightDType: (weight?.dtype ?? dtype) as FloatDType,
-    weightFormat: null,
+  const query = {
+    ...(isCodes(weight) ? codesQuery(weight, attributes, dtype) : floatsQuery(weight, dtype)),
+    arch: 'sm_90',
+    activationPrecision: 'auto',
     kvDType: dtype,
     activationDType: dtype,
-  };
-  const query = { ...types, arch: 'sm_90', activationPrecision: 'auto', maxRows: step.numTokens } as const;
+    maxRows: step.numTokens,
+  } as const;
   const description = CUDA_KERNELS.find((kernel) => kernel.op === op)!;
   const variants = [false, true].flatMap((batchInvariant) =>
     description.variants({ ...query, batchInvariant, weightRows, weightColumns, attributes }),
@@ -186,6 +194,32 @@ function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCas
   return [...new Map(variants.map((variant) => [variant.kernel, variant])).values()].filter(
     ({ maxRows }) => maxRows === null || maxRows >= step.numTokens,
   );
+}
+
+type Weight = Extract<HarnessOperand, { kind: 'weight' }>;
+
+function isCodes(weight: Weight | undefined): weight is Weight & { dtype: CodeDType } {
+  return weight !== undefined && isCodeDType(weight.dtype);
+}
+
+function floatsQuery(weight: Weight | undefined, dtype: FloatDType) {
+  return { weightDType: (weight?.dtype ?? dtype) as FloatDType, weightFormat: null };
+}
+
+function codesQuery(
+  { dtype, shape }: Weight & { dtype: CodeDType },
+  attributes: Attributes,
+  floats: FloatDType,
+) {
+  const { groupSize, hasZeros } = attributes as { groupSize: number; hasZeros: boolean };
+  const weightFormat = { dtype, groupSize: groupSize === shape[1] ? null : groupSize, hasZeros };
+  return { weightDType: floats, weightFormat };
+}
+
+/** Matrices that are float32 whatever type the others have. */
+function scalesOf({ op, inputs, outputs }: HarnessLaunch): readonly HarnessOperand[] {
+  const ofX = op.startsWith('quantized') ? [inputs[1]] : [];
+  return [...ofX, ...OPS.get(op)!.wideOutputs.map((i) => outputs[i])];
 }
 
 /** Lays operands out as buffers of one arena, canaries between them. */
@@ -197,6 +231,7 @@ class PlanBuilder {
   arenaBytes = CANARY_BYTES;
   readonly #dtype: FloatDType;
   readonly #placed = new Map<Matrix, BufferSpec>();
+  #scales: readonly HarnessOperand[] = [];
 
   constructor(dtype: FloatDType) {
     this.#dtype = dtype;
@@ -204,6 +239,7 @@ class PlanBuilder {
 
   add(launch: HarnessLaunch, variant: KernelVariant): Launch {
     const { op, attributes, rows = 'numTokens' } = launch;
+    this.#scales = scalesOf(launch);
     const [inputs, outputs] = [launch.inputs, launch.outputs].map((list) =>
       list.map((operand) => this.#operand(operand)),
     );
@@ -215,11 +251,8 @@ class PlanBuilder {
     for (const [matrix, buffer] of this.#placed) {
       if (!matrix.values) continue;
       eachRow(matrix, buffer, (start, row) => {
-        const values = (matrix.values as Float32Array).subarray(
-          row * matrix.columns,
-          (row + 1) * matrix.columns,
-        );
-        image.set(encode(this.#dtype, values), start);
+        const values = matrix.values!.subarray(row * matrix.columns, (row + 1) * matrix.columns);
+        image.set(encode(buffer.dtype, values), start);
       });
     }
     return image;
@@ -232,9 +265,13 @@ class PlanBuilder {
       .filter((operand) => operand.kind === 'matrix')
       .map((output) => {
         const values = new Float32Array(output.rows * output.columns);
+        const { dtype } = this.#bufferOf(output);
         eachRow(output, this.#bufferOf(output), (start, row) => {
-          const end = start + output.columns * itemSize(this.#dtype);
-          values.set(decodeFloats(this.#dtype, after.slice(start, end)), row * output.columns);
+          const end = start + output.columns * itemSize(dtype);
+          values.set(
+            decodeTensor({ dtype, shape: [], bytes: after.slice(start, end) }),
+            row * output.columns,
+          );
           rest.set(before.subarray(start, end), start);
         });
         return values;
@@ -250,15 +287,15 @@ class PlanBuilder {
         return { kind: 'buffer', id: this.#bufferOf(operand).id, columnStart, columns, rowStride };
       }
       case 'weight': {
-        const { dtype, shape, values } = operand;
-        const bytes = encode(dtype as FloatDType, values);
+        const { dtype, shape, values, layout } = operand;
+        const bytes = layout === 'evenOdd' ? encode(dtype, evenOdd(values)) : encode(dtype, values);
         const id = this.weights.length;
         this.weights.push({
           id,
           name: '',
           dtype,
           shape,
-          layout: 'rowMajor',
+          layout,
           parts: [],
           quantization: null,
           bytes: bytes.length,
@@ -276,16 +313,23 @@ class PlanBuilder {
     }
   }
 
+  #dtypeOf(matrix: Matrix): DType {
+    if (matrix.values instanceof Int32Array) return 'int32';
+    if (matrix.dtype !== 'float32') return matrix.dtype;
+    return this.#scales.includes(matrix) ? 'float32' : this.#dtype;
+  }
+
   #bufferOf(matrix: Matrix): BufferSpec {
     const owner = matrix.aliasOf ?? matrix;
     const known = this.#placed.get(owner);
     if (known) return known;
-    const bytes = owner.rows * owner.rowStride * itemSize(this.#dtype);
+    const dtype = this.#dtypeOf(owner);
+    const bytes = owner.rows * owner.rowStride * itemSize(dtype);
     const shape = ['numTokens', owner.rowStride] as const;
     const buffer = {
       id: this.buffers.length,
       name: '',
-      dtype: this.#dtype,
+      dtype,
       shape,
       offset: this.arenaBytes,
       bytes,
@@ -295,6 +339,12 @@ class PlanBuilder {
     this.#placed.set(owner, buffer);
     return buffer;
   }
+}
+
+/** Of every eight codes those of even columns first. */
+function evenOdd(codes: Float32Array): Float32Array {
+  const order = [0, 2, 4, 6, 1, 3, 5, 7];
+  return codes.map((_, i) => codes[i - (i % 8) + order[i % 8]]);
 }
 
 function eachRow(

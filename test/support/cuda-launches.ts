@@ -1,6 +1,7 @@
 // Every kernel that plans ask for, prepared for a GPU that need not be there: addresses are made up.
 import { compile } from '../../src/compiler/compile.ts';
 import type { Plan } from '../../src/compiler/plan.ts';
+import type { CompileRecipe } from '../../src/compiler/request.ts';
 import { prepareLaunch, sampleLaunch, type LaunchPlaces } from '../../src/device/cuda/prepare-launch.ts';
 import { placePlan } from '../../src/device/cuda/place-plan.ts';
 import type { CudaGpu, KernelLaunch } from '../../src/kernels/cuda/cuda-kernel.ts';
@@ -14,7 +15,12 @@ const FIRST_ADDRESS = 2 ** 33;
 
 export const PLAN_LIMITS = { maxNumBatchedTokens: 8192, maxNumSeqs: 256, maxNumLogitRows: 512 };
 
-export function cudaPlan(config: HFConfig, dtype: FloatDType, gpu: CudaGpu, batchInvariant = false): Plan {
+export function cudaPlan(
+  config: HFConfig,
+  dtype: FloatDType,
+  gpu: CudaGpu,
+  changes: Partial<CompileRecipe> = {},
+): Plan {
   const definition = findModel(config);
   return compile({
     definition,
@@ -27,7 +33,8 @@ export function cudaPlan(config: HFConfig, dtype: FloatDType, gpu: CudaGpu, batc
       quantization: null,
       kvDType: dtype,
       activationPrecision: 'auto',
-      batchInvariant,
+      batchInvariant: false,
+      ...changes,
     },
     limits: PLAN_LIMITS,
     blockSize: 16,

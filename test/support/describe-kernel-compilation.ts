@@ -2,11 +2,14 @@
 import { readdirSync } from 'node:fs';
 import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
+import type { Plan } from '../../src/compiler/plan.ts';
+import { quantizationRules } from '../../src/compiler/quantization-rules.ts';
 import { KERNEL_SOURCES, compilerTarget } from '../../src/device/cuda/kernel-cache.ts';
 import type { CudaGpu, KernelLaunch, StepCounts } from '../../src/kernels/cuda/cuda-kernel.ts';
 import type { HFConfig } from '../../src/models/model-definition.ts';
 import { findPreset, presetNames } from '../../src/models/presets.ts';
 import type { FloatDType } from '../../src/tensor/dtype.ts';
+import type { Quantization } from '../../src/tensor/precision.ts';
 import { cudaPlan, kernelLaunches, PLAN_LIMITS } from './cuda-launches.ts';
 import { findKernelCompiler } from './kernel-compiler.ts';
 import { loadReference, REFERENCE_NAMES } from './reference-checkpoint.ts';
@@ -16,13 +19,14 @@ interface Chip {
   readonly computeCapability: number;
   /** Of a block: static and dynamic together. */
   readonly maxSharedKilobytes: number;
+  readonly numMultiprocessors: number;
 }
 
 export const CHIPS: Readonly<Record<'A100' | 'RTX 30' | 'RTX 40' | 'H100', Chip>> = {
-  A100: { computeCapability: 80, maxSharedKilobytes: 163 },
-  'RTX 30': { computeCapability: 86, maxSharedKilobytes: 99 },
-  'RTX 40': { computeCapability: 89, maxSharedKilobytes: 99 },
-  H100: { computeCapability: 90, maxSharedKilobytes: 227 },
+  A100: { computeCapability: 80, maxSharedKilobytes: 163, numMultiprocessors: 108 },
+  'RTX 30': { computeCapability: 86, maxSharedKilobytes: 99, numMultiprocessors: 82 },
+  'RTX 40': { computeCapability: 89, maxSharedKilobytes: 99, numMultiprocessors: 128 },
+  H100: { computeCapability: 90, maxSharedKilobytes: 227, numMultiprocessors: 132 },
 };
 
 const MAX_THREADS = 1024;
@@ -33,6 +37,11 @@ const MAX_GRID = [2 ** 31 - 1, 65535, 65535];
 /** More than a few registers parked in memory would show. */
 const MAX_SPILL_BYTES = 64;
 
+const QUANTIZED_RECIPES = ['int8', 'int4', 'fp8', 'smoothquant'] as const;
+
+/** Kernels of instructions that only Hopper has. */
+const HOPPER_SOURCES = ['quantized-wgmma.cu'];
+
 /** Kernels that no plan names: they pack weights, make tables, copy blocks, bring a step's arrays, measure. */
 const OTHER_SOURCES: readonly Pick<KernelLaunch, 'source' | 'defines'>[] = [
   { source: 'copy-blocks.cu', defines: {} },
@@ -40,11 +49,14 @@ const OTHER_SOURCES: readonly Pick<KernelLaunch, 'source' | 'defines'>[] = [
   { source: 'read-memory.cu', defines: {} },
   { source: 'rope-table.cu', defines: {} },
   { source: 'pack-weight.cu', defines: { SOURCE: 'float', TARGET: 'bf16' } },
+  { source: 'pack-nibbles.cu', defines: {} },
+  { source: 'quantize-weight.cu', defines: { SOURCE: 'bf16', CODES: 'uint4_codes', HAS_ZEROS: 1 } },
+  { source: 'quantize-weight.cu', defines: { SOURCE: 'float', CODES: 'e4m3', HAS_ZEROS: 0 } },
 ];
 
 export function describeKernelCompilation(name: keyof typeof CHIPS): void {
   const compiler = findKernelCompiler();
-  const { computeCapability, maxSharedKilobytes } = CHIPS[name];
+  const { computeCapability, maxSharedKilobytes, numMultiprocessors } = CHIPS[name];
   const target = compilerTarget(computeCapability, [computeCapability]);
   const title = `kernels for ${target} (${name})`;
   if (!compiler) {
@@ -56,7 +68,10 @@ export function describeKernelCompilation(name: keyof typeof CHIPS): void {
     const maxSharedMemoryPerBlock = maxSharedKilobytes * 1024;
     let launches: readonly KernelLaunch[];
     beforeAll(() => {
-      launches = distinctLaunches({ computeCapability, maxSharedMemoryPerBlock }, compiler.dtypes);
+      launches = distinctLaunches(
+        { computeCapability, maxSharedMemoryPerBlock, numMultiprocessors },
+        compiler.dtypes,
+      );
     });
 
     it('compile, within the limits of the chip', { timeout: 1_200_000 }, () => {
@@ -85,7 +100,10 @@ export function describeKernelCompilation(name: keyof typeof CHIPS): void {
 
     it('are all reached by the plans tried', () => {
       const reached = new Set([...launches, ...OTHER_SOURCES].map(({ source }) => source));
-      const sources = readdirSync(KERNEL_SOURCES).filter((file) => file.endsWith('.cu'));
+      const foreign = computeCapability === 90 ? [] : HOPPER_SOURCES;
+      const sources = readdirSync(KERNEL_SOURCES).filter(
+        (file) => file.endsWith('.cu') && !foreign.includes(file),
+      );
       expect(sources.filter((source) => !reached.has(source))).toEqual([]);
     });
   });
@@ -104,15 +122,31 @@ const LARGEST_STEPS: readonly StepCounts[] = [
 /** Every instance of a kernel once, with each number of threads and bytes that it is launched with. */
 function distinctLaunches(gpu: CudaGpu, dtypes: readonly FloatDType[]): KernelLaunch[] {
   const found = new Map<string, KernelLaunch>();
-  const plans = dtypes.flatMap((dtype) => [
-    ...configs().map((config) => cudaPlan(config, dtype, gpu)),
-    ...['llama2', 'gpt2'].map((name) => cudaPlan(loadReference(name).config, dtype, gpu, true)),
-  ]);
-  for (const launch of plans.flatMap((plan) => kernelLaunches(plan, gpu))) {
-    const { source, entry, defines, block, sharedBytes } = launch;
-    found.set(JSON.stringify([source, entry, defines, block, sharedBytes]), launch);
-  }
+  for (const plan of plans(gpu, dtypes))
+    for (const launch of kernelLaunches(plan, gpu)) {
+      const { source, entry, defines, block, sharedBytes } = launch;
+      found.set(JSON.stringify([source, entry, defines, block, sharedBytes]), launch);
+    }
   return [...found.values()];
+}
+
+/** Every model in every type, and a dense one and one of experts in the recipes of smaller numbers. */
+function plans(gpu: CudaGpu, dtypes: readonly FloatDType[]): Plan[] {
+  const inRecipe = (config: HFConfig, name: Quantization, groupSize: number | null) => {
+    const quantization = quantizationRules(name, groupSize, []);
+    return cudaPlan(config, 'bfloat16', gpu, { quantization });
+  };
+  return [
+    ...configs().flatMap((config) => dtypes.map((dtype) => cudaPlan(config, dtype, gpu))),
+    ...['llama2', 'gpt2'].flatMap((name) =>
+      dtypes.map((dtype) => cudaPlan(loadReference(name).config, dtype, gpu, { batchInvariant: true })),
+    ),
+    ...QUANTIZED_RECIPES.map((name) => inRecipe(withFewLayers(findPreset('llama-2-7b')!.config), name, null)),
+    // The reference's experts have fewer columns than a group of int4.
+    ...QUANTIZED_RECIPES.map((name) =>
+      inRecipe(loadReference('mixtral').config, name, name === 'int4' ? 32 : null),
+    ),
+  ];
 }
 
 /** Presets, the references' families, sizes of published models that neither has, and sizes that divide badly. */

@@ -2,7 +2,10 @@ import { describe, expect, test } from 'vitest';
 import { GraphBuilder } from '../../ir/graph-builder.ts';
 import type { Attributes, Graph, Node, Value } from '../../ir/graph.ts';
 import { verifyGraph } from '../../ir/verify.ts';
+import { REFERENCE_KERNELS } from '../../kernels/reference.ts';
+import { quantizationRules } from '../quantization-rules.ts';
 import { fuse } from './fuse.ts';
+import { quantize } from './quantize.ts';
 import { removeDead } from './remove-dead.ts';
 
 /** A graph over an embedded input `[numTokens, 8]`; `build` returns its logits. */
@@ -15,7 +18,7 @@ function toy(build: (builder: GraphBuilder, x: Value) => Value): Graph {
 }
 
 function fused(build: (builder: GraphBuilder, x: Value) => Value): readonly Node[] {
-  const graph = removeDead(fuse(toy(build)));
+  const graph = removeDead(fuse(toy(build), { kernels: REFERENCE_KERNELS }));
   verifyGraph(graph);
   return graph.nodes.slice(1);
 }
@@ -134,5 +137,48 @@ describe('rope and cache write', () => {
 
   test('stay apart where queries and keys turn differently', () => {
     expect(opsOf(fused((b, x) => attend(b, x, 2)))).toEqual(['rope', 'rope', 'kvWrite', 'attention']);
+  });
+});
+
+describe('quantize', () => {
+  const target = { kind: 'cuda', arch: 'sm_90' } as const;
+  const recipe = {
+    weightDType: 'bfloat16',
+    quantization: quantizationRules('fp8', null, []),
+    kvDType: 'bfloat16',
+    activationPrecision: 'auto',
+  } as const;
+  const norm = (b: GraphBuilder, x: Value): Value =>
+    one(b, 'rmsNorm', [x, b.parameter('norm', [8])], { eps: 1e-5, weightOffset: 0, groupSize: 8 });
+  const product = (b: GraphBuilder, x: Value): Value =>
+    one(b, 'linear', [x, b.parameter('up.weight', [8, 8])]);
+
+  function fusedOps(
+    build: (builder: GraphBuilder, x: Value) => Value,
+    kernels = REFERENCE_KERNELS,
+  ): string[] {
+    const graph = fuse(quantize(toy(build), { recipe, target, tensors: null }), { kernels });
+    verifyGraph(graph);
+    return opsOf(graph.nodes.slice(1));
+  }
+
+  test('joins the norm before it that nobody else reads', () => {
+    expect(fusedOps((b, x) => product(b, norm(b, x)))).toEqual(['rmsNormQuantize', 'quantizedLinear']);
+    const afterAdd = fusedOps((b, x) => product(b, norm(b, one(b, 'add', [x, x]))));
+    expect(afterAdd).toEqual(['addRmsNormQuantize', 'quantizedLinear']);
+  });
+
+  test('stays apart where the norm has other readers', () => {
+    const ops = fusedOps((b, x) => {
+      const normed = norm(b, x);
+      return one(b, 'multiply', [product(b, normed), normed]);
+    });
+    expect(ops).toEqual(['rmsNorm', 'quantize', 'quantizedLinear', 'multiply']);
+  });
+
+  test('is fused only where the target has a kernel for it', () => {
+    const kernels = REFERENCE_KERNELS.filter(({ op }) => op !== 'rmsNormQuantize');
+    const ops = fusedOps((b, x) => product(b, norm(b, x)), kernels);
+    expect(ops).toEqual(['rmsNorm', 'quantize', 'quantizedLinear']);
   });
 });

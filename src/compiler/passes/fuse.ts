@@ -3,23 +3,28 @@ import type { Graph, Node } from '../../ir/graph.ts';
 import { fuseAddNorm } from '../fusions/add-norm.ts';
 import type { FusionRule } from '../fusions/fusion.ts';
 import { fuseGatedActivation } from '../fusions/gated-activation.ts';
+import { fuseQuantize } from '../fusions/quantize.ts';
 import { fuseRopeKvWrite } from '../fusions/rope-kv-write.ts';
 import { GraphIndex } from '../graph-index.ts';
+import type { CompileRequest } from '../request.ts';
 
-const RULES: readonly FusionRule[] = [fuseAddNorm, fuseGatedActivation, fuseRopeKvWrite];
+const RULES: readonly FusionRule[] = [fuseAddNorm, fuseGatedActivation, fuseRopeKvWrite, fuseQuantize];
 
-export function fuse(graph: Graph): Graph {
-  return RULES.reduce(applyRule, graph);
+/** Makes only ops that `kernels` have. */
+export function fuse(graph: Graph, { kernels }: Pick<CompileRequest, 'kernels'>): Graph {
+  const ops = new Set(kernels.map(({ op }) => op));
+  return RULES.reduce((fused, rule) => applyRule(fused, rule, ops), graph);
 }
 
 /** One sweep: every match whose nodes no earlier match has taken. */
-function applyRule(graph: Graph, rule: FusionRule): Graph {
+function applyRule(graph: Graph, rule: FusionRule, ops: ReadonlySet<string>): Graph {
   const index = new GraphIndex(graph);
   const replaced = new Set<Node>();
   const fusedAt = new Map<Node, Node>();
   for (const node of graph.nodes) {
     const fusion = rule(node, index);
-    if (fusion === null || fusion.replaces.some((part) => replaced.has(part))) continue;
+    if (fusion === null || !ops.has(fusion.fused.op) || fusion.replaces.some((part) => replaced.has(part)))
+      continue;
     for (const part of fusion.replaces) replaced.add(part);
     fusedAt.set(fusion.at, fusion.fused);
   }

@@ -28,7 +28,7 @@ const DTYPE_NUMBERS: Readonly<Partial<Record<DType, number>>> = {
   uint4: 5,
   float8_e4m3fn: 6,
 };
-const LAYOUT_NUMBERS: Readonly<Record<WeightLayout, number>> = {
+const LAYOUT_NUMBERS: Readonly<Partial<Record<WeightLayout, number>>> = {
   rowMajor: 0,
   panel16: 1,
   panel16x2: 2,
@@ -76,7 +76,10 @@ export function dtypeNumber(dtype: DType): number {
 }
 
 export function layoutNumber(layout: WeightLayout): number {
-  return LAYOUT_NUMBERS[layout];
+  const number = LAYOUT_NUMBERS[layout];
+  if (number === undefined)
+    throw new NeedletailError('bad_plan', `the cpu device has no kernels for weights laid out as ${layout}`);
+  return number;
 }
 
 export function findDescription(op: string): CpuKernelDescription {
@@ -213,7 +216,7 @@ class ProgramEncoder {
     rowStride: number,
     address: Address,
   ): void {
-    this.#writer.int32(1, dtypeNumber(dtype), LAYOUT_NUMBERS[layout], 0, 0, 0);
+    this.#writer.int32(1, dtypeNumber(dtype), layoutNumber(layout), 0, 0, 0);
     this.#writer.int64(rows, columns, rowStride, address);
   }
 

@@ -2,6 +2,7 @@
 import type { Launch, Plan } from '../../compiler/plan.ts';
 import type { Address } from '../../ffi/cuda/driver.ts';
 import type { KernelLaunch, StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
+import { CUBLASLT_WORKSPACE_BYTES } from '../../kernels/cuda/linear.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import type { DeviceMemoryPool } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
@@ -125,7 +126,9 @@ export class CudaProgram {
   }
 
   #matmul(launch: ConstructorParameters<typeof MatmulLauncher>[1], placement: Placement): Launcher {
-    const workspace = { address: placement.workspace, bytes: this.#plan.workspaceBytes };
+    // What is beyond belongs to the kernels around the product.
+    const bytes = Math.min(CUBLASLT_WORKSPACE_BYTES, this.#plan.workspaceBytes);
+    const workspace = { address: placement.workspace, bytes };
     const matmul = new MatmulLauncher(this.#runtime, launch, workspace);
     this.#matmuls.push(matmul);
     return matmul;

@@ -1,11 +1,13 @@
 // Brings weights to the device through page-locked buffers that take turns: while one is copied, others are filled, several at
 // once, for one thread reads memory more slowly than the bus carries it.
-// What the checkpoint stores otherwise (transposed, of another type, one tensor for several weights) is sorted out there.
+// What the checkpoint stores otherwise (transposed, of another type, one tensor for several weights, not quantized yet) is sorted
+// out there.
+import { isDeepStrictEqual } from 'node:util';
 import type { Plan, RopeTable, WeightSpec } from '../../compiler/plan.ts';
 import { copyMemory } from '../../ffi/copy-memory.ts';
 import type { Address } from '../../ffi/cuda/driver.ts';
 import type { WeightPart } from '../../ir/graph.ts';
-import { cudaType, int, pointer, type KernelLaunch } from '../../kernels/cuda/cuda-kernel.ts';
+import { int, pointer, type KernelLaunch } from '../../kernels/cuda/cuda-kernel.ts';
 import { isFloatDType, itemSize } from '../../tensor/dtype.ts';
 import { asMatrix, formatShape, shapesEqual } from '../../tensor/shape.ts';
 import type { PackedWeightSource, TensorSource, TensorView } from '../../tensor/tensor-source.ts';
@@ -14,6 +16,7 @@ import type { LoadOptions } from '../device.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
+import { packingLaunch, quantizingLaunches, type PlacedPart } from './pack-launches.ts';
 
 const NUM_STAGES = 16;
 const STAGE_BYTES = 8 * 2 ** 20;
@@ -33,10 +36,10 @@ export async function loadWeights(
   options: LoadOptions,
   runtime: CudaRuntime,
 ): Promise<void> {
-  const loader = new WeightLoader(plan, options, runtime);
+  const loader = new WeightLoader(plan, places, options, runtime);
   try {
     for (const table of plan.ropeTables) await loader.fillTable(table, places.ropeTables[table.id]);
-    for (const weight of plan.weights) await loader.load(weight, places.weights[weight.id], source);
+    for (const weight of plan.weights) await loader.load(weight, source);
     await loader.drain();
   } finally {
     await loader.close();
@@ -54,6 +57,8 @@ interface Stage {
 
 class WeightLoader {
   readonly #runtime: CudaRuntime;
+  readonly #plan: Plan;
+  readonly #places: WeightPlaces;
   readonly #options: LoadOptions;
   readonly #totalBytes: number;
   readonly #pool: DeviceMemoryPool;
@@ -61,8 +66,10 @@ class WeightLoader {
   #nextStage = 0;
   #loadedBytes = 0;
 
-  constructor(plan: Plan, options: LoadOptions, runtime: CudaRuntime) {
+  constructor(plan: Plan, places: WeightPlaces, options: LoadOptions, runtime: CudaRuntime) {
     this.#runtime = runtime;
+    this.#plan = plan;
+    this.#places = places;
     this.#options = options;
     this.#totalBytes = [...plan.weights, ...plan.ropeTables].reduce((sum, { bytes }) => sum + bytes, 0);
     this.#pool = new DeviceMemoryPool(runtime);
@@ -105,57 +112,71 @@ class WeightLoader {
     this.#count(table.bytes);
   }
 
-  async load(weight: WeightSpec, target: Address, source: TensorSource | PackedWeightSource): Promise<void> {
-    if ('readPacked' in source) {
-      await this.#send(checkedPacked(weight, source), target);
-      return this.#count(weight.bytes);
-    }
+  async load(weight: WeightSpec, source: TensorSource | PackedWeightSource): Promise<void> {
+    const target = this.#places.weights[weight.id];
+    if ('readPacked' in source) await this.#send(checkedPacked(weight, source), target);
+    else if (!isMadeWithCodes(weight)) await this.#loadParts(weight, target, source);
+    this.#count(weight.bytes);
+  }
+
+  async #loadParts(weight: WeightSpec, target: Address, source: TensorSource): Promise<void> {
     const columns = weight.shape[1] ?? 1;
-    let at = target;
+    let row = 0;
     for (const part of weight.parts) {
-      const bytes = part.rowCount * columns * itemSize(weight.dtype);
-      await this.#loadPart(weight, part, at, readChecked(part, source));
-      this.#count(bytes);
-      at += bytes;
+      const view = readChecked(part, weight, source);
+      const to = target + row * columns * itemSize(weight.dtype);
+      if (isAsStored(weight, part, view)) await this.#sendRows(part, to, view);
+      else await this.#packPart(weight, part, to, row, view);
+      row += part.rowCount;
     }
   }
 
-  async #loadPart(weight: WeightSpec, part: WeightPart, target: Address, view: TensorView): Promise<void> {
-    const [, stride] = asMatrix(part.tensorShape);
-    const isWhole =
-      !part.transpose && part.rowStep === 1 && part.columnCount === stride && view.dtype === weight.dtype;
-    if (!isWhole) return this.#packPart(weight, part, target, view);
-    const rowBytes = stride * itemSize(view.dtype);
+  async #sendRows(part: WeightPart, target: Address, view: TensorView): Promise<void> {
+    const rowBytes = asMatrix(part.tensorShape)[1] * itemSize(view.dtype);
     const start = part.rowStart * rowBytes;
     await this.#send(view.bytes.subarray(start, start + part.rowCount * rowBytes), target);
   }
 
-  /** Sends the tensor as it is and has the GPU cut, transpose and convert it. */
-  async #packPart(weight: WeightSpec, part: WeightPart, target: Address, view: TensorView): Promise<void> {
+  /** Sends the tensor as it is and has the GPU cut, transpose, convert or quantize it. */
+  async #packPart(
+    weight: WeightSpec,
+    part: WeightPart,
+    target: Address,
+    firstRow: number,
+    view: TensorView,
+  ): Promise<void> {
     const tensor = this.#pool.allocate(view.bytes.byteLength);
     await this.#send(view.bytes, tensor);
     await this.drain();
-    const [, stride] = asMatrix(part.tensorShape);
-    const [rowStep, columnStep] = part.transpose ? [1, stride] : [stride, 1];
-    const first = part.rowStart * rowStep + part.columnStart * columnStep;
-    const { rowCount, columnCount } = part;
-    this.#launch({
-      source: 'pack-weight.cu',
-      entry: 'pack_weight',
-      defines: { SOURCE: cudaType(view.dtype), TARGET: cudaType(weight.dtype) },
-      block: 256,
-      grid: () => [Math.ceil(rowCount / 32), Math.ceil(columnCount / 32), 1],
-      parameters: [
-        pointer(tensor + first * itemSize(view.dtype)),
-        pointer(target),
-        { int64: rowStep * part.rowStep },
-        { int64: columnStep },
-        int(rowCount),
-        int(columnCount),
-      ],
-    });
+    const placed: PlacedPart = { part, tensor, from: view.dtype, weight, target };
+    if (weight.quantization?.origin === 'quantize') this.#quantize(placed, firstRow);
+    else this.#launch(packingLaunch(placed));
     this.#runtime.driver.synchronize(this.#runtime.stream);
     this.#pool.free(tensor);
+  }
+
+  #quantize(placed: PlacedPart, firstRow: number): void {
+    const scales = scalesFor(placed.weight, this.#plan);
+    const firstScale = this.#places.weights[scales.id] + firstRow * scales.shape[1] * itemSize('float32');
+    const numBad = this.#pool.upload(new Uint8Array(4));
+    for (const launch of quantizingLaunches(placed, firstScale, numBad)) this.#launch(launch);
+    const isBad = this.#download(numBad, 4).some((byte) => byte !== 0);
+    this.#pool.free(numBad);
+    if (!isBad) return;
+    throw new NeedletailError(
+      'bad_checkpoint',
+      `tensor ${placed.part.tensor} holds NaN or infinite values, which cannot be quantized`,
+    );
+  }
+
+  #download(address: Address, numBytes: number): Uint8Array {
+    const { driver, stream } = this.#runtime;
+    const buffer = this.#pool.allocatePinned(numBytes);
+    driver.copyToHost(buffer.address, address, numBytes, stream);
+    driver.synchronize(stream);
+    const bytes = buffer.bytes.slice(0, numBytes);
+    this.#pool.freePinned(buffer);
+    return bytes;
   }
 
   /** Resolves when the last piece has a stage; `bytes` stay as they are until `drain`. */
@@ -203,14 +224,42 @@ function checkedPacked(weight: WeightSpec, source: PackedWeightSource): Uint8Arr
   );
 }
 
-function readChecked(part: WeightPart, source: TensorSource): TensorView {
+/** Scales that are made of floats are made together with their codes. */
+function isMadeWithCodes({ quantization }: WeightSpec): boolean {
+  return quantization?.holds === 'scales' && quantization.origin === 'quantize';
+}
+
+/** The weight of scales with the same parts. */
+function scalesFor({ name, parts }: WeightSpec, { weights }: Plan): WeightSpec {
+  const scales = weights.find((weight) => isMadeWithCodes(weight) && isDeepStrictEqual(weight.parts, parts));
+  if (scales) return scales;
+  throw new NeedletailError('bad_plan', `the plan has no scales for weight ${name}`);
+}
+
+/** The part is whole rows of a tensor that stores them as the device does. */
+function isAsStored(
+  { dtype, layout }: WeightSpec,
+  { transpose, rowStep, columnCount, tensorShape }: WeightPart,
+  view: TensorView,
+): boolean {
+  const isWhole = !transpose && rowStep === 1 && columnCount === asMatrix(tensorShape)[1];
+  return isWhole && view.dtype === dtype && layout === 'rowMajor';
+}
+
+function readChecked(
+  part: WeightPart,
+  { dtype, quantization }: WeightSpec,
+  source: TensorSource,
+): TensorView {
   const view = source.read(part.tensor);
   const numElements = part.tensorShape.reduce((product, size) => product * size, 1);
-  const isWhole = isFloatDType(view.dtype) && view.bytes.byteLength === numElements * itemSize(view.dtype);
-  if (isWhole && shapesEqual(view.shape, part.tensorShape)) return view;
+  const wantsFloats = isFloatDType(dtype) || quantization?.origin === 'quantize';
+  const isRight = wantsFloats ? isFloatDType(view.dtype) : view.dtype === dtype;
+  const isWhole = view.bytes.byteLength === numElements * itemSize(view.dtype);
+  if (isRight && isWhole && shapesEqual(view.shape, part.tensorShape)) return view;
   throw new NeedletailError(
     'bad_checkpoint',
     `tensor ${part.tensor} is ${view.dtype} ${formatShape(view.shape)} in ${view.bytes.byteLength} bytes, ` +
-      `but the plan was compiled for ${formatShape(part.tensorShape)}`,
+      `but the plan was compiled for ${wantsFloats ? 'floats' : dtype} ${formatShape(part.tensorShape)}`,
   );
 }

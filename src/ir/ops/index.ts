@@ -12,6 +12,7 @@ import { latentAttention } from './latent-attention.ts';
 import { addLayerNorm, layerNorm } from './layer-norm.ts';
 import { linear } from './linear.ts';
 import { addRmsNorm, rmsNorm } from './rms-norm.ts';
+import { addRmsNormQuantize, gatedActivationQuantize, rmsNormQuantize } from './quantize-fusions.ts';
 import { quantize } from './quantize.ts';
 import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-grouped-linear.ts';
 import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
@@ -52,6 +53,9 @@ const QUANTIZED_OPS = [
   quantizedLinear,
   weightOnlyGroupedLinear,
   quantizedGroupedLinear,
+  rmsNormQuantize,
+  addRmsNormQuantize,
+  gatedActivationQuantize,
 ];
 
 export const OPS: ReadonlyMap<string, OpDefinition> = new Map(

@@ -242,6 +242,15 @@ describe('what ops declare to passes', () => {
       ],
       combineExperts: [[x, matrix([1, 2], [3, 4], [5, 6])], {}],
       quantize: [[x], { dtype: 'int8', groupSize: 2 }],
+      rmsNormQuantize: [
+        [x, gain],
+        { eps: 0.1, groupSize: 4, weightOffset: 0, quantize: { dtype: 'int8', groupSize: 4 } },
+      ],
+      addRmsNormQuantize: [
+        [x, other, gain],
+        { eps: 0.1, weightOffset: 0, quantize: { dtype: 'float8_e4m3fn', groupSize: 2 } },
+      ],
+      gatedActivationQuantize: [[x], { kind: 'silu', quantize: { dtype: 'int8', groupSize: 2 } }],
       weightOnlyLinear: [[x, matrix([1, 2, 3, 4]), matrix([0.5])], int8Weight],
       quantizedLinear: [[x, gains, matrix([1, 2, 3, 4]), matrix([0.5])], { ...int8Weight, xGroupSize: 4 }],
       weightOnlyGroupedLinear: [

@@ -4,6 +4,11 @@ import { floatsOf, floatTensor } from '../host-tensor.ts';
 import { defineOp } from '../op.ts';
 import { quantizeRows, quantizeWithScale } from '../../tensor/quantize-rows.ts';
 
+export const quantizeAttributes = z.strictObject({
+  dtype: z.enum(['int8', 'float8_e4m3fn']),
+  groupSize: z.int().positive(),
+});
+
 /**
  * `x` `[tokens, columns]` → codes likewise, and float32 scales `[tokens, columns / groupSize]`: each group's own, or the
  * largest of `staticScales`, which calibration found.
@@ -11,10 +16,7 @@ import { quantizeRows, quantizeWithScale } from '../../tensor/quantize-rows.ts';
 export const quantize = defineOp({
   name: 'quantize',
   inputs: ['x', 'staticScales?'],
-  attributes: z.strictObject({
-    dtype: z.enum(['int8', 'float8_e4m3fn']),
-    groupSize: z.int().positive(),
-  }),
+  attributes: quantizeAttributes,
   isRowwise: true,
   wideOutputs: [1],
 

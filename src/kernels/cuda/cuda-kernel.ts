@@ -47,6 +47,7 @@ export interface CudaGpu {
   /** 90 for 9.0. */
   readonly computeCapability: number;
   readonly maxSharedMemoryPerBlock: number;
+  readonly numMultiprocessors: number;
 }
 
 /** A launch of the plan with everything placed. */
@@ -155,7 +156,14 @@ export function singleKernel(
 
 /** The types' names in the sources. */
 export function cudaType(dtype: DType): string {
-  const names: Partial<Record<DType, string>> = { float32: 'float', bfloat16: 'bf16', float16: 'fp16' };
+  const names: Partial<Record<DType, string>> = {
+    float32: 'float',
+    bfloat16: 'bf16',
+    float16: 'fp16',
+    int8: 'int8',
+    uint4: 'uint4_codes',
+    float8_e4m3fn: 'e4m3',
+  };
   const name = names[dtype];
   if (name === undefined) throw new Error(`no kernel computes with ${dtype}`);
   return name;

@@ -1,25 +1,8 @@
 // Elementwise ops and gatedActivation. X: the elements' type, OP: the function, VEC: elements per access.
-#include "common.cuh"
+#include "activations.cuh"
 
 __device__ __forceinline__ float add(float a, float b) { return a + b; }
 __device__ __forceinline__ float multiply(float a, float b) { return a * b; }
-
-/// Unary functions take two numbers of their op's attributes.
-__device__ __forceinline__ float scale(float x, float factor, float) { return x * factor; }
-__device__ __forceinline__ float clamp(float x, float low, float high) {
-  return x != x ? x : fminf(fmaxf(x, low), high);
-}
-__device__ __forceinline__ float softcap(float x, float cap, float) { return cap * tanhf(x / cap); }
-__device__ __forceinline__ float silu(float x, float, float) { return x / (1.0f + expf(-x)); }
-__device__ __forceinline__ float gelu(float x, float, float) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
-__device__ __forceinline__ float geluTanh(float x, float, float) {
-  return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-}
-__device__ __forceinline__ float relu(float x, float, float) { return x != x ? x : fmaxf(x, 0.0f); }
-__device__ __forceinline__ float reluSquared(float x, float, float) { return x != x ? x : fmaxf(x, 0.0f) * fmaxf(x, 0.0f); }
-__device__ __forceinline__ float quickGelu(float x, float, float) { return x / (1.0f + expf(-1.702f * x)); }
-__device__ __forceinline__ float sigmoid(float x, float, float) { return 1.0f / (1.0f + expf(-x)); }
-__device__ __forceinline__ float tanh(float x, float, float) { return tanhf(x); }
 
 #if defined(UNARY)
 extern "C" __global__ void unary(const int* num_rows, const X* x, i64 x_stride, X* y, i64 y_stride, int columns, float p0,

@@ -5,12 +5,18 @@ import { activation, add, clamp, gatedActivation, multiply, scale, softcap } fro
 import { embedding, gatherRows } from './embedding.ts';
 import { combineExperts, groupedLinear, routeExperts } from './experts.ts';
 import { linear } from './linear.ts';
-import { addLayerNorm, addRmsNorm, layerNorm, rmsNorm } from './norm.ts';
+import { addLayerNorm, addRmsNorm, addRmsNormQuantize, layerNorm, rmsNorm, rmsNormQuantize } from './norm.ts';
+import { gatedActivationQuantize, quantize } from './quantize.ts';
+import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-experts.ts';
+import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
 import { kvWrite, rope, ropeKvWrite } from './rope.ts';
 
 export const CUDA_KERNELS: readonly CudaKernelDescription[] = [
   embedding,
   linear,
+  quantize,
+  weightOnlyLinear,
+  quantizedLinear,
   rmsNorm,
   layerNorm,
   add,
@@ -25,10 +31,15 @@ export const CUDA_KERNELS: readonly CudaKernelDescription[] = [
   latentAttention,
   routeExperts,
   groupedLinear,
+  weightOnlyGroupedLinear,
+  quantizedGroupedLinear,
   combineExperts,
   gatherRows,
   addRmsNorm,
   addLayerNorm,
   gatedActivation,
   ropeKvWrite,
+  rmsNormQuantize,
+  addRmsNormQuantize,
+  gatedActivationQuantize,
 ];

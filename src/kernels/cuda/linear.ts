@@ -21,13 +21,13 @@ import {
 import { invariant, INVARIANT_VARIANTS, isInvariant } from './linear-invariant.ts';
 
 /** What cuBLASLt may use; it is told so. */
-const CUBLASLT_WORKSPACE_BYTES = 32 * 2 ** 20;
+export const CUBLASLT_WORKSPACE_BYTES = 32 * 2 ** 20;
 /** Rows of x that the streaming kernel takes at once, by variant; 8 to a tensor-core tile. */
 const STREAMED_ROWS = [8, 16];
 const TILE = 64;
 /** Hopper's, by the compute capability. */
-const COPY_ENGINE_CAPABILITY = 90;
-const STAGE_BARRIER_BYTES = 16;
+export const COPY_ENGINE_CAPABILITY = 90;
+export const STAGE_BARRIER_BYTES = 16;
 
 export const linear: CudaKernelDescription = {
   ...singleKernel('linear', prepare),
@@ -57,16 +57,18 @@ function prepare(launch: CudaLaunch): readonly PreparedLaunch[] {
   if (launch.kernel === 'tiled' || !isAligned) return [tiled(launch)];
   if (isInvariant(launch.kernel)) return [invariant(launch, operands(launch), parameters(launch))];
   return launch.kernel === 'cublaslt'
-    ? matmul(launch)
+    ? matmul(launch, operands(launch))
     : [stream(launch, Number(launch.kernel.slice('stream'.length)))];
 }
 
-function operands({ inputs, outputs }: CudaLaunch): {
-  x: CudaMatrix;
-  weight: CudaMatrix;
-  bias: CudaMatrix | null;
-  y: CudaMatrix;
-} {
+export interface LinearOperands {
+  readonly x: CudaMatrix;
+  readonly weight: CudaMatrix;
+  readonly bias: CudaMatrix | null;
+  readonly y: CudaMatrix;
+}
+
+function operands({ inputs, outputs }: CudaLaunch): LinearOperands {
   return {
     x: matrixOf(inputs[0]),
     weight: matrixOf(inputs[1]),
@@ -140,8 +142,10 @@ function tiled(launch: CudaLaunch): KernelLaunch {
   };
 }
 
-function matmul(launch: CudaLaunch): readonly PreparedLaunch[] {
-  const { x, weight, bias, y } = operands(launch);
+export function matmul(
+  launch: CudaLaunch,
+  { x, weight, bias, y }: LinearOperands,
+): readonly PreparedLaunch[] {
   const isFused = bias?.dtype === y.dtype;
   const product = { kind: 'matmul', x, weight, y, bias: isFused ? bias : null, rows: launch.rows } as const;
   return bias === null || isFused ? [product] : [product, addBias(launch, y, bias)];

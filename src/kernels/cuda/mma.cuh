@@ -38,12 +38,13 @@ __device__ __forceinline__ void load_tiles_transposed(u32 (&tiles)[4], const voi
 /// 16 bytes to shared memory beside the computation; zeros if not `is_valid`.
 __device__ __forceinline__ void copy_async(void* target, const void* source, bool is_valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(target)), "l"(source),
-               "r"(is_valid ? 16 : 0));
+               "r"(is_valid ? 16 : 0)
+               : "memory");
 }
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;"); }
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Until at most `kPending` groups are under way.
 template <int kPending> __device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending));
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 /// 16 bytes that are read once.

@@ -1,15 +1,18 @@
 // rmsNorm and layerNorm of groups of columns, alone or after adding a residual (ADD). A block per row and group; a thread keeps its
-// PIECES pieces of VEC elements in registers, so that the row is read once. X: the activations' type, W: the weight's.
-// Statistics in float32.
-#include "common.cuh"
+// PIECES pieces of VEC elements in registers, so that the row is read once. X: the activations' type, W: the weight's, Y: what is
+// written, X or (QUANTIZE) codes with a scale for the row. Statistics in float32.
+#include "quantize.cuh"
 
 struct Row {
   const X* x;
   const X* residual;  // of ADD
   X* sum;             // of ADD
-  X* y;
+  Y* y;
   const W* bias;  // may be null
   int columns;
+  float* scale;                // of QUANTIZE: of the row
+  const float* static_scales;  // may be null
+  int num_static;
   Vec<W, VEC> weight[PIECES];
   float values[PIECES][VEC];
 
@@ -50,29 +53,55 @@ struct Row {
     return reduce_block(part, 0.0f, Sum());
   }
 
-  __device__ __forceinline__ void write(float mean, float factor, float weight_offset) const {
+  __device__ __forceinline__ X normed(int piece, int i, int j, float mean, float factor, float weight_offset) const {
+    const float value = (values[piece][j] - mean) * factor * (to_float(weight[piece].at[j]) + weight_offset);
+    return from_float<X>(bias ? value + to_float(bias[i + j]) : value);
+  }
+
+#if QUANTIZE
+  __device__ __forceinline__ void write(float mean, float factor, float weight_offset) {
+    float absmax = 0.0f;
     each([&](int piece, int i) {
-      Vec<X, VEC> result;
 #pragma unroll
       for (int j = 0; j < VEC; j++) {
-        const float normed = (values[piece][j] - mean) * factor * (to_float(weight[piece].at[j]) + weight_offset);
-        result.at[j] = from_float<X>(bias ? normed + to_float(bias[i + j]) : normed);
+        values[piece][j] = to_float(normed(piece, i, j, mean, factor, weight_offset));
+        absmax = MaxMagnitude()(absmax, fabsf(values[piece][j]));
       }
+    });
+    const float row_scale = static_scales ? largest(static_scales, num_static)
+                                          : scale_of<Y>(reduce_block(absmax, 0.0f, MaxMagnitude()));
+    if (threadIdx.x == 0) *scale = row_scale;
+    each([&](int piece, int i) {
+      Vec<Y, VEC> result;
+#pragma unroll
+      for (int j = 0; j < VEC; j++) result.at[j] = encode<Y>(values[piece][j] / row_scale);
       store<VEC>(y + i, result);
     });
   }
+#else
+  __device__ __forceinline__ void write(float mean, float factor, float weight_offset) const {
+    each([&](int piece, int i) {
+      Vec<Y, VEC> result;
+#pragma unroll
+      for (int j = 0; j < VEC; j++) result.at[j] = normed(piece, i, j, mean, factor, weight_offset);
+      store<VEC>(y + i, result);
+    });
+  }
+#endif
 };
 
 #define NORM_PARAMETERS                                                                                            \
   const int *num_rows, const X *x, i64 x_stride, const X *residual, i64 residual_stride, X *sum, i64 sum_stride,   \
-      X *y, i64 y_stride, const W *weight, const W *bias, int group_size, int weight_groups, float eps
+      Y *y, i64 y_stride, float *scales, i64 scales_stride, const float *static_scales, int num_static,            \
+      const W *weight, const W *bias, int group_size, int weight_groups, float eps
 /// `row` of this block, read; ends blocks beyond the step's rows.
 #define READ_ROW                                                                                                   \
   let_next_start();                                                                                                \
   const i64 at_row = blockIdx.x;                                                                                   \
   const int at = blockIdx.y * group_size, weight_at = weight_groups == 1 ? 0 : at, rows = *num_rows;               \
   Row row{x + at_row * x_stride + at, residual + at_row * residual_stride + at, sum + at_row * sum_stride + at,    \
-          y + at_row * y_stride + at, bias ? bias + weight_at : nullptr, group_size};                              \
+          y + at_row * y_stride + at, bias ? bias + weight_at : nullptr, group_size,                               \
+          scales + at_row * scales_stride, static_scales, num_static};                                             \
   row.read_weight(weight + weight_at);                                                                             \
   wait_for_previous();                                                                                             \
   if (at_row >= rows) return;                                                                                      \

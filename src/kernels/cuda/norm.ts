@@ -1,4 +1,4 @@
-// Launch descriptions of rmsNorm, layerNorm and their fusions with the residual add.
+// Launch descriptions of rmsNorm, layerNorm and their fusions with the residual add and with quantize.
 import {
   cudaType,
   float,
@@ -23,12 +23,15 @@ interface NormOperands {
   /** Of the fused ops: what is added to x, and where the sum goes. */
   readonly added: { readonly residual: CudaMatrix; readonly sum: CudaMatrix } | null;
   readonly y: CudaMatrix;
+  /** Of codes in y: where a row's scale goes, or comes from. */
+  readonly scales: CudaMatrix | null;
+  readonly staticScales: CudaMatrix | null;
   readonly weight: CudaMatrix;
   readonly bias: CudaMatrix | null;
 }
 
 function norm(launch: CudaLaunch, entry: 'rms_norm' | 'layer_norm', operands: NormOperands): KernelLaunch {
-  const { x, added, y, weight, bias } = operands;
+  const { x, added, y, scales, staticScales, weight, bias } = operands;
   const { attributes } = launch;
   const groupSize = Number(attributes['groupSize'] ?? x.columns);
   const { residual, sum } = added ?? { residual: x, sum: x };
@@ -42,6 +45,8 @@ function norm(launch: CudaLaunch, entry: 'rms_norm' | 'layer_norm', operands: No
     defines: {
       X: cudaType(x.dtype),
       W: cudaType(weight.dtype),
+      Y: cudaType(y.dtype),
+      QUANTIZE: scales ? 1 : 0,
       VEC: vec,
       PIECES: Math.ceil(groupSize / vec / block),
       ADD: added ? 1 : 0,
@@ -53,6 +58,9 @@ function norm(launch: CudaLaunch, entry: 'rms_norm' | 'layer_norm', operands: No
     parameters: [
       rowCount(launch),
       ...[x, residual, sum, y].flatMap(view),
+      ...view(scales ?? y),
+      pointer(staticScales?.address ?? 0),
+      int(staticScales?.columns ?? 0),
       pointer(weight.address),
       pointer(bias?.address ?? 0),
       int(groupSize),
@@ -64,23 +72,21 @@ function norm(launch: CudaLaunch, entry: 'rms_norm' | 'layer_norm', operands: No
 }
 
 function alone({ inputs: [x, weight, bias], outputs: [y] }: CudaLaunch): NormOperands {
-  return {
-    x: matrixOf(x),
-    added: null,
-    y: matrixOf(y),
-    weight: matrixOf(weight),
-    bias: optionalMatrix(bias),
-  };
+  const affine = { weight: matrixOf(weight), bias: optionalMatrix(bias) };
+  return { x: matrixOf(x), added: null, y: matrixOf(y), scales: null, staticScales: null, ...affine };
 }
 
 function afterAdd({ inputs: [x, residual, weight, bias], outputs: [sum, y] }: CudaLaunch): NormOperands {
-  return {
-    x: matrixOf(x),
-    added: { residual: matrixOf(residual), sum: matrixOf(sum) },
-    y: matrixOf(y),
-    weight: matrixOf(weight),
-    bias: optionalMatrix(bias),
-  };
+  const added = { residual: matrixOf(residual), sum: matrixOf(sum) };
+  const affine = { weight: matrixOf(weight), bias: optionalMatrix(bias) };
+  return { x: matrixOf(x), added, y: matrixOf(y), scales: null, staticScales: null, ...affine };
+}
+
+/** The operands of the op that `quantize` is fused with, which has no bias, and those of the quantize. */
+function quantizing(launch: CudaLaunch, operandsOf: (launch: CudaLaunch) => NormOperands): NormOperands {
+  const [scales, staticScales] = [launch.outputs.at(-1), launch.inputs.at(-1)];
+  const own = { ...launch, inputs: launch.inputs.slice(0, -1), outputs: launch.outputs.slice(0, -1) };
+  return { ...operandsOf(own), scales: matrixOf(scales), staticScales: optionalMatrix(staticScales) };
 }
 
 export const rmsNorm = singleKernel('rmsNorm', (launch) => [norm(launch, 'rms_norm', alone(launch))]);
@@ -90,4 +96,10 @@ export const addRmsNorm = singleKernel('addRmsNorm', (launch) => [
 ]);
 export const addLayerNorm = singleKernel('addLayerNorm', (launch) => [
   norm(launch, 'layer_norm', afterAdd(launch)),
+]);
+export const rmsNormQuantize = singleKernel('rmsNormQuantize', (launch) => [
+  norm(launch, 'rms_norm', quantizing(launch, alone)),
+]);
+export const addRmsNormQuantize = singleKernel('addRmsNormQuantize', (launch) => [
+  norm(launch, 'rms_norm', quantizing(launch, afterAdd)),
 ]);

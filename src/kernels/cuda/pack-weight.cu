@@ -1,6 +1,11 @@
 // A part of a weight out of its tensor as the checkpoint stores it: cut, transposed, converted. SOURCE: the tensor's type, TARGET: the weight's.
 #include "common.cuh"
 
+template <typename T> struct Convert {
+  template <typename S> static __device__ __forceinline__ T from(S x) { return from_float<T>(to_float(x)); }
+  static __device__ __forceinline__ T from(T x) { return x; }
+};
+
 /// target[row, column] = source[row · row_step + column · column_step]; grid [row tiles, column tiles], blocks of 32 × 8.
 extern "C" __global__ void pack_weight(const SOURCE* source, TARGET* target, i64 row_step, i64 column_step, int rows, int columns) {
   __shared__ TARGET tile[32][33];
@@ -12,7 +17,7 @@ extern "C" __global__ void pack_weight(const SOURCE* source, TARGET* target, i64
     const int row = first_row + (is_transposed ? lane : i), column = first_column + (is_transposed ? i : lane);
     if (row < rows && column < columns)
       tile[row - first_row][column - first_column] =
-          from_float<TARGET>(to_float(source[row * row_step + column * column_step]));
+          Convert<TARGET>::from(source[row * row_step + column * column_step]);
   }
   __syncthreads();
   for (int i = warp; i < 32; i += 8) {

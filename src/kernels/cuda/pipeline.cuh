@@ -18,17 +18,21 @@ __device__ __forceinline__ void arrive(u64* barrier) {
 }
 /// Until the barrier's phase of this parity is over.
 __device__ __forceinline__ void wait_barrier(u64* barrier, int parity) {
+#if HAS_COPY_ENGINE
+  // A loop of its own: one that the compiler sees makes it doubt wgmma's registers.
+  asm volatile(
+      "{ .reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n@!p bra AGAIN;\n}" ::"r"(
+          shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+#else
   u32 is_done = 0;
   while (!is_done)
-    asm volatile(
-#if HAS_COPY_ENGINE
-        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-#else
-        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(is_done)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
 #endif
-        : "=r"(is_done)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
 }
 
 /// The driver's description of a matrix (`CUtensorMap`).

@@ -1,0 +1,48 @@
+// quantize: groups of columns of x become codes and a scale, or a whole row does; alone or after gatedActivation (OP: its function).
+// A block per row and group; a thread keeps its PIECES pieces of VEC elements in registers, so that x is read once. X: type of x,
+// CODE: of the codes.
+#include "activations.cuh"
+#include "quantize.cuh"
+
+extern "C" __global__ void quantize(const int* num_rows, const X* x, i64 x_stride, const float* static_scales, int num_static,
+                                    CODE* codes, i64 codes_stride, float* scales, i64 scales_stride, int group_size) {
+  const i64 row = blockIdx.x;
+  const int rows = *num_rows;
+  let_next_start();
+  wait_for_previous();
+  if (row >= rows) return;
+  const int start = blockIdx.y * group_size;
+  x += row * x_stride + start;
+  codes += row * codes_stride + start;
+  float values[PIECES][VEC], absmax = 0.0f;
+#pragma unroll
+  for (int piece = 0; piece < PIECES; piece++) {
+    const int i = (piece * blockDim.x + threadIdx.x) * VEC;
+    if (i >= group_size) break;
+    const Vec<X, VEC> at = load<VEC>(x + i);
+#ifdef OP
+    const Vec<X, VEC> up = load<VEC>(x + group_size + i);
+#endif
+#pragma unroll
+    for (int j = 0; j < VEC; j++) {
+#ifdef OP
+      values[piece][j] = to_float(from_float<X>(OP(to_float(at.at[j]), 0.0f, 0.0f) * to_float(up.at[j])));
+#else
+      values[piece][j] = to_float(at.at[j]);
+#endif
+      absmax = MaxMagnitude()(absmax, fabsf(values[piece][j]));
+    }
+  }
+  const float scale = static_scales ? largest(static_scales, num_static)
+                                    : scale_of<CODE>(reduce_block(absmax, 0.0f, MaxMagnitude()));
+  if (threadIdx.x == 0) scales[row * scales_stride + blockIdx.y] = scale;
+#pragma unroll
+  for (int piece = 0; piece < PIECES; piece++) {
+    const int i = (piece * blockDim.x + threadIdx.x) * VEC;
+    if (i >= group_size) break;
+    Vec<CODE, VEC> result;
+#pragma unroll
+    for (int j = 0; j < VEC; j++) result.at[j] = encode<CODE>(values[piece][j] / scale);
+    store<VEC>(codes + i, result);
+  }
+}

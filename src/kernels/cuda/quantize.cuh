@@ -1,0 +1,46 @@
+// Numbers to codes of 8 bits under a scale, as tensor/quantize-rows.ts defines it to the last bit. Of numbers that are not finite
+// the scale is not finite either, so that it shows.
+#pragma once
+#include "dequantize.cuh"
+
+template <typename Code> constexpr float kLargestCode = 127.0f;
+template <> constexpr float kLargestCode<e4m3> = 448.0f;
+template <> constexpr float kLargestCode<uint4_codes> = 7.0f;
+
+/// Of magnitudes; NaN is above all.
+struct MaxMagnitude {
+  __device__ __forceinline__ float operator()(float a, float b) const {
+    return __float_as_uint(a) > __float_as_uint(b) ? a : b;
+  }
+};
+
+template <typename Code> __device__ __forceinline__ float scale_of(float absmax) {
+  const float scale = absmax / kLargestCode<Code>;
+  return scale == 0.0f ? 1.0f : scale;
+}
+
+/// The scale of several calibrated ones that suits them all.
+__device__ __forceinline__ float largest(const float* scales, int count) {
+  float most = scales[0];
+  for (int i = 1; i < count; i++) most = fmaxf(most, scales[i]);
+  return most;
+}
+
+template <typename Code> __device__ __forceinline__ Code encode(float x);
+template <> __device__ __forceinline__ int8 encode<int8>(float x) {
+  return {u8(int(fminf(fmaxf(rintf(x), -127.0f), 127.0f)))};
+}
+template <> __device__ __forceinline__ e4m3 encode<e4m3>(float x) {
+#if __CUDA_ARCH__ >= 890
+  u16 codes;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(0.0f), "f"(x));
+  return {u8(codes)};
+#else
+  const u32 bits = __float_as_uint(x), sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return {u8(sign | 0x7f)};
+  // Below 2^-6 the last place is 2^-9; adding 2^14 rounds there.
+  if (magnitude < 0x3c800000) return {u8(sign | (__float_as_uint(__uint_as_float(magnitude) + 16384.0f) - 0x46800000))};
+  const u32 rounded = (magnitude - 0x3c000000 + 0x7ffff + (magnitude >> 20 & 1)) >> 20;
+  return {u8(sign | min(rounded, 0x7eu))};
+#endif
+}

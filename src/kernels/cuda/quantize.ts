@@ -1,0 +1,59 @@
+// Launch descriptions of quantize, alone and after gatedActivation.
+import { itemSize } from '../../tensor/dtype.ts';
+import {
+  cudaType,
+  int,
+  matrixOf,
+  optionalMatrix,
+  pointer,
+  rowCount,
+  singleKernel,
+  threadsFor,
+  vectorWidth,
+  view,
+  type CudaLaunch,
+  type Defines,
+  type KernelLaunch,
+} from './cuda-kernel.ts';
+
+const MAX_THREADS = 512;
+
+interface Format {
+  readonly dtype: string;
+  readonly groupSize: number;
+}
+
+function quantizing(launch: CudaLaunch, { groupSize }: Format, defines: Defines): KernelLaunch {
+  const [x, staticScales] = [matrixOf(launch.inputs[0]), optionalMatrix(launch.inputs[1])];
+  const [codes, scales] = launch.outputs.map(matrixOf);
+  const vec = Math.min(vectorWidth(groupSize, [x, codes]), 16 / itemSize(x.dtype));
+  const block = threadsFor(groupSize / vec, MAX_THREADS);
+  const pieces = Math.ceil(groupSize / vec / block);
+  return {
+    kind: 'kernel',
+    source: 'quantize.cu',
+    entry: 'quantize',
+    defines: { X: cudaType(x.dtype), CODE: cudaType(codes.dtype), VEC: vec, PIECES: pieces, ...defines },
+    block,
+    sharedBytes: 0,
+    overlaps: true,
+    grid: (counts) => [counts[launch.rows], codes.columns / groupSize, 1],
+    parameters: [
+      rowCount(launch),
+      ...view(x),
+      pointer(staticScales?.address ?? 0),
+      int(staticScales?.columns ?? 0),
+      ...view(codes),
+      ...view(scales),
+      int(groupSize),
+    ],
+  };
+}
+
+export const quantize = singleKernel('quantize', (launch) => [
+  quantizing(launch, launch.attributes as unknown as Format, {}),
+]);
+
+export const gatedActivationQuantize = singleKernel('gatedActivationQuantize', (launch) => [
+  quantizing(launch, launch.attributes['quantize'] as Format, { OP: String(launch.attributes['kind']) }),
+]);
