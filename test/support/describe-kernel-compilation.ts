@@ -37,8 +37,6 @@ const MAX_GRID = [2 ** 31 - 1, 65535, 65535];
 /** More than a few registers parked in memory would show. */
 const MAX_SPILL_BYTES = 64;
 
-const QUANTIZED_RECIPES = ['int8', 'int4', 'fp8', 'smoothquant'] as const;
-
 /** Kernels of instructions that only Hopper has. */
 const HOPPER_SOURCES = ['quantized-wgmma.cu'];
 
@@ -132,6 +130,9 @@ function distinctLaunches(gpu: CudaGpu, dtypes: readonly FloatDType[]): KernelLa
 
 /** Every model in every type, and a dense one and one of experts in the recipes of smaller numbers. */
 function plans(gpu: CudaGpu, dtypes: readonly FloatDType[]): Plan[] {
+  const recipes = (['int8', 'int4', 'fp8', 'smoothquant'] as const).filter(
+    (name) => name !== 'fp8' || gpu.computeCapability >= 89,
+  );
   const inRecipe = (config: HFConfig, name: Quantization, groupSize: number | null) => {
     const quantization = quantizationRules(name, groupSize, []);
     return cudaPlan(config, 'bfloat16', gpu, { quantization });
@@ -141,11 +142,9 @@ function plans(gpu: CudaGpu, dtypes: readonly FloatDType[]): Plan[] {
     ...['llama2', 'gpt2'].flatMap((name) =>
       dtypes.map((dtype) => cudaPlan(loadReference(name).config, dtype, gpu, { batchInvariant: true })),
     ),
-    ...QUANTIZED_RECIPES.map((name) => inRecipe(withFewLayers(findPreset('llama-2-7b')!.config), name, null)),
+    ...recipes.map((name) => inRecipe(withFewLayers(findPreset('llama-2-7b')!.config), name, null)),
     // The reference's experts have fewer columns than a group of int4.
-    ...QUANTIZED_RECIPES.map((name) =>
-      inRecipe(loadReference('mixtral').config, name, name === 'int4' ? 32 : null),
-    ),
+    ...recipes.map((name) => inRecipe(loadReference('mixtral').config, name, name === 'int4' ? 32 : null)),
   ];
 }
 
