@@ -43,9 +43,10 @@ const LAYERS = [
 
   { from: 'llm', to: ['util', 'tensor', 'checkpoint', 'tokenizer', 'engine'] },
   { from: 'server', to: ['util', 'tensor', 'checkpoint', 'tokenizer', 'engine', 'llm'] },
+  { from: 'eval', to: ['*'], except: ['cli', 'server', 'bench'] },
   { from: 'bench', to: ['*'], except: ['cli'] },
   { from: 'cli', to: ['*'] },
-  { from: 'index.ts', to: ['*'], except: ['cli', 'bench'] },
+  { from: 'index.ts', to: ['*'], except: ['cli', 'bench', 'eval'] },
 ];
 
 /** Packages that one folder alone may import. */

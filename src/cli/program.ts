@@ -5,6 +5,7 @@ import { registerBench } from './bench.ts';
 import { registerBuild } from './build.ts';
 import { registerChat } from './chat.ts';
 import { registerDoctor } from './doctor.ts';
+import { registerEval } from './eval.ts';
 import { registerGenerate } from './generate.ts';
 import { registerInspect } from './inspect.ts';
 import { registerServe } from './serve.ts';
@@ -20,6 +21,7 @@ export function createProgram(): Command {
   registerGenerate(program);
   registerInspect(program);
   registerBuild(program);
+  registerEval(program);
   registerBench(program);
   registerDoctor(program);
   return program;

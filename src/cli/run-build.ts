@@ -11,6 +11,7 @@ import { findSubject, modelToLoad, openTensors } from '../engine/subject.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { formatBytes } from '../util/format-bytes.ts';
 import { engineConfig, type EngineFlags } from './flags.ts';
+import { interruption } from './interruption.ts';
 import { progressBar } from './progress.ts';
 
 export interface BuildFlags extends EngineFlags {
@@ -42,21 +43,12 @@ export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
         pack: (weight) => packWeight(weight, source),
         files: subject.checkpoint === null ? [] : await companionFiles(subject.checkpoint.directory),
       },
-      { onProgress: progressBar('packing'), signal: interruption() },
+      { onProgress: progressBar('packing'), signal: interruption('interrupted; nothing was written') },
     );
   } finally {
     source.close();
   }
   console.log(describe(plan, flags.output));
-}
-
-/** Ctrl-C: stops between two weights, so that nothing half-written stays behind. */
-function interruption(): AbortSignal {
-  const stop = new AbortController();
-  process.once('SIGINT', () =>
-    stop.abort(new NeedletailError('aborted', 'interrupted; nothing was written')),
-  );
-  return stop.signal;
 }
 
 async function targetOf(config: EngineConfig): Promise<Target> {

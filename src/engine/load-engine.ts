@@ -15,7 +15,14 @@ import type { EngineConfig } from './config.ts';
 import { LLMEngine } from './llm-engine.ts';
 import { ModelRunner } from './model-runner.ts';
 import { fitToPlan } from './plan-limits.ts';
-import { findSubject, modelToLoad, openTensors, type ModelSubject, type Subject, type SubjectOptions } from './subject.ts';
+import {
+  findSubject,
+  modelToLoad,
+  openTensors,
+  type ModelSubject,
+  type Subject,
+  type SubjectOptions,
+} from './subject.ts';
 
 export interface LoadHooks {
   /** Bytes done and in all; `stage` is `download`, then `weights`. */
@@ -34,23 +41,36 @@ interface Prepared extends FittedPlan {
   readonly config: EngineConfig;
 }
 
+/** A plan on the device that runs it. */
+export interface LoadedModel extends FittedPlan {
+  readonly config: EngineConfig;
+  readonly device: Device;
+  readonly executable: Executable;
+  /** Frees the device, unless it was given. */
+  close(): Promise<void>;
+}
+
 /**
  * Loads a model in this process. Throws a `NeedletailError` that says what to do: `model_not_found`,
  * `unsupported_model`, `bad_checkpoint`, `bad_plan`, `out_of_memory` with the ledger, `invalid_request` for a setting.
  */
 export async function loadEngine(config: EngineConfig, hooks: LoadHooks = {}): Promise<LLMEngine> {
+  return createEngine(await loadExecutable(config, hooks), hooks.clock ?? systemClock);
+}
+
+/** The same without an engine around it, for those who make their own steps; `close` it. */
+export async function loadExecutable(config: EngineConfig, hooks: LoadHooks = {}): Promise<LoadedModel> {
   checkConfig(config);
   const subject = await findSubject(config, subjectOptions(hooks));
   const device = hooks.device ?? (await createDevice(config.device, config));
-  const onClose = async (): Promise<void> => {
+  const close = async (): Promise<void> => {
     if (!hooks.device) await device.dispose();
   };
   try {
     const prepared = await prepare(subject, config, device);
-    const executable = await loadPlan(prepared, device, hooks);
-    return createEngine(prepared, device, executable, { clock: hooks.clock ?? systemClock, onClose });
+    return { ...prepared, device, executable: await loadPlan(prepared, device, hooks), close };
   } catch (error) {
-    await onClose();
+    await close();
     throw error;
   }
 }
@@ -105,13 +125,8 @@ async function loadPlan(prepared: Prepared, device: Device, hooks: LoadHooks): P
   }
 }
 
-function createEngine(
-  prepared: Prepared,
-  device: Device,
-  executable: Executable,
-  surroundings: { readonly clock: Clock; readonly onClose: () => Promise<void> },
-): LLMEngine {
-  const { plan, ledger, shortenedFrom, config } = prepared;
+function createEngine(loaded: LoadedModel, clock: Clock): LLMEngine {
+  const { plan, ledger, shortenedFrom, config, device, executable, close } = loaded;
   return new LLMEngine({
     runner: new ModelRunner(executable),
     info: {
@@ -128,7 +143,8 @@ function createEngine(
     blocks: createBlockManager(plan, ledger.numBlocks, config),
     scheduling: config,
     maxNumPromptRows: plan.limits.maxNumLogitRows - config.maxNumSeqs,
-    ...surroundings,
+    clock,
+    onClose: close,
   });
 }
 
