@@ -30,3 +30,10 @@ export function byteSize(text: string): number {
   const base = unit !== '' && suffix.toLowerCase() === 'b' ? 1000 : 1024;
   return Math.floor(Number(digits) * base ** BYTE_UNITS[unit.toLowerCase()]);
 }
+
+/** A share, as `1%` or `0.01`. */
+export function share(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(%?)$/.exec(text.trim());
+  if (!match) throw new InvalidArgumentError('Give a share, such as 1% or 0.01.');
+  return Number(match[1]) / (match[2] === '%' ? 100 : 1);
+}

@@ -12,9 +12,10 @@ import { NeedletailError } from '../util/errors.ts';
 import { formatBytes } from '../util/format-bytes.ts';
 import { engineConfig, type EngineFlags } from './flags.ts';
 import { interruption } from './interruption.ts';
+import { approval, type QualityFlags } from './plan-quality.ts';
 import { progressBar } from './progress.ts';
 
-export interface BuildFlags extends EngineFlags {
+export interface BuildFlags extends EngineFlags, QualityFlags {
   readonly output: string;
 }
 
@@ -33,6 +34,7 @@ export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
   const kernels = kernelsFor(target);
   const model = modelToLoad(subject, config, target, kernels);
   const plan = compile(compileRequestFor(model, config, target, kernels));
+  const signal = interruption('interrupted; nothing was written');
   const source = openTensors(subject, plan, config);
   try {
     await writePlanDirectory(
@@ -43,7 +45,7 @@ export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
         pack: (weight) => packWeight(weight, source),
         files: subject.checkpoint === null ? [] : await companionFiles(subject.checkpoint.directory),
       },
-      { onProgress: progressBar('packing'), signal: interruption('interrupted; nothing was written') },
+      { onProgress: progressBar('packing'), signal, approve: approval(config, plan, flags, signal) },
     );
   } finally {
     source.close();

@@ -10,6 +10,7 @@ import { NeedletailError } from '../util/errors.ts';
 import { formatCount } from '../util/format-bytes.ts';
 import { engineConfig, type EngineFlags } from './flags.ts';
 import { interruption } from './interruption.ts';
+import { DEFAULT_WINDOW_LEN } from './plan-quality.ts';
 import { progressBar } from './progress.ts';
 
 export interface EvalPerplexityFlags extends EngineFlags {
@@ -22,9 +23,6 @@ export interface EvalPerplexityFlags extends EngineFlags {
   readonly saveCard?: boolean;
   readonly outputJson?: string;
 }
-
-/** A window's length unless one is asked for, where the model's context is longer. */
-const DEFAULT_WINDOW_LEN = 2048;
 
 export async function runEvalPerplexity(name: string, flags: EvalPerplexityFlags): Promise<void> {
   const config = engineConfig(name, flags);

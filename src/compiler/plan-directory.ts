@@ -1,5 +1,6 @@
 // Plan directories: a plan, its packed weights and the small files that serving needs, so that the checkpoint can stay
-// away. plan.json, weights.bin (each weight 64-byte aligned, in the plan's order), config.json, tokenizer files.
+// away. plan.json, weights.bin (each weight 64-byte aligned, in the plan's order), config.json, tokenizer files, and
+// quality.json where the plan was evaluated.
 import { copyFile, mkdir, open, readdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { HFConfig } from '../models/model-definition.ts';
@@ -39,6 +40,8 @@ export interface PlanDirectoryContent {
 export interface WriteOptions {
   readonly onProgress?: (writtenBytes: number, totalBytes: number) => void;
   readonly signal?: AbortSignal;
+  /** Looks at the finished folder before it takes its place, and throws to refuse it. */
+  readonly approve?: (directory: string) => Promise<void>;
 }
 
 export interface PlanDirectory {
@@ -77,6 +80,7 @@ export async function writePlanDirectory(
   try {
     await mkdir(building);
     await writeFiles(building, content, options);
+    await options.approve?.(building);
     await replaceDirectory(building, target);
   } finally {
     await rm(building, { recursive: true, force: true });

@@ -41,6 +41,7 @@ describe('loadEngine', () => {
       maxModelLen: 1024,
       vocabSize: 6144,
       recipe: 'float32',
+      quality: null,
       numBlocks: 4096,
       shortenedFrom: null,
     });

@@ -3,6 +3,7 @@ import { compileToFit, type FittedPlan } from '../compiler/compile-to-fit.ts';
 import { memoryLedger } from '../compiler/ledger.ts';
 import { readPlanDirectory } from '../compiler/plan-directory.ts';
 import type { Plan } from '../compiler/plan.ts';
+import { readQualityCard, type QualityCard } from '../compiler/quality-card.ts';
 import { createDevice, kernelsFor } from '../device/create-device.ts';
 import type { Device, Executable } from '../device/device.ts';
 import type { ModelDefinition } from '../models/model-definition.ts';
@@ -15,6 +16,7 @@ import type { EngineConfig } from './config.ts';
 import { LLMEngine } from './llm-engine.ts';
 import { ModelRunner } from './model-runner.ts';
 import { fitToPlan } from './plan-limits.ts';
+import type { PlanQuality } from './protocol.ts';
 import {
   findSubject,
   modelToLoad,
@@ -39,15 +41,17 @@ export interface LoadHooks {
 interface Prepared extends FittedPlan {
   readonly source: TensorSource | PackedWeightSource;
   readonly config: EngineConfig;
+  readonly quality: PlanQuality | null;
 }
 
 /** A plan on the device that runs it. */
 export interface LoadedModel extends FittedPlan {
   readonly config: EngineConfig;
+  readonly quality: PlanQuality | null;
   readonly device: Device;
   readonly executable: Executable;
   /** Frees the device, unless it was given. */
-  close(): Promise<void>;
+  readonly close: () => Promise<void>;
 }
 
 /**
@@ -94,7 +98,7 @@ function compileSubject(subject: ModelSubject, config: EngineConfig, device: Dev
   const kernels = kernelsFor(target);
   const model = modelToLoad(subject, config, target, kernels);
   const fitted = compileToFit(model, config, target, kernels, device.availableMemory());
-  return { ...fitted, config, source: openTensors(subject, fitted.plan, config) };
+  return { ...fitted, config, quality: null, source: openTensors(subject, fitted.plan, config) };
 }
 
 async function openPlan(directory: string, config: EngineConfig, device: Device): Promise<Prepared> {
@@ -107,7 +111,19 @@ async function openPlan(directory: string, config: EngineConfig, device: Device)
     maxNumSeqs: fitted.maxNumSeqs,
     maxModelLen: fitted.maxModelLen,
   });
-  return { plan, ledger, shortenedFrom: null, config: fitted, source: weights };
+  const quality = qualityOf(await readQualityCard(directory));
+  return { plan, ledger, shortenedFrom: null, config: fitted, quality, source: weights };
+}
+
+function qualityOf(card: QualityCard | null): PlanQuality | null {
+  if (card === null) return null;
+  const { text, perplexity, baseline } = card;
+  return {
+    text: text.name,
+    perplexity,
+    perplexityDelta: baseline?.perplexityDelta ?? null,
+    baseline: baseline?.recipe ?? null,
+  };
 }
 
 async function loadPlan(prepared: Prepared, device: Device, hooks: LoadHooks): Promise<Executable> {
@@ -126,7 +142,7 @@ async function loadPlan(prepared: Prepared, device: Device, hooks: LoadHooks): P
 }
 
 function createEngine(loaded: LoadedModel, clock: Clock): LLMEngine {
-  const { plan, ledger, shortenedFrom, config, device, executable, close } = loaded;
+  const { plan, ledger, shortenedFrom, config, device, executable, quality, close } = loaded;
   return new LLMEngine({
     runner: new ModelRunner(executable),
     info: {
@@ -139,6 +155,7 @@ function createEngine(loaded: LoadedModel, clock: Clock): LLMEngine {
       numBlocks: Math.min(...ledger.numBlocks),
       device: `${plan.header.target.kind} (${device.description})`,
       recipe: plan.header.recipe,
+      quality,
     },
     blocks: createBlockManager(plan, ledger.numBlocks, config),
     scheduling: config,

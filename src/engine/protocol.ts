@@ -85,6 +85,18 @@ export interface EngineInfo {
   readonly numBlocks: number;
   readonly device: string;
   readonly recipe: string;
+  /** What the recipe costs in quality, where the plan directory says so. */
+  readonly quality: PlanQuality | null;
+}
+
+/** The figures of a plan's quality card that users of the engine see. */
+export interface PlanQuality {
+  /** Name of the text that was read. */
+  readonly text: string;
+  readonly perplexity: number;
+  /** 0.01: one percent above the perplexity of `baseline`, another precision of the same model; null if none was measured. */
+  readonly perplexityDelta: number | null;
+  readonly baseline: string | null;
 }
 
 /**

@@ -56,6 +56,7 @@ export class FakeEngine implements EngineClient {
       numBlocks: 1000,
       device: 'fake',
       recipe: 'float32',
+      quality: null,
       shortenedFrom: null,
     };
   }

@@ -50,6 +50,7 @@ export function createToyEngine(overrides: Partial<ToyEngineOptions> = {}): ToyE
       numBlocks,
       device: 'toy',
       recipe: 'float32',
+      quality: null,
       shortenedFrom: null,
     },
     blocks: new BlockManager({

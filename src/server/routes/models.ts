@@ -16,6 +16,7 @@ export function addModelRoutes(app: FastifyInstance, context: ServerContext): vo
 }
 
 function describeModel(id: string, { servedModelNames, created, llm }: ServerContext): object {
+  const { maxModelLen, recipe, quality } = llm.engine.info;
   return {
     id,
     object: 'model',
@@ -23,6 +24,13 @@ function describeModel(id: string, { servedModelNames, created, llm }: ServerCon
     owned_by: 'needletail',
     root: servedModelNames[0],
     parent: null,
-    max_model_len: llm.engine.info.maxModelLen,
+    max_model_len: maxModelLen,
+    precision: recipe,
+    quality: quality && {
+      text: quality.text,
+      perplexity: quality.perplexity,
+      perplexity_delta: quality.perplexityDelta,
+      baseline: quality.baseline,
+    },
   };
 }
