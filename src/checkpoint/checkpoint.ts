@@ -7,14 +7,16 @@ import { NeedletailError } from '../util/errors.ts';
 import { isJsonObject, type JsonObject } from '../util/json-file.ts';
 import { type GenerationConfig, readGenerationConfig } from './generation-config.ts';
 import { readCheckpointJson, readConfig } from './hf-config.ts';
+import { adaptQuantized } from './quantized/adapt-quantized.ts';
 import { readSafetensorsHeader, type SafetensorsHeader } from './safetensors-header.ts';
 import { floatDTypeOf, SafetensorsSource, type TensorPlace } from './safetensors.ts';
 
 export interface Checkpoint {
   readonly directory: string;
+  /** Of a quantized checkpoint that is read as codes and scales, without its `quantization_config`. */
   readonly config: JsonObject;
   readonly generationConfig: GenerationConfig;
-  /** Tensors of the float types; those of other types (masks, counters) fail when they are read. */
+  /** Floats, codes and their scales; what is neither (masks, counters) fails when it is read. */
   readonly tensors: TensorCatalog;
   /** SHA-256, in hex: equal for equal checkpoints. */
   readonly hash: string;
@@ -36,13 +38,13 @@ export async function openCheckpoint(directory: string): Promise<Checkpoint> {
   const generationConfig = await readGenerationConfig(directory, config);
   const headers: SafetensorsHeader[] = [];
   const places = await readPlaces(directory, headers);
+  const source = new SafetensorsSource(places);
+  const adapted = adaptQuantized(config, places, source);
   return {
     directory,
-    config,
     generationConfig,
-    tensors: catalogOf(places),
     hash: await hashCheckpoint(directory, headers),
-    source: new SafetensorsSource(places),
+    ...(adapted ?? { config, tensors: catalogOf(places), source }),
   };
 }
 

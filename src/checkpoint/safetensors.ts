@@ -46,8 +46,13 @@ export class SafetensorsSource implements TensorSource {
     const { file, tensor } = this.#place(name);
     const dtype = floatDTypeOf(tensor);
     if (dtype === null) throw notFloat(name, file, tensor.dtype);
-    const bytes = this.#fileBytes(file).read(tensor.offset, tensor.byteLength);
-    return { dtype, shape: tensor.shape, bytes };
+    return { dtype, shape: tensor.shape, bytes: this.readBytes(name) };
+  }
+
+  /** The bytes of a tensor of any type, as the file holds them. */
+  readBytes(name: string): Uint8Array {
+    const { file, tensor } = this.#place(name);
+    return this.#fileBytes(file).read(tensor.offset, tensor.byteLength);
   }
 
   close(): void {

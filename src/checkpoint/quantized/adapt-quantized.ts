@@ -1,0 +1,66 @@
+// Checkpoints that others quantized: whatever their layout, they become codes and scales by our canonical names.
+import type { TensorCatalog, TensorFacts, TensorSource } from '../../tensor/tensor-source.ts';
+import { isJsonObject, type JsonObject } from '../../util/json-file.ts';
+import type { SafetensorsSource, TensorPlace } from '../safetensors.ts';
+import { adaptAwq } from './awq.ts';
+import { badTensor, RawTensors, type AdaptedTensors } from './raw-tensors.ts';
+
+type Adapter = (settings: JsonObject, raw: RawTensors) => AdaptedTensors;
+
+/** By `quant_method`. */
+const ADAPTERS: ReadonlyMap<string, Adapter> = new Map([['awq', adaptAwq]]);
+
+export interface AdaptedCheckpoint {
+  /** Without what has been adapted: to a model it is one of its usual checkpoints. */
+  readonly config: JsonObject;
+  readonly tensors: TensorCatalog;
+  readonly source: TensorSource;
+}
+
+/** Types that only quantized numbers have; other whole numbers can be buffers of a model. */
+const CODE_TYPES: ReadonlySet<string> = new Set(['I8', 'I32', 'F8_E4M3', 'F8_E5M2', 'F8_E8M0', 'F4']);
+
+/**
+ * Null for a checkpoint of floats, and for a method that is not read (which the model then refuses by its config).
+ * Throws `unsupported_model` for a variant that is not read, `bad_checkpoint` for tensors that are not what it says.
+ */
+export function adaptQuantized(
+  { quantization_config: settings, ...config }: JsonObject,
+  places: ReadonlyMap<string, TensorPlace>,
+  source: SafetensorsSource,
+): AdaptedCheckpoint | null {
+  if (!isJsonObject(settings)) return null;
+  const adapt = ADAPTERS.get(String(settings['quant_method']));
+  if (!adapt) return null;
+  const raw = new RawTensors(places, source);
+  const adapted = adapt(settings, raw);
+  return { config, tensors: catalogOf(adapted, raw), source: adaptedSource(adapted, source) };
+}
+
+function catalogOf(adapted: AdaptedTensors, raw: RawTensors): TensorCatalog {
+  const catalog = new Map<string, TensorFacts>([...adapted].map(([name, { facts }]) => [name, facts]));
+  for (const name of raw.unclaimed) {
+    if (catalog.has(name)) throw badTensor(name, 'is there both as floats and as codes');
+    const facts = raw.factsOf(name);
+    if (facts) catalog.set(name, facts);
+    else if (CODE_TYPES.has(raw.dtypeOf(name)!)) {
+      throw badTensor(
+        name,
+        `is ${raw.dtypeOf(name)}, for which the quantization_config of config.json has no place`,
+      );
+    }
+  }
+  return catalog;
+}
+
+function adaptedSource(adapted: AdaptedTensors, source: TensorSource): TensorSource {
+  return {
+    read(name) {
+      const tensor = adapted.get(name);
+      if (!tensor) return source.read(name);
+      const { dtype, shape } = tensor.facts;
+      return { dtype, shape, bytes: tensor.read() };
+    },
+    close: () => source.close(),
+  };
+}

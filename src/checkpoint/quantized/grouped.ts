@@ -1,0 +1,48 @@
+// Weights in groups of columns with a scale each, and perhaps a zero, as canonical tensors.
+import { scaleColumns, type WeightFormat } from '../../tensor/weight-format.ts';
+import { scaleTensorName, type TensorFacts } from '../../tensor/tensor-source.ts';
+import { bytesOf, type AdaptedTensor } from './raw-tensors.ts';
+
+/** A weight `[rows, columns]`; `codes` gives its bytes, `scales` what its format makes of them, row by row. */
+export interface GroupedWeight {
+  readonly name: string;
+  readonly rows: number;
+  readonly columns: number;
+  readonly format: WeightFormat;
+  readonly activations?: NonNullable<TensorFacts['quantized']>['activations'];
+  codes(): Uint8Array;
+  scales(): Float32Array;
+}
+
+/** The codes called `name`, and their scales. */
+export function canonicalTensors(weight: GroupedWeight): readonly (readonly [string, AdaptedTensor])[] {
+  const { name, rows, columns, format, activations = null } = weight;
+  const quantized = { weights: format, activations };
+  const scalesShape = [rows, scaleColumns(format, columns)];
+  return [
+    [name, { facts: { dtype: format.dtype, shape: [rows, columns], quantized }, read: () => weight.codes() }],
+    [
+      scaleTensorName(name),
+      { facts: { dtype: 'float32', shape: scalesShape }, read: () => bytesOf(weight.scales()) },
+    ],
+  ];
+}
+
+/** `[columns, rows]` of what is stored `[rows, columns]`. */
+export function transposed<T extends Float32Array | Uint32Array | Uint8Array>(matrix: T, rows: number): T {
+  const columns = matrix.length / rows;
+  const result = matrix.slice() as T;
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      result[column * rows + row] = matrix[row * columns + column];
+    }
+  }
+  return result;
+}
+
+/** Scales and zeros of as many groups, in pairs. */
+export function inPairs(scales: Float32Array, zeros: ArrayLike<number>): Float32Array {
+  return Float32Array.from({ length: 2 * scales.length }, (_, i) =>
+    i % 2 === 0 ? scales[i >> 1] : zeros[i >> 1],
+  );
+}
