@@ -3,6 +3,7 @@ import { Option, type Command } from 'commander';
 import { addEngineFlags } from './flags.ts';
 import { wholeNumber } from './parsers.ts';
 import type { EvalPerplexityFlags } from './run-eval-perplexity.ts';
+import type { EvalWeightsFlags } from './run-eval-weights.ts';
 
 export function registerEval(program: Command): void {
   const evaluation = program.command('eval').description('measure the quality of a model in a precision');
@@ -27,5 +28,15 @@ export function registerEval(program: Command): void {
     .action(async (model: string, flags: EvalPerplexityFlags) => {
       const { runEvalPerplexity } = await import('./run-eval-perplexity.ts');
       await runEvalPerplexity(model, flags);
+    });
+  addEngineFlags(
+    evaluation.command('weights').description("a recipe's error in each weight, and over the values of one"),
+  )
+    .option('--weight <name>', 'the weight that --plot draws: its name, or a part of it')
+    .option('--plot <file>', 'draw the error of every format over its values, as SVG')
+    .option('--output-json <file>', 'write the record of the run')
+    .action(async (model: string, flags: EvalWeightsFlags) => {
+      const { runEvalWeights } = await import('./run-eval-weights.ts');
+      await runEvalWeights(model, flags);
     });
 }
