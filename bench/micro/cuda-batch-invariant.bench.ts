@@ -6,17 +6,19 @@ import { measureSteps } from '../../src/bench/cuda/steps.ts';
 import { CudaDevice } from '../../src/device/cuda/cuda-device.ts';
 
 const ROWS = [
-  { name: 'decode of 1', numSeqs: 1, numTokens: 1 },
-  { name: 'decode of 7', numSeqs: 7, numTokens: 1 },
-  { name: 'decode of 64', numSeqs: 64, numTokens: 1 },
-  { name: 'prompt of 1024', numSeqs: 1, numTokens: 1024 },
+  { name: 'decode of 1', numSeqs: 1, numTokens: 1, rival: null },
+  { name: 'decode of 7', numSeqs: 7, numTokens: 1, rival: null },
+  { name: 'decode of 64', numSeqs: 64, numTokens: 1, rival: null },
+  { name: 'prompt of 1024', numSeqs: 1, numTokens: 1024, rival: null },
 ];
+
+const MODEL = { preset: 'llama-2-7b', dtype: 'bfloat16', quantization: null, kvCacheDType: 'auto' } as const;
 
 const device = await CudaDevice.open();
 const roofs = measureRoofs(device);
 console.log(device.description);
 for (const batchInvariant of [false, true]) {
-  const model = { preset: 'llama-2-7b', dtype: 'bfloat16', batchInvariant } as const;
+  const model = { ...MODEL, batchInvariant };
   console.log(batchInvariant ? '\nbatch-invariant' : '\nplain');
   console.log(formatFigures(await measureSteps(device, model, ROWS, roofs)));
 }

@@ -11,7 +11,7 @@ const device = await CudaDevice.open();
 const openMs = performance.now();
 const engine = await loadPresetEngine(
   device,
-  { preset, dtype: dtype as FloatDType },
+  { preset, dtype: dtype as FloatDType, quantization: null, kvCacheDType: 'auto' },
   { maxModelLen: 4096, maxNumBatchedTokens: 2048 },
 );
 const loadedMs = performance.now();

@@ -74,11 +74,11 @@ async function writeCheckpoint(directory: string, plan: Plan, { preset, dtype }:
 async function load(
   device: CudaDevice,
   directory: string,
-  { dtype }: ModelChoice,
+  choice: ModelChoice,
 ): Promise<{ bytes: number; weightSeconds: number; loadSeconds: number }> {
   const { config, tensors, hash, source } = await openCheckpoint(directory);
   const model = { definition: findModel(config), config, tensors, checkpointHash: hash };
-  const settings = planSettings(dtype, SMALL_STEPS);
+  const settings = planSettings(choice, SMALL_STEPS);
   const { plan, ledger } = compileToFit(
     model,
     settings,

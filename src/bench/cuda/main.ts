@@ -1,12 +1,13 @@
 // The figures of one GPU with their roofs and rivals, as a table and as JSON; needs dist/ and Node alone.
 //   npm run build && UV_THREADPOOL_SIZE=16 node dist/bench/cuda/main.js [--rows decode,prefill,offline-128-128] [--seconds 60] [--dtype bfloat16]
 //     [--latency-model llama-2-7b] [--throughput-model llama-3.1-8b] [--trace AzureLLMInferenceTrace_conv.csv]
-//     [--max-num-seqs N] [--commit NAME] [--output-json FILE]
+//     [--quantization fp8] [--kv-cache-dtype fp8] [--max-num-seqs N] [--commit NAME] [--output-json FILE]
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { CudaDevice } from '../../device/cuda/cuda-device.ts';
 import { driverVersion } from '../../ffi/cuda/nvml.ts';
 import { isFloatDType, type FloatDType } from '../../tensor/dtype.ts';
+import { KV_CACHE_SETTINGS, QUANTIZATIONS } from '../../tensor/precision.ts';
 import { formatStamp, stampRun, writeRecord } from '../report.ts';
 import { parseTrace } from '../workload.ts';
 import { formatFigures, type Figure } from './figure.ts';
@@ -15,20 +16,21 @@ import { measureColdCompile, measureFirstToken } from './starting.ts';
 import { measureLoading } from './loading.ts';
 import { measureRoofs, type Roofs } from './roofs.ts';
 import { measureSteps, type StepRow } from './steps.ts';
+import { rivalOf } from './rivals.ts';
 import { measureInFlight, measureOffline, type ChatRow, type OfflineRow } from './throughput.ts';
 
-const STEP_ROWS: readonly StepRow[] = [
-  ...[1, 8, 32, 64, 128].map((numSeqs) => ({ name: `decode-${numSeqs}`, numSeqs, numTokens: 1 })),
+const DECODE_BATCHES = [1, 8, 32, 64, 128];
+const STEP_SHAPES = [
+  ...DECODE_BATCHES.map((numSeqs) => ({ name: `decode-${numSeqs}`, numSeqs, numTokens: 1 })),
   { name: 'prefill-1024', numSeqs: 1, numTokens: 1024 },
+  { name: 'prefill-2048', numSeqs: 1, numTokens: 2048 },
 ];
 
-/** TensorRT-LLM's own figures, fp16 on an H100. */
-const rival = (tokensPerSecond: number): string => `TensorRT-LLM (H100) ${tokensPerSecond}`;
-const OFFLINE_ROWS: readonly OfflineRow[] = [
-  { name: 'offline-128-128', inputLen: 128, outputLen: 128, maxNumSeqs: 1024, rival: rival(15572) },
-  { name: 'offline-128-2048', inputLen: 128, outputLen: 2048, maxNumSeqs: 512, rival: rival(9151) },
-  { name: 'offline-1000-1000', inputLen: 1000, outputLen: 1000, maxNumSeqs: 512, rival: rival(7055) },
-  { name: 'offline-2048-128', inputLen: 2048, outputLen: 128, maxNumSeqs: 256, rival: rival(1904) },
+const OFFLINE_SHAPES = [
+  { name: 'offline-128-128', inputLen: 128, outputLen: 128, maxNumSeqs: 1024 },
+  { name: 'offline-128-2048', inputLen: 128, outputLen: 2048, maxNumSeqs: 512 },
+  { name: 'offline-1000-1000', inputLen: 1000, outputLen: 1000, maxNumSeqs: 512 },
+  { name: 'offline-2048-128', inputLen: 2048, outputLen: 128, maxNumSeqs: 256 },
 ];
 
 /** Both need `--trace`. The first compares as the cpu device's benchmark does. */
@@ -45,6 +47,8 @@ const { values: flags } = parseArgs({
     'latency-model': { type: 'string', default: 'llama-2-7b' },
     'throughput-model': { type: 'string', default: 'llama-3.1-8b' },
     'max-num-seqs': { type: 'string' },
+    quantization: { type: 'string' },
+    'kv-cache-dtype': { type: 'string', default: 'auto' },
     trace: { type: 'string' },
     commit: { type: 'string' },
     'output-json': { type: 'string' },
@@ -63,9 +67,28 @@ function parseDType(name: string): FloatDType {
   throw new Error(`--dtype is ${name}, not float32, bfloat16 or float16`);
 }
 
-const dtype = parseDType(flags.dtype);
-const latencyModel = { preset: flags['latency-model'], dtype };
-const throughputModel = { preset: flags['throughput-model'], dtype };
+function oneOf<T extends string>(flag: 'quantization' | 'kv-cache-dtype', choices: readonly T[]): T {
+  const choice = choices.find((name) => name === flags[flag]);
+  if (choice !== undefined) return choice;
+  throw new Error(`--${flag} is ${flags[flag]}, not one of ${choices.join(', ')}`);
+}
+
+const precision = {
+  dtype: parseDType(flags.dtype),
+  quantization: flags.quantization === undefined ? null : oneOf('quantization', QUANTIZATIONS),
+  kvCacheDType: oneOf('kv-cache-dtype', KV_CACHE_SETTINGS),
+};
+const latencyModel = { preset: flags['latency-model'], ...precision };
+const throughputModel = { preset: flags['throughput-model'], ...precision };
+
+const STEP_ROWS: readonly StepRow[] = STEP_SHAPES.map((shape) => ({
+  ...shape,
+  rival: rivalOf(latencyModel, shape.name),
+}));
+const OFFLINE_ROWS: readonly OfflineRow[] = OFFLINE_SHAPES.map((shape) => ({
+  ...shape,
+  rival: rivalOf(throughputModel, shape.name),
+}));
 
 /** Of rows that need the GPU to themselves, since they start processes of their own. */
 async function measureProcesses(): Promise<Figure[]> {

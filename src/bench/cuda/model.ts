@@ -6,6 +6,7 @@ import {
   type MemorySettings,
   type PlanSettings,
 } from '../../compiler/compile-to-fit.ts';
+import { dummyModel } from '../../compiler/dummy-model.ts';
 import { expectedTensors } from '../../compiler/expected-tensors.ts';
 import type { CudaDevice } from '../../device/cuda/cuda-device.ts';
 import type { Executable } from '../../device/device.ts';
@@ -17,7 +18,7 @@ import type { HFConfig } from '../../models/model-definition.ts';
 import { findPreset, presetNames } from '../../models/presets.ts';
 import { findModel } from '../../models/registry.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
-import { NO_QUANTIZATION } from '../../tensor/precision.ts';
+import { NO_QUANTIZATION, type KVCacheSetting, type Quantization } from '../../tensor/precision.ts';
 import { NeedletailError } from '../../util/errors.ts';
 
 const MEMORY_UTILIZATION = 0.95;
@@ -26,6 +27,8 @@ const MEMORY_UTILIZATION = 0.95;
 export interface ModelChoice {
   readonly preset: string;
   readonly dtype: FloatDType;
+  readonly quantization: Quantization | null;
+  readonly kvCacheDType: KVCacheSetting;
   readonly batchInvariant?: boolean;
 }
 
@@ -37,26 +40,29 @@ export function presetConfig(name: string): HFConfig {
   throw new NeedletailError('invalid_request', `there is no preset ${name}, but ${presetNames().join(', ')}`);
 }
 
-export function planSettings(dtype: FloatDType, limits: Limits): PlanSettings & MemorySettings {
+export function planSettings(
+  { dtype, quantization, kvCacheDType, batchInvariant = false }: ModelChoice,
+  limits: Limits,
+): PlanSettings & MemorySettings {
   return {
     ...limits,
     dtype,
     activationDType: 'auto',
     ...NO_QUANTIZATION,
+    quantization,
+    kvCacheDType,
+    batchInvariant,
     blockSize: DEFAULT_ENGINE_CONFIG.blockSize,
     kvCacheMemoryBytes: null,
     memoryUtilization: MEMORY_UTILIZATION,
   };
 }
 
-export function compilePreset(
-  device: CudaDevice,
-  { preset, dtype, batchInvariant = false }: ModelChoice,
-  limits: Limits,
-): FittedPlan {
-  const config = presetConfig(preset);
-  const model = { definition: findModel(config), config, tensors: null, checkpointHash: null };
-  const settings = { ...planSettings(dtype, limits), batchInvariant };
+export function compilePreset(device: CudaDevice, choice: ModelChoice, limits: Limits): FittedPlan {
+  const config = presetConfig(choice.preset);
+  const bare = { definition: findModel(config), config, tensors: null, checkpointHash: null };
+  const settings = planSettings(choice, limits);
+  const model = dummyModel(bare, settings, device.target, CUDA_KERNELS);
   const fitted = compileToFit(model, settings, device.target, CUDA_KERNELS, device.availableMemory());
   if (fitted.ledger.error !== null) throw new NeedletailError('out_of_memory', fitted.ledger.error);
   return fitted;
@@ -74,7 +80,7 @@ export async function loadPreset(
 
 export function loadPresetEngine(
   device: CudaDevice,
-  { preset, dtype }: ModelChoice,
+  { preset, dtype, quantization, kvCacheDType }: ModelChoice,
   settings: Partial<EngineConfig>,
 ): Promise<LLMEngine> {
   const config: EngineConfig = {
@@ -83,6 +89,8 @@ export function loadPresetEngine(
     device: 'cuda',
     loadFormat: 'dummy',
     dtype,
+    quantization,
+    kvCacheDType,
     memoryUtilization: MEMORY_UTILIZATION,
     enablePrefixCaching: false,
     maxNumQueuedReqs: 2 ** 20,

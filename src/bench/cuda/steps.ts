@@ -13,15 +13,12 @@ const CONTEXT = 1024;
 const NUM_WARM_UP_RUNS = 3;
 const NUM_RUNS = 20;
 
-/** Figures of PyTorch 2.11 (static batch, compiled, CUDA graph) on an H200. */
-const PYTORCH_DECODE_MS: Readonly<Record<number, string>> = { 1: 'PyTorch 5.55', 128: 'PyTorch 21.4' };
-const PYTORCH_PREFILL_MS = 'PyTorch 23.3';
-
 export interface StepRow {
   readonly name: string;
   readonly numSeqs: number;
   /** Tokens of each sequence that the step computes: 1 for a decode. */
   readonly numTokens: number;
+  readonly rival: string | null;
 }
 
 /** One load of the model for all the rows. */
@@ -32,10 +29,11 @@ export async function measureSteps(
   roofs: Roofs,
 ): Promise<Figure[]> {
   const maxNumSeqs = Math.max(...rows.map(({ numSeqs }) => numSeqs));
+  const longest = Math.max(...rows.map(({ numTokens }) => contextOf(numTokens)));
   const executable = await loadPreset(device, model, {
     maxNumSeqs,
-    maxNumBatchedTokens: CONTEXT,
-    maxModelLen: CONTEXT + 16,
+    maxNumBatchedTokens: longest,
+    maxModelLen: longest + 16,
   });
   try {
     await fillCaches(executable, Math.max(...rows.map((row) => (row.numTokens === 1 ? row.numSeqs : 0))));
@@ -51,7 +49,7 @@ async function measureStep(executable: Executable, row: StepRow, roofs: Roofs): 
   const { plan } = executable;
   const step = greedyStep(row.numSeqs, row.numTokens, executable);
   const stepMs = await timeSteps(executable, step);
-  const work = stepWork(plan, { seqs: [{ ...row, contextLen: CONTEXT }] });
+  const work = stepWork(plan, { seqs: [{ ...row, contextLen: contextOf(row.numTokens) }] });
   const isDecode = row.numTokens === 1;
   return {
     row: row.name,
@@ -61,7 +59,7 @@ async function measureStep(executable: Executable, row: StepRow, roofs: Roofs): 
     value: median(stepMs),
     unit: 'ms',
     limit: 1000 * leastSeconds(work, roofs),
-    rival: isDecode ? (PYTORCH_DECODE_MS[row.numSeqs] ?? null) : PYTORCH_PREFILL_MS,
+    rival: row.rival,
     ...utilization(work, median(stepMs) / 1000, roofs),
     detail: { ...work, minMs: Math.min(...stepMs), maxMs: Math.max(...stepMs) },
   };
@@ -86,13 +84,19 @@ async function timeSteps(executable: Executable, step: StepBatch): Promise<numbe
   return endMs.slice(1).map((ms, i) => ms - endMs[i]);
 }
 
-/** The last `numTokens` tokens of `numSeqs` sequences of `CONTEXT` tokens, the first of which is `firstSeq`. */
+/** Tokens in a sequence's cache after a step. */
+function contextOf(numTokens: number): number {
+  return Math.max(CONTEXT, numTokens);
+}
+
+/** The last `numTokens` tokens of `numSeqs` sequences, the first of which is `firstSeq`. */
 function greedyStep(numSeqs: number, numTokens: number, { plan }: Executable, firstSeq = 0): StepBatch {
   const { blockSize, model } = plan;
-  const blocksPerSeq = Math.ceil(CONTEXT / blockSize);
+  const contextLen = contextOf(numTokens);
+  const blocksPerSeq = Math.ceil(contextLen / blockSize);
   const total = numSeqs * numTokens;
   const seqOf = (token: number): number => firstSeq + Math.floor(token / numTokens);
-  const positionOf = (token: number): number => CONTEXT - numTokens + (token % numTokens);
+  const positionOf = (token: number): number => contextLen - numTokens + (token % numTokens);
   const each = (of: (token: number) => number): Int32Array =>
     Int32Array.from({ length: total }, (_, i) => of(i));
   const group = {
@@ -106,7 +110,7 @@ function greedyStep(numSeqs: number, numTokens: number, { plan }: Executable, fi
     tokenIds: each((token) => (positionOf(token) * 7919 + seqOf(token) * 104729) % model.vocabSize),
     positions: each(positionOf),
     cuSeqlensQ: Int32Array.from({ length: numSeqs + 1 }, (_, i) => i * numTokens),
-    contextLens: new Int32Array(numSeqs).fill(CONTEXT),
+    contextLens: new Int32Array(numSeqs).fill(contextLen),
     groups: plan.kvCacheGroups.map(() => group),
     logitRows: Int32Array.from({ length: numSeqs }, (_, i) => (i + 1) * numTokens - 1),
     blockCopies: new Int32Array(0),

@@ -15,7 +15,7 @@ export interface OfflineRow {
   readonly outputLen: number;
   /** Sequences at once. */
   readonly maxNumSeqs: number;
-  readonly rival: string;
+  readonly rival: string | null;
 }
 
 const GENERATIONS = 3;

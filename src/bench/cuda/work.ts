@@ -28,9 +28,9 @@ export function stepWork(plan: Plan, { seqs }: StepShape): Work {
   let bytes = 0;
   let flops = 0;
   for (const launch of plan.launches) {
-    const { size, itemBytes } = matrixOf(launch, plan);
+    const { size, itemBytes, flopsPerElement } = matrixOf(launch, plan);
     bytes += size * itemBytes;
-    flops += 2 * size * rows[launch.rows];
+    flops += flopsPerElement * size * rows[launch.rows];
   }
   for (const { bytesPerToken, layers } of plan.kvCacheGroups)
     for (const part of seqs) {
@@ -55,14 +55,25 @@ export function utilization(
   return { mbu: bytes / seconds / memoryRoof(roofs), mfu: flops / seconds / roofs.matmulFlops };
 }
 
-/** The weight matrix that a launch multiplies with. */
-function matrixOf({ op, inputs }: Launch, plan: Plan): { size: number; itemBytes: number } {
-  const none = { size: 0, itemBytes: 0 };
-  const operand = op === 'linear' ? inputs[1] : undefined;
+/** Where the products have their matrix. */
+const MATRIX_INPUTS: Readonly<Partial<Record<string, number>>> = {
+  linear: 1,
+  weightOnlyLinear: 1,
+  quantizedLinear: 2,
+};
+
+/** The weight matrix that a launch multiplies with; a product of codes runs at twice the rate, and counts half. */
+function matrixOf(
+  { op, inputs }: Launch,
+  plan: Plan,
+): { size: number; itemBytes: number; flopsPerElement: number } {
+  const none = { size: 0, itemBytes: 0, flopsPerElement: 0 };
+  const matrixInput = MATRIX_INPUTS[op];
+  const operand = matrixInput === undefined ? undefined : inputs[matrixInput];
   if (operand?.kind !== 'weight') return none;
   const { shape, bytes } = plan.weights[operand.id];
   const size = shape.reduce((product, length) => product * length, 1);
-  return { size, itemBytes: bytes / size };
+  return { size, itemBytes: bytes / size, flopsPerElement: op === 'quantizedLinear' ? 1 : 2 };
 }
 
 /** Heads times their width. */
