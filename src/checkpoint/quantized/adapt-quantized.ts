@@ -3,12 +3,16 @@ import type { TensorCatalog, TensorFacts, TensorSource } from '../../tensor/tens
 import { isJsonObject, type JsonObject } from '../../util/json-file.ts';
 import type { SafetensorsSource, TensorPlace } from '../safetensors.ts';
 import { adaptAwq } from './awq.ts';
+import { adaptGptq } from './gptq.ts';
 import { badTensor, RawTensors, type AdaptedTensors } from './raw-tensors.ts';
 
 type Adapter = (settings: JsonObject, raw: RawTensors) => AdaptedTensors;
 
 /** By `quant_method`. */
-const ADAPTERS: ReadonlyMap<string, Adapter> = new Map([['awq', adaptAwq]]);
+const ADAPTERS: ReadonlyMap<string, Adapter> = new Map([
+  ['awq', adaptAwq],
+  ['gptq', adaptGptq],
+]);
 
 export interface AdaptedCheckpoint {
   /** Without what has been adapted: to a model it is one of its usual checkpoints. */

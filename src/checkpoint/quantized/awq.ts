@@ -35,8 +35,8 @@ export function adaptAwq(settings: JsonObject, raw: RawTensors): AdaptedTensors 
 }
 
 function checkVersion(settings: JsonObject): void {
-  const version = String(settings['version'] ?? 'gemm').toLowerCase();
-  if (version === 'gemm') return;
+  const { version = 'gemm' } = settings;
+  if (typeof version === 'string' && version.toLowerCase() === 'gemm') return;
   throw unsupported(
     `version is ${JSON.stringify(version)}, and of AutoAWQ's layouts only "gemm" can be read`,
     'quantize the model again with version="GEMM", or take the original with --quantization awq',

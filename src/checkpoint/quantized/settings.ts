@@ -35,3 +35,9 @@ export function numGroups(tensor: string, columns: number, groupSize: number | n
 export function unsupported(problem: string, remedy = REMEDY): NeedletailError {
   return new NeedletailError('unsupported_model', `quantization_config: ${problem}; ${remedy}`);
 }
+
+/** Whether a field says nothing: absent, false, or empty. */
+export function isOff(value: unknown): boolean {
+  if (typeof value === 'object' && value !== null) return Object.keys(value).length === 0;
+  return !value;
+}
