@@ -84,7 +84,7 @@ function notCached(model: HubModel, settings: HubSettings): never {
 }
 
 const SMALL_FILES =
-  /^((config|generation_config|tokenizer|tokenizer_config|special_tokens_map|chat_template)\.json|chat_template\.jinja|additional_chat_templates\/[\w.-]+\.jinja)$/;
+  /^((config|hf_quant_config|generation_config|tokenizer|tokenizer_config|special_tokens_map|chat_template)\.json|chat_template\.jinja|additional_chat_templates\/[\w.-]+\.jinja)$/;
 const SINGLE_FILE = 'model.safetensors';
 const SHARDS = /^model(-\d+-of-\d+\.safetensors|\.safetensors\.index\.json)$/;
 

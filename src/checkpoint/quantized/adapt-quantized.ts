@@ -1,10 +1,13 @@
 // Checkpoints that others quantized: whatever their layout, they become codes and scales by our canonical names.
 import type { TensorCatalog, TensorFacts, TensorSource } from '../../tensor/tensor-source.ts';
+import { NeedletailError } from '../../util/errors.ts';
 import { isJsonObject, type JsonObject } from '../../util/json-file.ts';
 import type { SafetensorsSource, TensorPlace } from '../safetensors.ts';
 import { adaptAwq } from './awq.ts';
+import { adaptCompressedTensors } from './compressed-tensors.ts';
+import { adaptFbgemmFp8, adaptFp8, adaptModelOpt } from './fp8.ts';
 import { adaptGptq } from './gptq.ts';
-import { badTensor, RawTensors, type AdaptedTensors } from './raw-tensors.ts';
+import { badTensor, RawTensors, readScales, type AdaptedTensors } from './raw-tensors.ts';
 
 type Adapter = (settings: JsonObject, raw: RawTensors) => AdaptedTensors;
 
@@ -12,6 +15,10 @@ type Adapter = (settings: JsonObject, raw: RawTensors) => AdaptedTensors;
 const ADAPTERS: ReadonlyMap<string, Adapter> = new Map([
   ['awq', adaptAwq],
   ['gptq', adaptGptq],
+  ['compressed-tensors', adaptCompressedTensors],
+  ['fp8', adaptFp8],
+  ['fbgemm_fp8', adaptFbgemmFp8],
+  ['modelopt', adaptModelOpt],
 ]);
 
 export interface AdaptedCheckpoint {
@@ -38,7 +45,23 @@ export function adaptQuantized(
   if (!adapt) return null;
   const raw = new RawTensors(places, source);
   const adapted = adapt(settings, raw);
+  checkCacheScales(raw);
   return { config, tensors: catalogOf(adapted, raw), source: adaptedSource(adapted, source) };
+}
+
+const CACHE_SCALE = /\.(?:[qkv]_scale|kv_scale|prob_output_scale|[kv]_proj\.output_scale)$/;
+
+/** Keys and values are cached as they are: scales other than 1 would change what they mean. */
+function checkCacheScales(raw: RawTensors): void {
+  for (const name of raw.names.filter((tensor) => CACHE_SCALE.test(tensor))) {
+    const [scale] = readScales(raw.claimScalar(name));
+    if (scale === 1) continue;
+    throw new NeedletailError(
+      'unsupported_model',
+      `tensor ${name} scales the KV cache by ${scale}, and only 1 can be read; take a checkpoint without scales for the ` +
+        'KV cache, and choose its type with --kv-cache-dtype',
+    );
+  }
 }
 
 function catalogOf(adapted: AdaptedTensors, raw: RawTensors): TensorCatalog {

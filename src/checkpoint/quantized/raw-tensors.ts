@@ -50,6 +50,10 @@ export class RawTensors {
     return this.#places.get(name)?.tensor.dtype ?? null;
   }
 
+  rankOf(name: string): number {
+    return this.#get(name).shape.length;
+  }
+
   /** The shape of a tensor that must be a matrix. */
   matrixShape(name: string): readonly [number, number] {
     const { shape } = this.#get(name);
