@@ -3,7 +3,7 @@ import type { KernelDescription } from '../kernels/kernel.ts';
 import type { HFConfig, ModelDefinition } from '../models/model-definition.ts';
 import { isFloatDType, itemSize, type FloatDType, type KVCacheDType } from '../tensor/dtype.ts';
 import type { ActivationPrecision, KVCacheSetting, QuantizationSettings } from '../tensor/precision.ts';
-import type { TensorCatalog } from '../tensor/tensor-source.ts';
+import { scaleTensorName, type TensorCatalog } from '../tensor/tensor-source.ts';
 import { describeFormat } from '../tensor/weight-format.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { compile } from './compile.ts';
@@ -140,8 +140,10 @@ function compileWithin(
 /** The type that most of the checkpoint's floats have; without a checkpoint what the config says it has. */
 export function publishedDType(config: HFConfig, tensors: TensorCatalog | null): FloatDType {
   const counts = new Map<FloatDType, number>();
-  for (const { dtype, shape } of tensors?.values() ?? []) {
-    if (!isFloatDType(dtype)) continue;
+  const quantized = [...(tensors ?? [])].filter(([, facts]) => facts.quantized !== undefined);
+  const scales = new Set(quantized.map(([name]) => scaleTensorName(name)));
+  for (const [name, { dtype, shape }] of tensors ?? []) {
+    if (!isFloatDType(dtype) || scales.has(name)) continue;
     counts.set(dtype, (counts.get(dtype) ?? 0) + shape.reduce((product, size) => product * size, 1));
   }
   const [most] = [...counts].sort(([, a], [, b]) => b - a);

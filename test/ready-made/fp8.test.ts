@@ -39,6 +39,16 @@ const CASES: Readonly<Record<string, ReadyMade>> = {
     publish: blocks,
     keep: /layers\.0\.mlp/,
   },
+  'fp8 in blocks, with latent attention': {
+    model: 'deepseek_v3',
+    quantizationConfig: { quant_method: 'fp8', activation_scheme: 'dynamic', weight_block_size: [16, 16] },
+    publish: rowsPublisher({
+      type,
+      block: () => [16, 16],
+      scaleShape: (rows, columns) => [Math.ceil(rows / 16), columns / 16],
+      scaleSuffix: '.weight_scale_inv',
+    }),
+  },
   fbgemm_fp8: {
     model,
     quantizationConfig: {

@@ -1,5 +1,14 @@
 // Checkpoints that others quantized: whatever their layout, they become codes and scales by our canonical names.
-import type { TensorCatalog, TensorFacts, TensorSource } from '../../tensor/tensor-source.ts';
+import { decodeCodes } from '../../tensor/codes.ts';
+import { decodeFloats } from '../../tensor/dtype.ts';
+import { dequantizeRows } from '../../tensor/quantize-rows.ts';
+import {
+  inputScaleTensorName,
+  scaleTensorName,
+  type TensorCatalog,
+  type TensorFacts,
+  type TensorSource,
+} from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import { isJsonObject, type JsonObject } from '../../util/json-file.ts';
 import type { SafetensorsSource, TensorPlace } from '../safetensors.ts';
@@ -7,7 +16,14 @@ import { adaptAwq } from './awq.ts';
 import { adaptCompressedTensors } from './compressed-tensors.ts';
 import { adaptFbgemmFp8, adaptFp8, adaptModelOpt } from './fp8.ts';
 import { adaptGptq } from './gptq.ts';
-import { badTensor, RawTensors, readScales, type AdaptedTensors } from './raw-tensors.ts';
+import {
+  badTensor,
+  bytesOf,
+  RawTensors,
+  readScales,
+  type AdaptedTensor,
+  type AdaptedTensors,
+} from './raw-tensors.ts';
 
 type Adapter = (settings: JsonObject, raw: RawTensors) => AdaptedTensors;
 
@@ -44,9 +60,36 @@ export function adaptQuantized(
   const adapt = ADAPTERS.get(String(settings['quant_method']));
   if (!adapt) return null;
   const raw = new RawTensors(places, source);
-  const adapted = adapt(settings, raw);
+  const adapted = withFloats(adapt(settings, raw));
   checkCacheScales(raw);
   return { config, tensors: catalogOf(adapted, raw), source: adaptedSource(adapted, source) };
+}
+
+/** Latent attention takes this product apart, its two halves by heads: codes of it are of no use. */
+const NEEDED_AS_FLOATS = /\.kv_b_proj\.weight$/;
+
+function withFloats(adapted: AdaptedTensors): AdaptedTensors {
+  const tensors = new Map(adapted);
+  for (const [name, codes] of adapted) {
+    if (!NEEDED_AS_FLOATS.test(name) || !codes.facts.quantized) continue;
+    tensors.set(name, dequantized(codes, adapted.get(scaleTensorName(name))!));
+    tensors.delete(scaleTensorName(name));
+    tensors.delete(inputScaleTensorName(name));
+  }
+  return tensors;
+}
+
+function dequantized({ facts, read }: AdaptedTensor, scales: AdaptedTensor): AdaptedTensor {
+  const { shape } = facts;
+  const { weights } = facts.quantized!;
+  return {
+    facts: { dtype: 'float32', shape },
+    read: () => {
+      const format = { ...weights, groupSize: weights.groupSize ?? shape[1] };
+      const codes = decodeCodes(weights.dtype, read());
+      return bytesOf(dequantizeRows(codes, decodeFloats('float32', scales.read()), format));
+    },
+  };
 }
 
 const CACHE_SCALE = /\.(?:[qkv]_scale|kv_scale|prob_output_scale|[kv]_proj\.output_scale)$/;

@@ -10,7 +10,7 @@ import { floatDTypeOf, type SafetensorsSource, type TensorPlace } from '../safet
 export interface AdaptedTensor {
   readonly facts: TensorFacts;
   /** As `TensorView.bytes`. */
-  read(): Uint8Array;
+  readonly read: () => Uint8Array;
 }
 
 /** By canonical name. */
