@@ -152,28 +152,39 @@ function interpret({ launch: { op, inputs, attributes }, step, cache }: CudaCase
   return results.filter((tensor) => tensor !== TOKEN).map(({ data }) => data as Float32Array);
 }
 
-/** Keys [numBlocks, numKvHeads, blockSize, headDim], then values likewise. */
+/** A layer's cache as kv-tile.cuh lays it out: keys, then values. */
 function cacheImage({ spec, numBlocks, paged }: NonNullable<CudaCase['cache']>): Uint8Array {
   const { keys, values } = paged.layer(spec.layer);
-  const sorted = [
-    headsFirst(keys, spec.numKvHeads, numBlocks),
-    headsFirst(values, spec.numKvHeads, numBlocks),
-  ];
-  return Buffer.concat(sorted.map((part) => encode(spec.dtype as FloatDType, part)));
+  const { dtype } = spec;
+  const images = [keys, values].map((rows) => encode(dtype as FloatDType, rows));
+  return Buffer.concat(images.map((bytes) => tiled(bytes, spec, numBlocks)));
 }
 
-/** [numBlocks, BLOCK_SIZE, numHeads, headDim] → [numBlocks, numHeads, BLOCK_SIZE, headDim]. */
-function headsFirst(rows: Float32Array, numHeads: number, numBlocks: number): Float32Array {
-  const headDim = rows.length / (numBlocks * BLOCK_SIZE * numHeads);
-  const sorted = new Float32Array(rows.length);
+/** Rows [numBlocks, BLOCK_SIZE, numKvHeads] of bytes → [numBlocks, numKvHeads] tiles of BLOCK_SIZE rows. */
+function tiled(rows: Uint8Array, { numKvHeads }: KVCacheSpec, numBlocks: number): Uint8Array {
+  const rowBytes = rows.length / (numBlocks * BLOCK_SIZE * numKvHeads);
+  const sorted = new Uint8Array(rows.length);
   for (let slot = 0; slot < numBlocks * BLOCK_SIZE; slot++)
-    for (let head = 0; head < numHeads; head++) {
-      const [block, offset] = [Math.floor(slot / BLOCK_SIZE), slot % BLOCK_SIZE];
-      const from = (slot * numHeads + head) * headDim;
-      const to = ((block * numHeads + head) * BLOCK_SIZE + offset) * headDim;
-      sorted.set(rows.subarray(from, from + headDim), to);
+    for (let head = 0; head < numKvHeads; head++) {
+      const [block, row] = [Math.floor(slot / BLOCK_SIZE), slot % BLOCK_SIZE];
+      const from = (slot * numKvHeads + head) * rowBytes;
+      const tile = (block * numKvHeads + head) * BLOCK_SIZE * rowBytes;
+      for (let at = 0; at < rowBytes; at++) sorted[tile + tileByte(row, at, rowBytes)] = rows[from + at];
     }
   return sorted;
+}
+
+/** Byte of a tile of 16 rows where byte `at` of a row lies. */
+function tileByte(row: number, at: number, rowBytes: number): number {
+  if (rowBytes % 16 !== 0) return row * rowBytes + at;
+  let start = at - (at % 128);
+  let width = 128;
+  while (start + width > rowBytes || at >= start + width) {
+    if (start + width <= rowBytes) start += width;
+    width /= 2;
+  }
+  const piece = Math.floor((at - start) / 16) ^ Math.floor(((row % 8) * width) / 128);
+  return start * BLOCK_SIZE + row * width + piece * 16 + (at % 16);
 }
 
 function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCase): readonly KernelVariant[] {

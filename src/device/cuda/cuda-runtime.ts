@@ -42,7 +42,7 @@ export class CudaRuntime {
     const module = this.#modules.get(key) ?? this.driver.loadModule(this.cache.load(source, defines));
     this.#modules.set(key, module);
     const kernel = this.driver.findFunction(module, entry);
-    if (sharedBytes > 48 * 1024) this.driver.allowSharedBytes(kernel, sharedBytes);
+    if (sharedBytes > 0) this.driver.allowSharedBytes(kernel, sharedBytes);
     return kernel;
   }
 

@@ -11,7 +11,7 @@ import type { DeviceMemory } from '../device.ts';
 /** Of weights, so that every access and cuBLASLt's are aligned. */
 const ALIGNMENT = 256;
 
-/** One layer's cache: keys [numBlocks, numKvHeads, blockSize, keyHeadDim], then values likewise. */
+/** One layer's cache: keys, then values, blocks of either in one piece; inside they are as kv-tile.cuh says. */
 export interface PlacedCache extends KVCacheSpec {
   readonly group: number;
   readonly keys: Address;

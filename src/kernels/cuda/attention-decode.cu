@@ -1,129 +1,237 @@
 // attention of sequences with one query in the step. The query heads of a key head are the rows of one tile, so keys and
-// values are read once; the context is split over blocks, and inside a block over warps with rings of tiles of their own.
-// WARPS, STAGES: the rings; GROUP: query heads per key head.
+// values are read once. The workers of attention-share.cuh are warps, each with a ring of tiles of its own; or blocks, whose
+// warps share each context, when there are few results and many warps would leave parts of each.
+// WARPS, STAGES: of a block, and tiles under way of each; GROUP: query heads per key head.
+#include "attention-share.cuh"
 #include "attention-tile.cuh"
+#include "barrier.cuh"
 
-constexpr int kKeys = 16, kRows = 16;
-constexpr int kTile = kKeys * (kKeyStride + kValueStride);  // elements of a tile of keys and values
+constexpr int kRows = 16;
 constexpr int kGroupTiles = (GROUP + kRows - 1) / kRows;
-/// Floats of a partial result: the weighted sum, the largest score, the total weight.
-constexpr int kPartial = VALUE_HEAD_DIM + 2;
+constexpr int kRowsUsed = GROUP < kRows ? GROUP : kRows;
+constexpr int kHalves = kRowsUsed > 8 ? 2 : 1;
+constexpr int kStageBytes = kKeyTileBytes + kValueTileBytes;
 
-/// Grid [splits, key heads · kGroupTiles, sequences]. Partial results go to [numSeqs, numHeads, splits, kPartial].
-extern "C" __global__ void __launch_bounds__(WARPS * 32)
-    attention_decode(const int* num_seqs, const C* q, i64 q_stride, C* y, i64 y_stride, const C* keys, const C* values,
-                     const int* block_tables, const int* max_blocks_per_seq, const int* cu_seqlens_q,
-                     const int* context_lens, const float* slopes, const W* sinks, int num_heads, int num_kv_heads,
-                     float scale, float softcap, int window, float* partials) {
-  extern __shared__ __align__(16) u8 memory[];
-  const int seq = blockIdx.z;
-  if (seq >= *num_seqs || cu_seqlens_q[seq + 1] - cu_seqlens_q[seq] != 1) return;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int kv_head = blockIdx.y / kGroupTiles, first_row = blockIdx.y % kGroupTiles * kRows;
-  const int num_rows = min(kRows, GROUP - first_row), first_head = kv_head * GROUP + first_row;
-  const int token = cu_seqlens_q[seq], position = context_lens[seq] - 1;
-  const int* block_table = block_tables + i64(seq) * *max_blocks_per_seq;
-  const auto rule_of = [&](int row) {
-    return ScoreRule{scale, softcap, slopes && row < num_rows ? slopes[first_head + row] : 0.0f, window};
-  };
-  C* ring = reinterpret_cast<C*>(memory) + warp * STAGES * kTile;
+/// A warp's tiles in shared memory, filled ahead of their use.
+struct Ring {
+  u8* memory;        // [STAGES][keys, values]
+  u64* barriers;     // [STAGES]
+  int filled, used;  // stages that are next to be filled and used
+  u32 parities;      // a bit for each stage
 
-  copy_rows<kRows, HEAD_DIM, kKeyDim, kKeyStride>(ring, keys, lane, 32, [&](int row) {
-    return row < num_rows ? q + token * q_stride + (first_head + row) * HEAD_DIM : nullptr;
-  });
-  commit_copies();
-  wait_copies<0>();
-  __syncwarp();
-  WarpAttention attention;
-  attention.start(ring);
-  __syncwarp();
-
-  const int begin = rule_of(0).first_visible(position) / kKeys, end = position / kKeys + 1;
-  const int share = (end - begin + gridDim.x - 1) / gridDim.x;
-  const int split_begin = begin + blockIdx.x * share, split_end = min(end, split_begin + share);
-  const auto copy_tile = [&](int tile, int stage) {
-    if (tile < split_end) {
-      C* target = ring + stage * kTile;
-      copy_rows<kKeys, HEAD_DIM, kKeyDim, kKeyStride>(target, keys, lane, 32, [&](int row) {
-        const int key = tile * kKeys + row;
-        return key > position ? nullptr : keys + cache_offset(block_table, key, kv_head, num_kv_heads, HEAD_DIM);
-      });
-      copy_rows<kKeys, VALUE_HEAD_DIM, kValueDim, kValueStride>(
-          target + kKeys * kKeyStride, values, lane, 32, [&](int row) {
-            const int key = tile * kKeys + row;
-            return key > position ? nullptr : values + cache_offset(block_table, key, kv_head, num_kv_heads, VALUE_HEAD_DIM);
-          });
+  __device__ __forceinline__ void start(u8* all_memory, u64* all_barriers) {
+    const int warp = threadIdx.x / 32;
+    memory = all_memory + warp * STAGES * kStageBytes;
+    barriers = all_barriers + warp * STAGES;
+    filled = used = 0;
+    parities = 0;
+#if HAS_COPY_ENGINE
+    if (threadIdx.x % 32 == 0) {
+      for (int stage = 0; stage < STAGES; stage++) init_barrier(barriers + stage, 1);
+      publish_barriers();
     }
+    __syncwarp();
+#endif
+  }
+
+  /// What threads have done to the stage is done before.
+  __device__ __forceinline__ void fill(const C* key_tile, const C* value_tile) {
+    u8* stage = memory + filled * kStageBytes;
+#if HAS_COPY_ENGINE
+    u64* barrier = barriers + filled;
+    if (threadIdx.x % 32 == 0) {
+      announce_bytes(barrier, kStageBytes);
+      copy_bulk(stage, key_tile, kKeyTileBytes, barrier);
+      copy_bulk(stage + kKeyTileBytes, value_tile, kValueTileBytes, barrier);
+    }
+#else
+    for (int at = threadIdx.x % 32 * 16; at < kKeyTileBytes; at += 32 * 16) copy_async(stage + at, key_tile + at / 2, true);
+    for (int at = threadIdx.x % 32 * 16; at < kValueTileBytes; at += 32 * 16)
+      copy_async(stage + kKeyTileBytes + at, value_tile + at / 2, true);
     commit_copies();
-  };
-  for (int stage = 0; stage < STAGES - 1; stage++) copy_tile(split_begin + warp + stage * WARPS, stage);
-  for (int tile = split_begin + warp, stage = 0; tile < split_end; tile += WARPS, stage = (stage + 1) % STAGES) {
-    copy_tile(tile + (STAGES - 1) * WARPS, (stage + STAGES - 1) % STAGES);
+#endif
+    filled = (filled + 1) % STAGES;
+  }
+
+  /// In place of a tile that there is not.
+  __device__ __forceinline__ void skip() {
+#if !HAS_COPY_ENGINE
+    commit_copies();
+#endif
+  }
+
+  /// The next tile, once it is there.
+  __device__ __forceinline__ u8* wait() {
+    u8* stage = memory + used * kStageBytes;
+#if HAS_COPY_ENGINE
+    wait_barrier(barriers + used, parities >> used & 1);
+    parities ^= 1u << used;
+#else
     wait_copies<STAGES - 1>();
     __syncwarp();
-    const C* at = ring + stage * kTile;
-    attention.attend<kKeys>(
-        at, at + kKeys * kKeyStride, tile * kKeys, [&](int half) { return rule_of(lane / 4 + 8 * half); },
-        [&](int) { return position; });
-    __syncwarp();
+#endif
+    used = (used + 1) % STAGES;
+    return stage;
   }
-  attention.finish();
-  wait_copies<0>();
-  __syncthreads();
+};
 
-  // The warps' results meet in shared memory: [WARPS][kRows][kPartial].
-  float* results = reinterpret_cast<float*>(memory);
+using ResultPart = Part<kRowsUsed, VALUE_HEAD_DIM>;
+
+__device__ __forceinline__ void write_part(const WarpAttention<kHalves>& attention, ResultPart part) {
+  const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    float* result = results + (warp * kRows + lane / 4 + 8 * half) * kPartial;
+  for (int half = 0; half < kHalves; half++) {
+    const int row = lane / 4 + 8 * half;
+    if (row >= kRowsUsed) continue;
 #pragma unroll
-    for (int i = 0; i < kValueDim / 8; i++) {
-      const int d = 8 * i + lane % 4 * 2;
-      if (d < VALUE_HEAD_DIM) result[d] = attention.sum[i][2 * half], result[d + 1] = attention.sum[i][2 * half + 1];
-    }
-    if (lane % 4 == 0) result[VALUE_HEAD_DIM] = attention.top[half], result[VALUE_HEAD_DIM + 1] = attention.total[half];
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < num_rows * VALUE_HEAD_DIM; i += WARPS * 32) {
-    const int row = i / VALUE_HEAD_DIM, d = i % VALUE_HEAD_DIM, head = first_head + row;
-    // A sink counts once: here if there is no other split, else where the splits meet.
-    const float sink = sinks && gridDim.x == 1 ? to_float(sinks[head]) : -INFINITY;
-    float top = sink, value = 0.0f, total = 0.0f;
-    for (int w = 0; w < WARPS; w++) top = fmaxf(top, results[(w * kRows + row) * kPartial + VALUE_HEAD_DIM]);
-    for (int w = 0; w < WARPS; w++) {
-      const float* result = results + (w * kRows + row) * kPartial;
-      const float weight = top == -INFINITY ? 0.0f : exp2f((result[VALUE_HEAD_DIM] - top) * kLog2E);
-      value += weight * result[d];
-      total += weight * result[VALUE_HEAD_DIM + 1];
-    }
-    if (gridDim.x == 1) {
-      total += exp2f((sink - top) * kLog2E);
-      y[token * y_stride + head * VALUE_HEAD_DIM + d] = from_float<C>(value / total);
-      continue;
-    }
-    float* partial = partials + ((i64(seq) * num_heads + head) * gridDim.x + blockIdx.x) * kPartial;
-    partial[d] = value;
-    if (d == 0) partial[VALUE_HEAD_DIM] = top, partial[VALUE_HEAD_DIM + 1] = total;
+    for (int i = 0; i < VALUE_HEAD_DIM / 8; i++)
+      *reinterpret_cast<float2*>(part.sums + row * VALUE_HEAD_DIM + 8 * i + lane % 4 * 2) =
+          make_float2(attention.sum[i][2 * half], attention.sum[i][2 * half + 1]);
+    if (lane % 4 == 0) part.weights()[row] = make_float2(attention.top[half], attention.total[half]);
   }
 }
 
-/// Grid [sequences, heads].
-extern "C" __global__ void attention_combine(const int* num_seqs, const int* cu_seqlens_q, const float* partials,
-                                             const W* sinks, C* y, i64 y_stride, int num_heads, int num_splits) {
-  const int seq = blockIdx.x, head = blockIdx.y;
-  if (seq >= *num_seqs || cu_seqlens_q[seq + 1] - cu_seqlens_q[seq] != 1) return;
-  const float* parts = partials + (i64(seq) * num_heads + head) * num_splits * kPartial;
-  const float sink = sinks ? to_float(sinks[head]) : -INFINITY;
-  float top = sink;
-  for (int s = 0; s < num_splits; s++) top = fmaxf(top, parts[s * kPartial + VALUE_HEAD_DIM]);
-  for (int d = threadIdx.x; d < VALUE_HEAD_DIM; d += blockDim.x) {
-    float value = 0.0f, total = exp2f((sink - top) * kLog2E);
-    for (int s = 0; s < num_splits; s++) {
-      const float* part = parts + s * kPartial;
-      const float weight = exp2f((part[VALUE_HEAD_DIM] - top) * kLog2E);
-      value += weight * part[d];
-      total += weight * part[VALUE_HEAD_DIM + 1];
+/// The warps' parts as one.
+__device__ __forceinline__ void join_warps(float* warp_parts, ResultPart target) {
+  merge_parts<kRowsUsed, VALUE_HEAD_DIM, WARPS * 32>(
+      WARPS, [&](int i) { return warp_parts + i * ResultPart::kFloats; }, threadIdx.x, [](int) { return -INFINITY; },
+      [&](int row, int d, const Merger& merged) {
+        *reinterpret_cast<float4*>(target.sums + row * VALUE_HEAD_DIM + d) =
+            make_float4(merged.sum[0], merged.sum[1], merged.sum[2], merged.sum[3]);
+        if (d == 0) target.weights()[row] = make_float2(merged.top, merged.total);
+      });
+}
+
+/// Whether blocks are the workers: with so few results that warps would leave many parts of each, and of contexts long enough to
+/// keep a block's warps busy (measured on an H200).
+__device__ __forceinline__ bool blocks_work(int num_results, int num_tiles, int num_blocks) {
+  return num_results * 8 < num_blocks || (num_results < num_blocks * 4 && num_tiles >= num_results * 16);
+}
+
+/// Grid [blocks]: as many as run at once.
+extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
+    attention_decode(const int* num_seqs, const C* q, i64 q_stride, C* y, i64 y_stride, const C* keys, const C* values,
+                     const int* block_tables, const int* max_blocks_per_seq, const int* cu_seqlens_q,
+                     const int* context_lens, const float* slopes, const W* sinks, int num_heads, int num_kv_heads,
+                     float scale, float softcap, int window, float* part_floats, int* arrivals) {
+  extern __shared__ __align__(1024) u8 memory[];
+  __shared__ u64 barriers[WARPS * STAGES];
+  __shared__ int is_last_block;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const Decodes<kTileRows> decodes{cu_seqlens_q, context_lens, *num_seqs, num_kv_heads * kGroupTiles,
+                                   ScoreRule{scale, softcap, 0.0f, window}};
+  const int num_tiles = decodes.count();
+  const bool by_blocks = blocks_work(decodes.num_seqs * decodes.num_heads, num_tiles, gridDim.x);
+  const Shares shares(num_tiles, by_blocks ? gridDim.x : WARPS * gridDim.x);
+  // Neighbours in the row of tiles go to different blocks, so that few tiles are spread over all of them.
+  const int worker = by_blocks ? blockIdx.x : warp * gridDim.x + blockIdx.x;
+  int index = shares.begin(worker);
+  const int end = shares.begin(worker + 1);
+  Ring ring;
+  ring.start(memory, barriers);
+  Cursor<kTileRows> at;
+  if (index < end) at.seek(decodes, index);
+  const int max_blocks = *max_blocks_per_seq;
+  let_next_start();
+  wait_for_previous();
+  if (index == end) return;
+
+  Cursor<kTileRows> ahead = at;
+  int num_ahead = 0;  // tiles from `ahead` on that are to be filled
+  const auto fill = [&] {
+    if (num_ahead == 0) return ring.skip();
+    const int* block_table = block_tables + i64(ahead.seq) * max_blocks;
+    const int kv_head = ahead.head / kGroupTiles;
+    ring.fill(keys + tile_start(block_table, ahead.group, kv_head, num_kv_heads, HEAD_DIM),
+              values + tile_start(block_table, ahead.group, kv_head, num_kv_heads, VALUE_HEAD_DIM));
+    if (--num_ahead > 0) ahead.next(decodes);
+  };
+  const auto start_filling = [&](int first_tile, int count) {
+    ahead = at;
+    ahead.group = first_tile, num_ahead = count;
+    for (int i = 0; i < STAGES; i++) fill();
+  };
+  if (!by_blocks) start_filling(at.group, end - index);
+  WarpAttention<kHalves> attention;
+  while (true) {
+    const int count = min(end - index, at.groups.y - at.group);
+    const Shares own(count, by_blocks ? WARPS : 1);
+    const int first_tile = at.group + own.begin(by_blocks ? warp : 0);
+    const int end_tile = at.group + own.begin(by_blocks ? warp + 1 : 1);
+    const int position = context_lens[at.seq] - 1, token = cu_seqlens_q[at.seq];
+    const int first_row = at.head % kGroupTiles * kRows, num_rows = min(kRowsUsed, GROUP - first_row);
+    const int first_head = at.head / kGroupTiles * GROUP + first_row;
+    const auto rule_of = [&](int half) {
+      const int row = lane / 4 + 8 * half;
+      return ScoreRule{scale, softcap, ALIBI && row < num_rows ? slopes[first_head + row] : 0.0f, window};
+    };
+    if (by_blocks) start_filling(first_tile, end_tile - first_tile);
+    attention.start([&](int half) {
+      const int row = lane / 4 + 8 * half;
+      return row < num_rows ? q + token * q_stride + i64(first_head + row) * HEAD_DIM : nullptr;
+    });
+    for (int tile = first_tile; tile < end_tile; tile++) {
+      u8* stage = ring.wait();
+      const int num_seen = position + 1 - tile * kTileRows;
+      if (num_seen < kTileRows) {
+        clear_values(stage + kKeyTileBytes, num_seen, lane, 32);
+        fence_async_proxy();
+        __syncwarp();
+      }
+      attention.template attend<1, true>(stage, stage + kKeyTileBytes, tile * kTileRows, rule_of,
+                                         [&](int) { return position; });
+      __syncwarp();
+      fill();
     }
-    y[i64(cu_seqlens_q[seq]) * y_stride + head * VALUE_HEAD_DIM + d] = from_float<C>(value / total);
+    attention.finish(rule_of);
+
+    const Sharers sharers(at, index, shares);
+    const PartsInMemory parts{part_floats, arrivals};
+    const auto row_at = [&](int row) { return y + token * y_stride + i64(first_head + row) * VALUE_HEAD_DIM; };
+    const auto sink_of = [&](int row) {
+      return sinks && row < num_rows ? to_float(sinks[first_head + row]) * kLog2E : -INFINITY;
+    };
+    const auto write = [&](int row, int d, const Merger& merged) {
+      if (row < num_rows) merged.write(row_at(row) + d);
+    };
+    const auto part_at = [&](int i) { return parts.at<ResultPart>(sharers.first + i, sharers).sums; };
+    const int num_parts = sharers.last - sharers.first + 1;
+    if (by_blocks) {
+      float* warp_parts = reinterpret_cast<float*>(memory);
+      __syncthreads();
+      write_part(attention, {warp_parts + warp * ResultPart::kFloats});
+      __syncthreads();
+      if (sharers.is_one()) {
+        const auto warp_part_at = [&](int i) { return warp_parts + i * ResultPart::kFloats; };
+        merge_parts<kRowsUsed, VALUE_HEAD_DIM, WARPS * 32>(WARPS, warp_part_at, threadIdx.x, sink_of, write);
+      } else {
+        join_warps(warp_parts, parts.at<ResultPart>(worker, sharers));
+        __syncthreads();
+        if (threadIdx.x == 0) is_last_block = parts.arrive(sharers);
+        __syncthreads();
+        if (is_last_block)
+          merge_parts<kRowsUsed, VALUE_HEAD_DIM, WARPS * 32>(num_parts, part_at, threadIdx.x, sink_of, write);
+      }
+      fence_async_proxy();
+      __syncthreads();
+    } else if (sharers.is_one()) {
+#pragma unroll
+      for (int half = 0; half < kHalves; half++) {
+        const int row = lane / 4 + 8 * half;
+        if (row < num_rows)
+          attention.results(half, sink_of(row), [&](int d, float low, float high) {
+            *reinterpret_cast<u32*>(row_at(row) + d) = pack<C>(low, high);
+          });
+      }
+    } else {
+      write_part(attention, parts.at<ResultPart>(worker, sharers));
+      __syncwarp();
+      const bool is_last = lane == 0 && parts.arrive(sharers);
+      if (__any_sync(0xffffffffu, is_last))
+        merge_parts<kRowsUsed, VALUE_HEAD_DIM, 32>(num_parts, part_at, lane, sink_of, write);
+    }
+    index += count;
+    if (index == end) return;
+    at.advance(decodes);
   }
 }

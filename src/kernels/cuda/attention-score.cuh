@@ -1,28 +1,46 @@
-// What the attention kernels share: where a cache row lies, and what becomes of a product of query and key.
+// What becomes of a product of query and key. SOFTCAP, ALIBI, WINDOW: whether the model has them.
 #pragma once
 #include "common.cuh"
 
-struct ScoreRule {
-  float scale;
-  float softcap;  // 0: off
-  float slope;    // ALiBi; 0: off
-  int window;     // tokens looked back at, itself included; 0: all
+constexpr float kLog2E = 1.4426950408889634f;
 
-  __device__ __forceinline__ float operator()(float product, int position, int key) const {
-    const int distance = position - key;
-    if (distance < 0 || (window > 0 && distance >= window)) return -INFINITY;
-    float score = product * scale;
-    if (softcap > 0.0f) score = softcap * tanhf(score / softcap);
-    return score - slope * distance;
+/// 2ˣ, to two units in the last place.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// A score times `unit()` is a binary logarithm, so that weights are powers of two.
+struct ScoreRule {
+  float scale, softcap, slope;  // of a head; the scale is positive
+  int window;                   // tokens looked back at, itself included
+
+  __device__ __forceinline__ float score(float product, int distance) const {
+#if SOFTCAP
+    product = softcap * tanhf(product * scale / softcap);
+#elif ALIBI
+    product *= scale;
+#endif
+#if ALIBI
+    product -= slope * distance;
+#endif
+    return product;
+  }
+
+  __device__ __forceinline__ float unit() const { return SOFTCAP || ALIBI ? kLog2E : scale * kLog2E; }
+
+  __device__ __forceinline__ bool sees(int distance) const {
+#if WINDOW
+    if (distance >= window) return false;
+#endif
+    return distance >= 0;
   }
 
   __device__ __forceinline__ int first_visible(int position) const {
-    return window > 0 && position >= window ? position - window + 1 : 0;
+#if WINDOW
+    if (position >= window) return position - window + 1;
+#endif
+    return 0;
   }
 };
-
-/// First element of a token's row of one head in a cache [numBlocks, numHeads, BLOCK_SIZE, headDim].
-__device__ __forceinline__ i64 cache_offset(const int* block_table, int position, int head, int num_heads, int head_dim) {
-  const i64 block = block_table[position / BLOCK_SIZE];
-  return ((block * num_heads + head) * BLOCK_SIZE + position % BLOCK_SIZE) * head_dim;
-}

@@ -2,6 +2,7 @@
 // shapes that the tensor-core kernels lack. X: the activations' type, C: the cache's, W: the sinks'. LATENT: multi-head latent
 // attention, where a token's value is also the rest of its key.
 #include "attention-score.cuh"
+#include "kv-tile.cuh"
 
 constexpr int kWarps = 4;
 constexpr int kLaneValues = (VALUE_HEAD_DIM + 31) / 32;
@@ -30,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
   const int position = context_lens[seq] - (cu_seqlens_q[seq + 1] - token);
   const int* block_table = block_tables + i64(seq) * *max_blocks_per_seq;
   const int kv_head = head / (num_heads / num_kv_heads);
-  const ScoreRule rule{scale, softcap, slopes ? slopes[head] : 0.0f, window};
+  const ScoreRule rule{scale, softcap, ALIBI ? slopes[head] : 0.0f, window};
   for (int d = threadIdx.x; d < HEAD_DIM; d += blockDim.x) query[d] = to_float(q[token * q_stride + head * HEAD_DIM + d]);
 #if LATENT
   for (int d = threadIdx.x; d < VALUE_HEAD_DIM; d += blockDim.x)
@@ -40,20 +41,22 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
 
   float sum[kLaneValues] = {}, top = -INFINITY, total = 0.0f;
   for (int key = rule.first_visible(position) + warp; key <= position; key += kWarps) {
-    const C* k = keys + cache_offset(block_table, key, kv_head, num_kv_heads, HEAD_DIM);
+    const i64 block = block_table[key / BLOCK_SIZE];
+    const int row = key % BLOCK_SIZE;
+    const C* k = keys + head_start(block, kv_head, num_kv_heads, HEAD_DIM);
     float product = 0.0f;
-    for (int d = lane; d < HEAD_DIM; d += 32) product += query[d] * to_float(k[d]);
-    const C* v = values + cache_offset(block_table, key, kv_head, num_kv_heads, VALUE_HEAD_DIM);
+    for (int d = lane; d < HEAD_DIM; d += 32) product += query[d] * to_float(k[element_at<C>(row, d, HEAD_DIM)]);
+    const C* v = values + head_start(block, kv_head, num_kv_heads, VALUE_HEAD_DIM);
 #if LATENT
-    for (int d = lane; d < VALUE_HEAD_DIM; d += 32) product += query[HEAD_DIM + d] * to_float(v[d]);
+    for (int d = lane; d < VALUE_HEAD_DIM; d += 32) product += query[HEAD_DIM + d] * to_float(v[element_at<C>(row, d, VALUE_HEAD_DIM)]);
 #endif
-    const float score = rule(reduce_warp(product, Sum()), position, key);
+    const float score = rule.score(reduce_warp(product, Sum()), position - key) * rule.unit();
     const float new_top = fmaxf(top, score);
-    const float keep = expf(top - new_top), weight = expf(score - new_top);
+    const float keep = exp2f(top - new_top), weight = exp2f(score - new_top);
 #pragma unroll
     for (int i = 0; i < kLaneValues; i++) {
       const int d = lane + 32 * i;
-      if (d < VALUE_HEAD_DIM) sum[i] = sum[i] * keep + weight * to_float(v[d]);
+      if (d < VALUE_HEAD_DIM) sum[i] = sum[i] * keep + weight * to_float(v[element_at<C>(row, d, VALUE_HEAD_DIM)]);
     }
     total = total * keep + weight;
     top = new_top;
@@ -64,13 +67,13 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
     if (lane + 32 * i < VALUE_HEAD_DIM) sums[warp][lane + 32 * i] = sum[i];
   if (lane == 0) largest[warp] = top, totals[warp] = total;
   __syncthreads();
-  const float sink = sinks ? to_float(sinks[head]) : -INFINITY;
+  const float sink = sinks ? to_float(sinks[head]) * kLog2E : -INFINITY;
   float overall = sink;
   for (int w = 0; w < kWarps; w++) overall = fmaxf(overall, largest[w]);
   for (int d = threadIdx.x; d < VALUE_HEAD_DIM; d += blockDim.x) {
-    float value = 0.0f, weight = expf(sink - overall);
+    float value = 0.0f, weight = exp2f(sink - overall);
     for (int w = 0; w < kWarps; w++) {
-      const float share = expf(largest[w] - overall);
+      const float share = exp2f(largest[w] - overall);
       value += share * sums[w][d];
       weight += share * totals[w];
     }

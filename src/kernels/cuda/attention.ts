@@ -2,157 +2,79 @@
 // one for everything else.
 import { lacksSmallCache, type KernelQuery } from '../kernel.ts';
 import {
-  cacheOf,
-  cudaType,
-  float,
-  inputOf,
-  int,
-  matrixOf,
-  optionalMatrix,
+  attributesOf,
+  commonParameters,
+  matrices,
+  MAX_MULTIPROCESSORS,
+  numWorkerBlocks,
+  plain,
+  shapeDefines,
+  TILE_ROWS,
+  WARP_THREADS,
+  type AttentionAttributes,
+} from './attention-parameters.ts';
+import {
   pointer,
   singleKernel,
-  view,
   type CudaKernelDescription,
   type CudaLaunch,
-  type CudaMatrix,
   type KernelLaunch,
-  type Parameter,
-  type StepCounts,
 } from './cuda-kernel.ts';
 
-interface AttentionAttributes {
-  readonly numHeads: number;
-  readonly numKvHeads: number;
-  readonly headDim: number;
-  readonly valueHeadDim: number;
-  readonly scale: number;
-  // Latent attention has none of these.
-  readonly window?: number | null;
-  readonly softcap?: number | null;
-  readonly alibiSlopes?: readonly number[] | null;
-}
-
-/** Blocks that fill any of the chips a few times over: contexts are split until there are so many. */
-const WANTED_BLOCKS = 512;
 const MAX_HEAD_DIM = 256;
-const ROWS_PER_TILE = 16;
-const WARP_THREADS = 32;
 const PREFILL_WARPS = 4;
+const PREFILL_STAGES = 2;
+/** Tiles of a warp that must be under way to hide the memory's latency. */
+const DECODE_STAGES = 3;
+/** Shared memory that a kernel's own variables may take. */
+const STATIC_SHARED_BYTES = 2048;
 
 export const attention: CudaKernelDescription = {
   ...singleKernel('attention', prepare),
   lacks: lacksSmallCache,
   variants: (query) => [{ kernel: isForTensorCores(query) ? 'tensor_cores' : 'plain', maxRows: null }],
-  workspaceBytes: (query) => (isForTensorCores(query) ? partialBytes(attributesOf(query)) : 0),
+  workspaceBytes: (query) => (isForTensorCores(query) ? partBytes(attributesOf(query)) : 0),
 };
-
-export const latentAttention: CudaKernelDescription = {
-  ...singleKernel('latentAttention', (launch) => [plain(launch)]),
-  lacks: lacksSmallCache,
-};
-
-function attributesOf({ attributes }: { readonly attributes: object }): AttentionAttributes {
-  return attributes as AttentionAttributes;
-}
 
 function isForTensorCores(query: KernelQuery): boolean {
-  const { headDim, valueHeadDim } = attributesOf(query);
-  const dims = [headDim, valueHeadDim];
-  const fits = dims.every((dim) => dim % 8 === 0 && dim <= MAX_HEAD_DIM);
+  const { headDim, valueHeadDim, scale } = attributesOf(query);
+  const fits = [headDim, valueHeadDim].every((dim) => dim % 8 === 0 && dim <= MAX_HEAD_DIM);
   if (query.batchInvariant) return false;
-  return fits && query.activationDType !== 'float32' && query.activationDType === query.kvDType;
+  return fits && scale > 0 && query.activationDType !== 'float32' && query.activationDType === query.kvDType;
 }
 
-/** Results of splits: for each head a weighted sum, its largest score and its total weight, in float32. */
-function partialBytes({ numHeads, numKvHeads, valueHeadDim }: AttentionAttributes): number {
-  return WANTED_BLOCKS * (numHeads / numKvHeads) * (valueHeadDim + 2) * 4;
+/** What warps leave of results that others have a part of: two each, float32 sums, largest scores and total weights. */
+function partBytes(attributes: AttentionAttributes): number {
+  const { numHeads, numKvHeads, valueHeadDim } = attributes;
+  const rows = Math.min(TILE_ROWS, numHeads / numKvHeads);
+  const floats = Math.ceil((rows * (valueHeadDim + 2)) / 4) * 4;
+  return MAX_MULTIPROCESSORS * maxDecodeWarps(attributes) * 2 * floats * 4;
 }
 
 function prepare(launch: CudaLaunch): readonly KernelLaunch[] {
-  if (launch.kernel === 'plain') return [plain(launch)];
-  return [prefill(launch), decode(launch), combine(launch)];
-}
-
-/** Block tables and all that follows them in the kernels' declarations. */
-function commonParameters(launch: CudaLaunch): readonly Parameter[] {
-  const { numHeads, numKvHeads, scale, window, softcap, alibiSlopes } = attributesOf(launch);
-  const [, , blockTables, cuSeqlensQ, contextLens] = launch.inputs;
-  const tables = inputOf(blockTables);
-  return [
-    pointer(tables.address),
-    pointer(tables.strideAddress),
-    pointer(inputOf(cuSeqlensQ).address),
-    pointer(inputOf(contextLens).address),
-    pointer(alibiSlopes ? launch.constant(Float32Array.from(alibiSlopes)) : 0),
-    pointer(sinksOf(launch)?.address ?? 0),
-    int(numHeads),
-    int(numKvHeads),
-    float(scale),
-    float(softcap ?? 0),
-    int(window ?? 0),
-  ];
-}
-
-/** Latent attention has an operand of its own in their place. */
-function sinksOf({ op, inputs }: CudaLaunch): CudaMatrix | null {
-  return op === 'attention' ? optionalMatrix(inputs[5]) : null;
-}
-
-function matrices(launch: CudaLaunch): readonly Parameter[] {
-  const cache = cacheOf(launch.inputs[1]);
-  const [q, y] = [matrixOf(launch.inputs[0]), matrixOf(launch.outputs[0])];
-  return [...view(q), ...view(y), pointer(cache.keys), pointer(cache.values)];
-}
-
-function shapeDefines(launch: CudaLaunch): Record<string, string | number> {
-  const { headDim, valueHeadDim } = attributesOf(launch);
-  const type = cudaType(cacheOf(launch.inputs[1]).dtype);
-  const sinks = sinksOf(launch);
-  const sinkType = sinks ? cudaType(sinks.dtype) : 'float';
-  return {
-    C: type,
-    W: sinkType,
-    HEAD_DIM: headDim,
-    VALUE_HEAD_DIM: valueHeadDim,
-    BLOCK_SIZE: launch.blockSize,
-  };
-}
-
-function plain(launch: CudaLaunch): KernelLaunch {
-  const { numHeads } = attributesOf(launch);
-  return {
-    kind: 'kernel',
-    source: 'attention.cu',
-    entry: 'attention',
-    defines: {
-      ...shapeDefines(launch),
-      X: cudaType(matrixOf(launch.inputs[0]).dtype),
-      LATENT: launch.op === 'latentAttention' ? 1 : 0,
-    },
-    block: 4 * WARP_THREADS,
-    sharedBytes: 0,
-    grid: ({ numTokens }) => [numTokens, numHeads, 1],
-    parameters: [
-      pointer(launch.addresses.numTokens),
-      pointer(launch.addresses.numSeqs),
-      ...matrices(launch),
-      ...commonParameters(launch),
-      ...view(matrixOf(launch.inputs[launch.op === 'latentAttention' ? 5 : 0])),
-    ],
-  };
+  if (launch.kernel === 'plain' || launch.blockSize % TILE_ROWS !== 0) return [plain(launch)];
+  return [prefill(launch), decode(launch)];
 }
 
 function prefill(launch: CudaLaunch): KernelLaunch {
   const { numHeads, headDim, valueHeadDim } = attributesOf(launch);
-  const keys = Math.max(headDim, valueHeadDim) > 128 ? 32 : 64;
-  const stages = 2;
+  const dim = Math.max(headDim, valueHeadDim);
+  const isForHopper =
+    launch.gpu.computeCapability === 90 && [headDim, valueHeadDim].every((size) => size % 16 === 0);
+  const tiles = dim > 192 ? 2 : 4;
   return {
     kind: 'kernel',
-    source: 'attention-prefill.cu',
+    source: isForHopper ? 'attention-prefill-hopper.cu' : 'attention-prefill.cu',
     entry: 'attention_prefill',
-    defines: { ...shapeDefines(launch), KEYS: keys, STAGES: stages },
+    defines: {
+      ...shapeDefines(launch),
+      TILES: tiles,
+      STAGES: PREFILL_STAGES,
+      ...(isForHopper ? { BLOCKS: dim > 128 ? 2 : 3 } : {}),
+    },
     block: PREFILL_WARPS * WARP_THREADS,
-    sharedBytes: stages * rowBytes(launch) * keys,
+    sharedBytes: PREFILL_STAGES * tiles * (isForHopper ? alignedTileBytes(launch) : tileBytes(launch)),
+    overlaps: true,
     grid: ({ numQueryTiles }) => [numQueryTiles, numHeads, 1],
     parameters: [
       pointer(launch.addresses.numQueryTiles),
@@ -164,83 +86,54 @@ function prefill(launch: CudaLaunch): KernelLaunch {
 }
 
 function decode(launch: CudaLaunch): KernelLaunch {
-  const { numKvHeads } = attributesOf(launch);
-  const { warps, stages } = decodeRing(launch);
+  const { numHeads, numKvHeads } = attributesOf(launch);
+  const { warps, stages } = decodeRings(launch);
+  const numBlocks = numWorkerBlocks(launch);
   return {
     kind: 'kernel',
     source: 'attention-decode.cu',
     entry: 'attention_decode',
-    defines: decodeDefines(launch),
+    defines: {
+      ...shapeDefines(launch),
+      GROUP: numHeads / numKvHeads,
+      WARPS: warps,
+      STAGES: stages,
+    },
     block: warps * WARP_THREADS,
-    sharedBytes: ringBytes(launch, warps, stages),
-    grid: (counts) => [
-      counts.numDecodeSeqs === 0 ? 0 : numSplits(launch, counts),
-      numKvHeads * Math.ceil(groupSize(launch) / ROWS_PER_TILE),
-      counts.numSeqs,
-    ],
+    sharedBytes: warps * stages * tileBytes(launch),
+    overlaps: true,
+    grid: ({ numDecodeSeqs }) => [numDecodeSeqs === 0 ? 0 : numBlocks, 1, 1],
     parameters: [
       pointer(launch.addresses.numSeqs),
       ...matrices(launch),
       ...commonParameters(launch),
       pointer(launch.workspace),
+      pointer(launch.constant(new Float32Array(numBlocks * warps))),
     ],
   };
 }
 
-function combine(launch: CudaLaunch): KernelLaunch {
-  const { numHeads, valueHeadDim } = attributesOf(launch);
-  return {
-    kind: 'kernel',
-    source: 'attention-decode.cu',
-    entry: 'attention_combine',
-    defines: decodeDefines(launch),
-    block: Math.ceil(valueHeadDim / WARP_THREADS) * WARP_THREADS,
-    sharedBytes: 0,
-    grid: (counts) => [
-      counts.numDecodeSeqs === 0 || numSplits(launch, counts) === 1 ? 0 : counts.numSeqs,
-      numHeads,
-      1,
-    ],
-    parameters: [
-      pointer(launch.addresses.numSeqs),
-      pointer(inputOf(launch.inputs[3]).address),
-      pointer(launch.workspace),
-      pointer(sinksOf(launch)?.address ?? 0),
-      ...view(matrixOf(launch.outputs[0])),
-      int(numHeads),
-      { count: (counts) => numSplits(launch, counts) },
-    ],
-  };
+/** Warps of a block, and tiles of each that are under way: as many as shared memory holds. */
+function decodeRings(launch: CudaLaunch): { warps: number; stages: number } {
+  const room = Math.floor((launch.gpu.maxSharedMemoryPerBlock - STATIC_SHARED_BYTES) / tileBytes(launch));
+  const most = maxDecodeWarps(attributesOf(launch));
+  const warps = [16, 8, 4, 2].find((count) => count <= most && count * DECODE_STAGES <= room) ?? 1;
+  return { warps, stages: Math.min(8, Math.floor(room / warps)) };
 }
 
-function numSplits(launch: CudaLaunch, { numSeqs }: StepCounts): number {
-  return Math.max(1, Math.floor(WANTED_BLOCKS / (numSeqs * attributesOf(launch).numKvHeads)));
+/** Warps whose registers a multiprocessor holds. */
+function maxDecodeWarps({ numHeads, numKvHeads, headDim, valueHeadDim }: AttentionAttributes): number {
+  return Math.max(headDim, valueHeadDim) > 64 || numHeads > 8 * numKvHeads ? 8 : 16;
 }
 
-function groupSize(launch: CudaLaunch): number {
-  const { numHeads, numKvHeads } = attributesOf(launch);
-  return numHeads / numKvHeads;
-}
-
-function decodeDefines(launch: CudaLaunch): Record<string, string | number> {
-  const { warps, stages } = decodeRing(launch);
-  return { ...shapeDefines(launch), WARPS: warps, STAGES: stages, GROUP: groupSize(launch) };
-}
-
-/** Warps, and tiles under way of each: as many as shared memory holds. */
-function decodeRing(launch: CudaLaunch): { warps: number; stages: number } {
+/** Keys and values of a tile. */
+function tileBytes(launch: CudaLaunch): number {
   const { headDim, valueHeadDim } = attributesOf(launch);
-  const warps = Math.max(headDim, valueHeadDim) > 128 ? 2 : 4;
-  const fits = ringBytes(launch, warps, 3) <= launch.gpu.maxSharedMemoryPerBlock;
-  return { warps, stages: fits ? 3 : 2 };
+  return TILE_ROWS * (headDim + valueHeadDim) * 2;
 }
 
-function ringBytes(launch: CudaLaunch, warps: number, stages: number): number {
-  return warps * stages * ROWS_PER_TILE * rowBytes(launch);
-}
-
-/** A key and a value in shared memory: padded to 16 elements, and 8 more against bank conflicts. */
-function rowBytes(launch: CudaLaunch): number {
+/** The same, values rounded up to what wgmma wants. */
+function alignedTileBytes(launch: CudaLaunch): number {
   const { headDim, valueHeadDim } = attributesOf(launch);
-  return (Math.ceil(headDim / 16) * 16 + 8 + Math.ceil(valueHeadDim / 16) * 16 + 8) * 2;
+  return TILE_ROWS * headDim * 2 + Math.ceil((TILE_ROWS * valueHeadDim * 2) / 1024) * 1024;
 }

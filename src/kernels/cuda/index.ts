@@ -1,5 +1,6 @@
 // Launch descriptions of every kernel of the CUDA device.
-import { attention, latentAttention } from './attention.ts';
+import { latentAttention } from './attention-latent.ts';
+import { attention } from './attention.ts';
 import type { CudaKernelDescription } from './cuda-kernel.ts';
 import { activation, add, clamp, gatedActivation, multiply, scale, softcap } from './elementwise.ts';
 import { embedding, gatherRows } from './embedding.ts';

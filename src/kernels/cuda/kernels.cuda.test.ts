@@ -21,6 +21,36 @@ const SHAPES = [
   [4, 2064],
 ] as const;
 
+interface AttentionCase {
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly valueHeadDim: number;
+  readonly window?: number;
+  readonly softcap?: number;
+  readonly alibiSlopes?: readonly number[];
+  readonly hasSinks?: boolean;
+}
+
+function heads(numHeads: number, numKvHeads: number, headDim: number, valueHeadDim = headDim): AttentionCase {
+  return { numHeads, numKvHeads, headDim, valueHeadDim };
+}
+
+const ATTENTIONS: readonly AttentionCase[] = [
+  ...[16, 48, 64, 80, 96, 112, 128, 144, 256].map((headDim) => heads(4, 2, headDim)),
+  heads(3, 3, 192, 128),
+  heads(2, 1, 40, 24),
+  heads(2, 1, 37, 21),
+  heads(8, 1, 128),
+  heads(16, 1, 64),
+  heads(35, 1, 16),
+  ...[1, 16, 17, 29, 64].map((window) => ({ ...heads(4, 2, 32), window })),
+  { ...heads(4, 2, 128), window: 100 },
+  { ...heads(4, 2, 32), softcap: 1.5 },
+  { ...heads(3, 1, 32), alibiSlopes: [0.5, 0.1, 0.02] },
+  { ...heads(3, 1, 32), hasSinks: true },
+];
+
 describeCuda('kernels', () => {
   let harness: CudaHarness;
   beforeAll(async () => {
@@ -138,29 +168,16 @@ describeCuda('kernels', () => {
       await check('linear', {}, [x, weight([24, 64], 2)], [matrix(5, 24, undefined, { columnStart: 1 })], 5);
     });
 
-    it.each([
-      ['heads of 64 in groups', { numHeads: 6, numKvHeads: 2, headDim: 64, valueHeadDim: 64 }],
-      ['heads of 128', { numHeads: 2, numKvHeads: 2, headDim: 128, valueHeadDim: 128 }],
-      ['heads of 40 and 24', { numHeads: 2, numKvHeads: 1, headDim: 40, valueHeadDim: 24 }],
-      ['heads of 256', { numHeads: 2, numKvHeads: 1, headDim: 256, valueHeadDim: 256 }],
-      ['one KV head for 35', { numHeads: 35, numKvHeads: 1, headDim: 16, valueHeadDim: 16 }],
-      ['odd heads', { numHeads: 2, numKvHeads: 1, headDim: 37, valueHeadDim: 21 }],
-      ['a window', { numHeads: 4, numKvHeads: 2, headDim: 32, valueHeadDim: 32, window: 29 }],
-      ['a soft cap', { numHeads: 4, numKvHeads: 2, headDim: 32, valueHeadDim: 32, softcap: 1.5 }],
-      [
-        'slopes',
-        { numHeads: 3, numKvHeads: 1, headDim: 32, valueHeadDim: 32, alibiSlopes: [0.5, 0.1, 0.02] },
-      ],
-      ['sinks', { numHeads: 3, numKvHeads: 1, headDim: 32, valueHeadDim: 32, hasSinks: true }],
-    ])('attention with %s', async (_, { hasSinks, ...shape }: AttentionCase) => {
+    it.each(ATTENTIONS)('attention of %j', async ({ hasSinks, ...shape }) => {
       const { numHeads, numKvHeads, headDim, valueHeadDim } = shape;
       const plain = { window: null, softcap: null, alibiSlopes: null };
       const attributes = { layer: 0, scale: 0.3, ...plain, ...shape } as Attributes;
-      const contextLens = [1, 40, 17, 65, 1300, 130];
+      const contextLens = [1, 40, 17, 65, 1300, 130, 16];
       const { cache, blocks } = filledCache({ numKvHeads, keyHeadDim: headDim, valueHeadDim }, contextLens);
       for (const numQueries of [
-        [1, 1, 1, 1, 1, 1],
-        [1, 7, 17, 1, 1, 100],
+        [1, 1, 1, 1, 1, 1, 1],
+        [1, 7, 17, 1, 1, 100, 2],
+        [1, 40, 2, 65, 70, 130, 1],
       ]) {
         const chunks = contextLens.map((length, i) => {
           const tokenIds = new Array<number>(numQueries[i]).fill(0);
@@ -177,6 +194,39 @@ describeCuda('kernels', () => {
         ];
         const outputs = [matrix(step.numTokens, numHeads * valueHeadDim)];
         const launch = { op: 'attention', attributes, inputs, outputs };
+        await harness.check({ dtype, step, cache, launch }, TOLERANCES[dtype]);
+      }
+    });
+
+    it.each([
+      [16, 64, 512],
+      [3, 64, 128],
+      [80, 64, 256],
+      [5, 24, 40],
+    ])('latentAttention of %d heads of %d and %d', async (numHeads, headDim, valueHeadDim) => {
+      const attributes = { layer: 0, scale: 0.1, numHeads, numKvHeads: 1, headDim, valueHeadDim };
+      const contextLens = [1, 40, 64, 65, 700, 130, 16];
+      const { cache, blocks } = filledCache(
+        { numKvHeads: 1, keyHeadDim: headDim, valueHeadDim },
+        contextLens,
+      );
+      for (const numQueries of [
+        [1, 1, 1, 1, 1, 1, 1],
+        [1, 7, 17, 1, 1, 100, 2],
+      ]) {
+        const chunks = contextLens.map((length, i) => {
+          const tokenIds = new Array<number>(numQueries[i]).fill(0);
+          return { tokenIds, numCached: length - numQueries[i], blocks: blocks[i], logitRows: [] };
+        });
+        const step = stepBatch(chunks, 16);
+        const [q, latentQ] = [headDim, valueHeadDim].map((dim, i) =>
+          matrix(step.numTokens, numHeads * dim, random(step.numTokens * numHeads * dim, 3 + i)),
+        );
+        const names = ['blockTables', 'cuSeqlensQ', 'contextLens'] as const;
+        const arrays = names.map((name) => ({ kind: 'input', name }) as const);
+        const inputs: HarnessOperand[] = [q, { kind: 'kvCache', layer: 0 }, ...arrays, latentQ];
+        const outputs = [matrix(step.numTokens, numHeads * valueHeadDim)];
+        const launch = { op: 'latentAttention', attributes, inputs, outputs };
         await harness.check({ dtype, step, cache, launch }, TOLERANCES[dtype]);
       }
     });
@@ -205,11 +255,3 @@ describeCuda('kernels', () => {
     }
   });
 });
-
-interface AttentionCase {
-  readonly numHeads: number;
-  readonly numKvHeads: number;
-  readonly headDim: number;
-  readonly valueHeadDim: number;
-  readonly hasSinks?: boolean;
-}

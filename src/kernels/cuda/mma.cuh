@@ -17,8 +17,17 @@ template <> __device__ __forceinline__ void mma<fp16>(float (&sum)[4], const u32
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-template <typename T> __device__ __forceinline__ u32 pack(float low, float high) {
-  return u32(from_float<T>(low).bits) | u32(from_float<T>(high).bits) << 16;
+/// Two numbers rounded to nearest even, the first in the lower half.
+template <typename T> __device__ __forceinline__ u32 pack(float low, float high);
+template <> __device__ __forceinline__ u32 pack<bf16>(float low, float high) {
+  u32 y;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
+}
+template <> __device__ __forceinline__ u32 pack<fp16>(float low, float high) {
+  u32 y;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
 }
 
 __device__ __forceinline__ u32 shared_address(const void* pointer) { return u32(__cvta_generic_to_shared(pointer)); }

@@ -4,36 +4,9 @@
 // A tile is rows of kAtomBytes, swizzled: the 16 bytes at place p of row r lie at place p ^ (r % 8), so that eight rows' bytes of
 // equal place meet different banks. Tiles start at multiples of 1024 bytes.
 #pragma once
-#include "mma.cuh"
-
-#define HAS_COPY_ENGINE (__CUDA_ARCH__ >= 900)
+#include "barrier.cuh"
 
 constexpr int kAtomBytes = 128;
-
-__device__ __forceinline__ void init_barrier(u64* barrier, int num_arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(num_arrivals) : "memory");
-}
-__device__ __forceinline__ void arrive(u64* barrier) {
-  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_address(barrier)) : "memory");
-}
-/// Until the barrier's phase of this parity is over.
-__device__ __forceinline__ void wait_barrier(u64* barrier, int parity) {
-#if HAS_COPY_ENGINE
-  // A loop of its own: one that the compiler sees makes it doubt wgmma's registers.
-  asm volatile(
-      "{ .reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n@!p bra AGAIN;\n}" ::"r"(
-          shared_address(barrier)),
-      "r"(parity)
-      : "memory");
-#else
-  u32 is_done = 0;
-  while (!is_done)
-    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                 : "=r"(is_done)
-                 : "r"(shared_address(barrier)), "r"(parity)
-                 : "memory");
-#endif
-}
 
 /// The driver's description of a matrix (`CUtensorMap`).
 struct alignas(64) TensorMap { u64 words[16]; };
@@ -95,9 +68,7 @@ template <int NUM_STAGES, int NUM_READERS> struct Ring {
       init_barrier(&full[stage], HAS_COPY_ENGINE ? 1 : 32);
       init_barrier(&empty[stage], NUM_READERS);
     }
-#if HAS_COPY_ENGINE
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-#endif
+    publish_barriers();
   }
 
   /// The filling warp, before the copies of a turn, `bytes` in all: until the stage is free.
@@ -105,9 +76,7 @@ template <int NUM_STAGES, int NUM_READERS> struct Ring {
     const int stage = turn % NUM_STAGES;
     if (turn >= NUM_STAGES) wait_barrier(&empty[stage], (turn / NUM_STAGES - 1) % 2);
 #if HAS_COPY_ENGINE
-    if (threadIdx.x % 32 == 0)
-      asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(&full[stage])), "r"(bytes)
-                   : "memory");
+    if (threadIdx.x % 32 == 0) announce_bytes(&full[stage], bytes);
 #endif
   }
   /// After the last copy of a turn.

@@ -1,7 +1,7 @@
 // rope, kvWrite and their fusion: a thread turns VEC pairs of a head's columns, or copies VEC columns that do not turn.
-// X: the activations' type, C: the cache's, INTERLEAVED: pairs are neighbours. A layer's cache holds keys
-// [numBlocks, numKvHeads, BLOCK_SIZE, keyHeadDim], then values likewise.
-#include "common.cuh"
+// X: the activations' type, C: the cache's, INTERLEAVED: pairs are neighbours. A layer's cache holds keys, then values, as
+// kv-tile.cuh says.
+#include "kv-tile.cuh"
 
 /// Pieces of a head of `head_dim` columns, of which the first `rotary_dim` turn.
 __device__ __forceinline__ int num_pieces(int head_dim, int rotary_dim) { return (head_dim - rotary_dim / 2) / VEC; }
@@ -40,9 +40,10 @@ __device__ __forceinline__ void rotate_piece(const X* head, int piece, int rotar
   f(second, high);
 }
 
-__device__ __forceinline__ C* cache_row(C* cache, int slot, int head, int num_heads, int head_dim) {
-  const i64 block = slot / BLOCK_SIZE;
-  return cache + ((block * num_heads + head) * BLOCK_SIZE + slot % BLOCK_SIZE) * head_dim;
+/// Of one head's rows in a slot's block, where VEC columns of the slot's row go.
+__device__ __forceinline__ C* place_of(C* cache, int slot, int head, int num_heads, int head_dim, int column) {
+  C* rows = cache + head_start(slot / BLOCK_SIZE, head, num_heads, head_dim);
+  return rows + element_at<C>(slot % BLOCK_SIZE, column, head_dim);
 }
 
 /// Grid [tokens, chunks of a token's pieces].
@@ -80,16 +81,18 @@ extern "C" __global__ void rope_kv_write(const int* num_rows, const X* q, i64 q_
   }
   head -= num_heads;
   if (head < num_kv_heads) {
-    C* target = cache_row(keys, slot, head, num_kv_heads, head_dim);
     rotate_piece(k + token * k_stride + head * head_dim, i % pieces, rotary_dim, angles,
-                 [&](int column, const float (&turned)[VEC]) { put(target + column, turned); });
+                 [&](int column, const float (&turned)[VEC]) {
+                   put(place_of(keys, slot, head, num_kv_heads, head_dim, column), turned);
+                 });
     return;
   }
   i -= (num_heads + num_kv_heads) * pieces;
   const int value_pieces = num_pieces(value_head_dim, 0);
   head = i / value_pieces;
   if (head >= num_kv_heads) return;
-  C* target = cache_row(values, slot, head, num_kv_heads, value_head_dim);
   rotate_piece(v + token * v_stride + head * value_head_dim, i % value_pieces, 0, nullptr,
-               [&](int column, const float (&same)[VEC]) { put(target + column, same); });
+               [&](int column, const float (&same)[VEC]) {
+                 put(place_of(values, slot, head, num_kv_heads, value_head_dim, column), same);
+               });
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include "dequantize.cuh"
 #include "pipeline.cuh"
+#include "wgmma-order.cuh"
 
 /// Blocks of a cluster: all have come here, and see each other's shared memory as it was written before.
 __device__ __forceinline__ void sync_cluster() {
@@ -12,12 +13,6 @@ __device__ __forceinline__ void sync_cluster() {
 /// Rows of 128 bytes, swizzled, 1024-byte aligned in groups of eight.
 __device__ __forceinline__ u64 describe_tile(const void* tile) {
   return u64(shared_address(tile) & 0x3ffff) >> 4 | u64(1) << 16 | u64(64) << 32 | u64(1) << 62;
-}
-
-__device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int kPending> __device__ __forceinline__ void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
 /// sum [64, 2 · size] (+)= 64 rows of 32 codes · 2 · size rows of 32 codes, transposed. Thread 32w + 4g + c of the warpgroup has

@@ -1,0 +1,122 @@
+// What the launch descriptions of attention share: attributes, parameters in the kernels' order, and the plain kernel for types
+// and shapes that tensor cores do not take.
+import {
+  cacheOf,
+  cudaType,
+  float,
+  inputOf,
+  int,
+  matrixOf,
+  optionalMatrix,
+  pointer,
+  view,
+  type CudaLaunch,
+  type CudaMatrix,
+  type KernelLaunch,
+  type Parameter,
+} from './cuda-kernel.ts';
+
+export interface AttentionAttributes {
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly valueHeadDim: number;
+  readonly scale: number;
+  // Latent attention has none of these.
+  readonly window?: number | null;
+  readonly softcap?: number | null;
+  readonly alibiSlopes?: readonly number[] | null;
+}
+
+/** Rows of queries, and tokens in a tile of the cache. */
+export const TILE_ROWS = 16;
+export const WARP_THREADS = 32;
+/** Of the largest GPUs. */
+export const MAX_MULTIPROCESSORS = 192;
+
+export function attributesOf({ attributes }: { readonly attributes: object }): AttentionAttributes {
+  return attributes as AttentionAttributes;
+}
+
+export function matrices(launch: CudaLaunch): readonly Parameter[] {
+  const cache = cacheOf(launch.inputs[1]);
+  const [q, y] = [matrixOf(launch.inputs[0]), matrixOf(launch.outputs[0])];
+  return [...view(q), ...view(y), pointer(cache.keys), pointer(cache.values)];
+}
+
+/** Block tables and all that follows them in the kernels' declarations. */
+export function commonParameters(launch: CudaLaunch): readonly Parameter[] {
+  const { numHeads, numKvHeads, scale, window, softcap, alibiSlopes } = attributesOf(launch);
+  return [
+    ...sequenceParameters(launch),
+    pointer(alibiSlopes ? launch.constant(Float32Array.from(alibiSlopes)) : 0),
+    pointer(sinksOf(launch)?.address ?? 0),
+    int(numHeads),
+    int(numKvHeads),
+    float(scale),
+    float(softcap ?? 0),
+    int(window ?? 0),
+  ];
+}
+
+export function sequenceParameters({ inputs }: CudaLaunch): readonly Parameter[] {
+  const [, , blockTables, cuSeqlensQ, contextLens] = inputs;
+  const tables = inputOf(blockTables);
+  return [
+    pointer(tables.address),
+    pointer(tables.strideAddress),
+    pointer(inputOf(cuSeqlensQ).address),
+    pointer(inputOf(contextLens).address),
+  ];
+}
+
+/** Latent attention has an operand of its own in their place. */
+function sinksOf({ op, inputs }: CudaLaunch): CudaMatrix | null {
+  return op === 'attention' ? optionalMatrix(inputs[5]) : null;
+}
+
+export function shapeDefines(launch: CudaLaunch): Record<string, string | number> {
+  const { headDim, valueHeadDim, window, softcap, alibiSlopes } = attributesOf(launch);
+  const type = cudaType(cacheOf(launch.inputs[1]).dtype);
+  const sinks = sinksOf(launch);
+  const sinkType = sinks ? cudaType(sinks.dtype) : 'float';
+  return {
+    C: type,
+    W: sinkType,
+    HEAD_DIM: headDim,
+    VALUE_HEAD_DIM: valueHeadDim,
+    BLOCK_SIZE: launch.blockSize,
+    SOFTCAP: softcap ? 1 : 0,
+    ALIBI: alibiSlopes ? 1 : 0,
+    WINDOW: window ? 1 : 0,
+  };
+}
+
+/** Blocks of a decode: one on each multiprocessor. */
+export function numWorkerBlocks({ gpu }: CudaLaunch): number {
+  return Math.min(gpu.numMultiprocessors, MAX_MULTIPROCESSORS);
+}
+
+export function plain(launch: CudaLaunch): KernelLaunch {
+  const { numHeads } = attributesOf(launch);
+  return {
+    kind: 'kernel',
+    source: 'attention.cu',
+    entry: 'attention',
+    defines: {
+      ...shapeDefines(launch),
+      X: cudaType(matrixOf(launch.inputs[0]).dtype),
+      LATENT: launch.op === 'latentAttention' ? 1 : 0,
+    },
+    block: 4 * WARP_THREADS,
+    sharedBytes: 0,
+    grid: ({ numTokens }) => [numTokens, numHeads, 1],
+    parameters: [
+      pointer(launch.addresses.numTokens),
+      pointer(launch.addresses.numSeqs),
+      ...matrices(launch),
+      ...commonParameters(launch),
+      ...view(matrixOf(launch.inputs[launch.op === 'latentAttention' ? 5 : 0])),
+    ],
+  };
+}
