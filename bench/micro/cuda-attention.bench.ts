@@ -263,6 +263,7 @@ function attentionPlan(shape: Shape, step: StepBatch, numLayers: number): Plan {
     activationDType: 'bfloat16',
     launches,
     logits: { kind: 'buffer', id: 3, columnStart: 0, columns: 16, rowStride: 16 },
+    outputs: [],
   };
 }
 

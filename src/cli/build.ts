@@ -1,5 +1,6 @@
 // `needletail build`: compile a model and pack its weights into a plan directory, which `serve` loads without either.
 import { Option, type Command } from 'commander';
+import { addCalibrationFlags } from './calibration-flags.ts';
 import { addEngineFlags } from './flags.ts';
 import { share, wholeNumber } from './parsers.ts';
 import type { BuildFlags } from './run-build.ts';
@@ -8,7 +9,7 @@ export function registerBuild(program: Command): void {
   const command = program
     .command('build')
     .description('write a plan directory: the compiled plan with its packed weights, ready to serve');
-  addEngineFlags(command)
+  addCalibrationFlags(addEngineFlags(command))
     .requiredOption('--output <folder>', 'the plan directory')
     .option(
       '--quality-text <file>',

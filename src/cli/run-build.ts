@@ -7,20 +7,23 @@ import { companionFiles, writePlanDirectory } from '../compiler/plan-directory.t
 import type { Plan, Target } from '../compiler/plan.ts';
 import { createDevice, kernelsFor } from '../device/create-device.ts';
 import type { EngineConfig } from '../engine/config.ts';
-import { findSubject, modelToLoad, openTensors } from '../engine/subject.ts';
+import { findSubject, modelToLoad, openTensors, type ModelSubject } from '../engine/subject.ts';
+import { calibrateModel, type CalibratedModel, type CalibrationRequest } from '../eval/calibrate-model.ts';
 import { NeedletailError } from '../util/errors.ts';
-import { formatBytes } from '../util/format-bytes.ts';
+import { formatBytes, formatCount } from '../util/format-bytes.ts';
+import { calibrationRequest, type CalibrationFlags } from './calibration-flags.ts';
 import { engineConfig, type EngineFlags } from './flags.ts';
 import { interruption } from './interruption.ts';
 import { approval, type QualityFlags } from './plan-quality.ts';
 import { progressBar } from './progress.ts';
 
-export interface BuildFlags extends EngineFlags, QualityFlags {
+export interface BuildFlags extends EngineFlags, QualityFlags, Omit<CalibrationFlags, keyof EngineFlags> {
   readonly output: string;
 }
 
 export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
   const config = engineConfig(name, flags);
+  const calibration = calibrationRequest(flags);
   const download = progressBar('downloading');
   const subject = await findSubject(config, {
     onProgress: ({ overallBytes, overallTotalBytes }) => download(overallBytes, overallTotalBytes),
@@ -32,10 +35,13 @@ export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
   }
   const target = await targetOf(config);
   const kernels = kernelsFor(target);
-  const model = modelToLoad(subject, config, target, kernels);
-  const plan = compile(compileRequestFor(model, config, target, kernels));
   const signal = interruption('interrupted; nothing was written');
-  const source = openTensors(subject, plan, config);
+  const calibrated = calibration && (await runCalibration(subject, config, calibration, signal));
+  const model = calibrated
+    ? { ...subject.model, tensors: calibrated.catalog }
+    : modelToLoad(subject, config, target, kernels);
+  const plan = compile(compileRequestFor(model, config, target, kernels));
+  const source = calibrated?.source ?? openTensors(subject, plan, config);
   try {
     await writePlanDirectory(
       flags.output,
@@ -51,6 +57,24 @@ export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
     source.close();
   }
   console.log(describe(plan, flags.output));
+}
+
+async function runCalibration(
+  subject: ModelSubject,
+  config: EngineConfig,
+  request: CalibrationRequest,
+  signal: AbortSignal,
+): Promise<CalibratedModel> {
+  const onProgress = progressBar('calibrating', String);
+  const calibrated = await calibrateModel(subject, config, request, { signal, onProgress });
+  const { numTokens, numScaled, numLeft } = calibrated;
+  const scaled = numScaled === 0 ? '' : `; ${formatCount(numScaled)} inputs rescaled`;
+  const left =
+    numLeft === 0
+      ? ''
+      : `; ${formatCount(numLeft)} weights left as they are, cut from their tensors by columns`;
+  console.log(`calibrated on ${formatCount(numTokens)} tokens of ${request.file}${scaled}${left}`);
+  return calibrated;
 }
 
 async function targetOf(config: EngineConfig): Promise<Target> {

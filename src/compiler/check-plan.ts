@@ -14,7 +14,7 @@ export function checkPlan(plan: Plan): string | null {
     checkTables(plan) ??
     checkBuffers(plan) ??
     checkOperands(plan) ??
-    checkOperand(plan.logits, plan)
+    checkOutputs(plan)
   );
 }
 
@@ -77,6 +77,11 @@ function checkOperands(plan: Plan): string | null {
     }
   }
   return null;
+}
+
+function checkOutputs(plan: Plan): string | null {
+  const operands = [plan.logits, ...plan.outputs.map(({ operand }) => operand)];
+  return operands.map((operand) => checkView(operand, plan)).find((problem) => problem !== null) ?? null;
 }
 
 function checkOperand(operand: Operand, plan: Plan): string | null {

@@ -33,7 +33,7 @@ export function emitPlan(
 ): Plan {
   const tables = new PlanTables(graph, request);
   const launches = kernels.map((kernel) => launchOf(kernel, memory, tables));
-  const logits = graph.outputs.find((output) => output.name === 'logits')!.value;
+  const outputs = graph.outputs.map(({ name, value }) => ({ name, operand: memory.operands.get(value.id)! }));
   return {
     header: headerOf(request),
     model: summaryOf(request, facts, numParameters),
@@ -47,7 +47,8 @@ export function emitPlan(
     workspaceBytes: Math.max(0, ...kernels.map((kernel) => kernel.workspaceBytes)),
     activationDType: activationDTypeOf(request),
     launches,
-    logits: memory.operands.get(logits.id)!,
+    logits: outputs.find(({ name }) => name === 'logits')!.operand,
+    outputs: outputs.filter(({ name }) => name !== 'logits'),
   };
 }
 

@@ -151,4 +151,5 @@ export const planSchema: z.ZodType<Plan> = z.strictObject({
   activationDType: floatDType,
   launches: z.array(launch),
   logits: bufferOperand,
+  outputs: z.array(z.strictObject({ name: z.string(), operand: bufferOperand })).default([]),
 });

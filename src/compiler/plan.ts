@@ -146,4 +146,11 @@ export interface Plan {
   readonly launches: readonly Launch[];
   /** The buffer that holds float32 logits `[numLogitRows, vocabSize]` after the last launch. */
   readonly logits: BufferOperand;
+  /** Further outputs of the graph, which hold float32 after the last launch; none unless the graph was given them. */
+  readonly outputs: readonly NamedOutput[];
+}
+
+export interface NamedOutput {
+  readonly name: string;
+  readonly operand: BufferOperand;
 }

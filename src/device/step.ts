@@ -88,4 +88,6 @@ export interface StepResult {
   readonly rowStatus: Uint8Array; // [numLogitRows]
   /** `[numLogitRows, vocabSize]` if asked for. */
   readonly logits: Float32Array | null;
+  /** Of a plan with further outputs what these hold, by name: `[rows, columns]` in float32. */
+  readonly outputs?: ReadonlyMap<string, Float32Array>;
 }

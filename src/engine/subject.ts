@@ -65,19 +65,20 @@ export function modelToLoad(
 
 /** The tensors that a plan is loaded from: the checkpoint's, or random ones where they are asked for. */
 export function openTensors(
-  { model, checkpoint, whyNone }: ModelSubject,
+  subject: ModelSubject,
   plan: Plan,
   { loadFormat, seed }: Pick<EngineConfig, 'loadFormat' | 'seed'>,
 ): TensorSource {
-  if (loadFormat === 'dummy') {
-    const dtype = publishedDType(model.config, model.tensors);
-    return dummySource(expectedTensors(plan, dtype), seed);
-  }
-  if (checkpoint !== null) {
-    const { definition, config } = model;
-    return definition.adaptTensors?.(checkpoint.source, config) ?? checkpoint.source;
-  }
-  throw whyNone!;
+  if (loadFormat !== 'dummy') return checkpointTensors(subject);
+  const { config, tensors } = subject.model;
+  return dummySource(expectedTensors(plan, publishedDType(config, tensors)), seed);
+}
+
+/** The checkpoint's tensors as the model's graph means them. */
+export function checkpointTensors({ model, checkpoint, whyNone }: ModelSubject): TensorSource {
+  if (checkpoint === null) throw whyNone!;
+  const { definition, config } = model;
+  return definition.adaptTensors?.(checkpoint.source, config) ?? checkpoint.source;
 }
 
 async function folderSubject(

@@ -254,6 +254,7 @@ export class HarnessSession {
       activationDType: 'float32',
       launches,
       logits,
+      outputs: [],
     };
   }
 

@@ -402,5 +402,6 @@ function planOf(
     activationDType: 'float32',
     launches,
     logits: { kind: 'buffer', id: last.id, columnStart: 0, columns: vocabSize, rowStride: vocabSize },
+    outputs: [],
   };
 }

@@ -1,6 +1,7 @@
 // A plan loaded on the CPU device: each step is written into native memory and run by one call.
-import type { Plan } from '../../compiler/plan.ts';
+import type { BufferOperand, Plan } from '../../compiler/plan.ts';
 import { Status, type Address } from '../../ffi/cpu-library.ts';
+import { resolveDim } from '../../tensor/shape.ts';
 import { DeviceError, type DeviceMemory, type Executable } from '../device.ts';
 import type { StepBatch, StepResult } from '../step.ts';
 import type { CpuRuntime } from './cpu-runtime.ts';
@@ -45,7 +46,11 @@ export class CpuExecutable implements Executable {
     if (status === Status.invalidStep)
       throw new DeviceError(`the step was refused: ${this.#step.readMessage()}`);
     if (status !== Status.ok) throw new DeviceError('the device was closed during a step');
-    return this.#step.readResult(step.returnLogits ? this.#readLogits(step.logitRows.length) : null);
+    const result = this.#step.readResult(step.returnLogits ? this.#readFloats(this.plan.logits, step) : null);
+    const { outputs } = this.plan;
+    if (outputs.length === 0) return result;
+    const values = outputs.map(({ name, operand }) => [name, this.#readFloats(operand, step)] as const);
+    return { ...result, outputs: new Map(values) };
   }
 
   async dispose(): Promise<void> {
@@ -58,14 +63,15 @@ export class CpuExecutable implements Executable {
     this.#onDispose();
   }
 
-  #readLogits(numRows: number): Float32Array {
-    const { id, columnStart, columns, rowStride } = this.plan.logits;
-    const start = this.#loaded.placement.arena + this.plan.buffers[id].offset + columnStart * 4;
-    const logits = new Float32Array(numRows * columns);
+  #readFloats({ id, columnStart, columns, rowStride }: BufferOperand, step: StepBatch): Float32Array {
+    const { shape, offset } = this.plan.buffers[id];
+    const numRows = resolveDim(shape[0], { ...step, numLogitRows: step.logitRows.length });
+    const start = this.#loaded.placement.arena + offset + columnStart * 4;
+    const values = new Float32Array(numRows * columns);
     for (let row = 0; row < numRows; row++) {
       const view = this.#runtime.library.view(start + row * rowStride * 4, columns * 4);
-      logits.set(new Float32Array(view), row * columns);
+      values.set(new Float32Array(view), row * columns);
     }
-    return logits;
+    return values;
   }
 }

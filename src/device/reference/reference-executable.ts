@@ -63,7 +63,13 @@ export class ReferenceExecutable implements Executable {
     for (const launch of this.plan.launches) this.#launch(launch, step);
     const logits = floatsOf(this.#readBuffer(this.plan.logits, step)).slice();
     const sampled = sampleLogits(logits, this.plan.model.vocabSize, step.sampling);
-    return { ...sampled, logits: step.returnLogits ? logits : null };
+    const result = { ...sampled, logits: step.returnLogits ? logits : null };
+    const { outputs } = this.plan;
+    if (outputs.length === 0) return result;
+    const values = outputs.map(
+      ({ name, operand }) => [name, floatsOf(this.#readBuffer(operand, step))] as const,
+    );
+    return { ...result, outputs: new Map(values) };
   }
 
   #launch(launch: Launch, step: StepBatch): void {

@@ -1,0 +1,147 @@
+// A checkpoint's weights with factors multiplied into their rows and columns, and where they are written back.
+import { assembleWeight } from '../ir/assemble-weight.ts';
+import type { Parameter, WeightPart } from '../ir/graph.ts';
+import { decodeTensor } from '../tensor/codes.ts';
+import { encodeFloats, isFloatDType, roundTo, type FloatDType } from '../tensor/dtype.ts';
+import { asMatrix } from '../tensor/shape.ts';
+import type { TensorSource, TensorView } from '../tensor/tensor-source.ts';
+import { NeedletailError } from '../util/errors.ts';
+import { columnsOf } from './products.ts';
+import type { ScalingGroup } from './scaling-groups.ts';
+
+export class ScaledWeights {
+  readonly #source: TensorSource;
+  readonly #rowFactors = new Map<Parameter, Float64Array>();
+  readonly #columnFactors = new Map<Parameter, Float64Array>();
+  /** Norm weights that took factors, as they are stored. */
+  readonly #norms = new Map<Parameter, Float32Array>();
+  #lastRead: { readonly name: string; readonly values: Float32Array } | null = null;
+
+  constructor(source: TensorSource) {
+    this.#source = source;
+  }
+
+  /** The weight's values, row-major, factors included. Throws `bad_checkpoint` for NaN or infinite ones. */
+  read(parameter: Parameter): Float32Array {
+    const changed = this.#norms.get(parameter);
+    if (changed) return changed;
+    const values = assembleWeight({ parts: parameter.parts }, (name) => this.#readTensor(name));
+    if (!values.every(Number.isFinite)) throw notFinite(parameter);
+    const [rows, columns] = [this.#rowFactors.get(parameter), this.#columnFactors.get(parameter)];
+    const width = values.length / (parameter.value.type.shape[0] as number);
+    if (!rows && !columns) return values;
+    return values.map(
+      (value, i) => value * (rows?.[Math.floor(i / width)] ?? 1) * (columns?.[i % width] ?? 1),
+    );
+  }
+
+  /** What the weight's columns were multiplied by, and so its inputs divided by; null for nothing. */
+  columnFactors(parameter: Parameter): Float64Array | null {
+    return this.#columnFactors.get(parameter) ?? null;
+  }
+
+  /** Divides the group's value by `factors` `[numFactors]` at its source, and multiplies the columns of what reads it. */
+  fold({ source, products, kept, factorOf, numFactors }: ScalingGroup, factors: Float64Array): void {
+    const { weight, bias, normOffset } = source;
+    const taken = normOffset === null ? factors : this.#foldIntoNorm(weight, normOffset, factors);
+    const inverse = (i: number): number => 1 / taken[i % numFactors];
+    if (normOffset === null) this.#scale(this.#rowFactors, weight, inverse);
+    if (bias) this.#scale(this.#rowFactors, bias, inverse);
+    for (const reader of [...products.map((product) => product.weight), ...kept]) {
+      this.#scale(this.#columnFactors, reader, (column) => taken[factorOf[column]]);
+    }
+  }
+
+  /** The changed weights, but for `quantized` ones, as whole tensors of the type that they had. */
+  changedTensors(quantized: ReadonlySet<Parameter>): ReadonlyMap<string, TensorView> {
+    const changed = new Set([
+      ...this.#norms.keys(),
+      ...this.#rowFactors.keys(),
+      ...this.#columnFactors.keys(),
+    ]);
+    const tensors = new Map<string, Float32Array>();
+    for (const parameter of changed) {
+      if (!quantized.has(parameter)) this.#writeParts(parameter, tensors);
+    }
+    return new Map(
+      [...tensors].map(([name, values]) => {
+        const { shape } = this.#source.read(name);
+        const dtype = this.#dtypeOf(name);
+        return [name, { dtype, shape, bytes: encodeFloats(dtype, values) }];
+      }),
+    );
+  }
+
+  /**
+   * The norm's weight as it survives in its type; the factors taken are those that it was really divided by, so that
+   * rounding it costs nothing.
+   */
+  #foldIntoNorm(weight: Parameter, offset: number, factors: Float64Array): Float64Array {
+    const dtype = this.#dtypeOf(weight.parts[0].tensor);
+    const old = this.read(weight);
+    const taken = new Float64Array(factors.length).fill(1);
+    const folded = old.map((value, i) => {
+      const stored = roundTo(dtype, (value + offset) / factors[i] - offset);
+      const ratio = (value + offset) / (stored + offset);
+      if (!(Number.isFinite(ratio) && ratio > 0)) return value;
+      taken[i] = ratio;
+      return stored;
+    });
+    this.#norms.set(weight, folded);
+    return taken;
+  }
+
+  #scale(factors: Map<Parameter, Float64Array>, parameter: Parameter, factorAt: (i: number) => number): void {
+    const isRows = factors === this.#rowFactors;
+    const size = isRows ? (parameter.value.type.shape[0] as number) : columnsOf(parameter);
+    const before = factors.get(parameter) ?? new Float64Array(size).fill(1);
+    factors.set(
+      parameter,
+      before.map((factor, i) => factor * factorAt(i)),
+    );
+  }
+
+  #writeParts(parameter: Parameter, tensors: Map<string, Float32Array>): void {
+    const values = this.read(parameter);
+    let start = 0;
+    for (const part of parameter.parts) {
+      const tensor = tensors.get(part.tensor) ?? decodeTensor(this.#source.read(part.tensor));
+      tensors.set(part.tensor, tensor);
+      const size = part.rowCount * part.columnCount;
+      writePart(part, values.subarray(start, start + size), tensor);
+      start += size;
+    }
+  }
+
+  #readTensor(name: string): Float32Array {
+    if (this.#lastRead?.name !== name) {
+      this.#lastRead = { name, values: decodeTensor(this.#source.read(name)) };
+    }
+    return this.#lastRead.values;
+  }
+
+  #dtypeOf(tensor: string): FloatDType {
+    const { dtype } = this.#source.read(tensor);
+    if (isFloatDType(dtype)) return dtype;
+    throw new NeedletailError('bad_checkpoint', `tensor ${tensor} is ${dtype}: only floats are calibrated`);
+  }
+}
+
+function writePart(part: WeightPart, values: Float32Array, tensor: Float32Array): void {
+  const { rowStart, rowCount, rowStep, columnStart, columnCount, transpose } = part;
+  const [, stride] = asMatrix(part.tensorShape);
+  for (let row = 0; row < rowCount; row++) {
+    const tensorRow = rowStart + row * rowStep;
+    for (let column = 0; column < columnCount; column++) {
+      const [a, b] = transpose ? [columnStart + column, tensorRow] : [tensorRow, columnStart + column];
+      tensor[a * stride + b] = values[row * columnCount + column];
+    }
+  }
+}
+
+function notFinite({ name }: Parameter): NeedletailError {
+  return new NeedletailError(
+    'bad_checkpoint',
+    `weight ${name} holds NaN or infinite values, which cannot be quantized`,
+  );
+}
