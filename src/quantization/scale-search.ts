@@ -64,7 +64,10 @@ export function searchScales(
   const rows = someRows(input.sample, columns, MAX_INPUT_ROWS);
   const judged = group.products.map(({ format }, i) => {
     const matrix = someRows(matrices[i], columns, MAX_WEIGHT_ROWS);
-    return { format, matrix, expected: timesTransposed(matrix, rows, columns) };
+    const expected = timesTransposed(matrix, rows, columns);
+    // Each product's loss counts by its share: values are small beside queries, and matter more.
+    const energy = expected.reduce((sum, value) => sum + value * value, Number.MIN_VALUE);
+    return { format, matrix, expected, energy };
   });
   const errorOf = (factors: Float64Array): number => {
     const ofColumns = Float64Array.from(factorOf, (factor) => factors[factor]);
@@ -74,9 +77,9 @@ export function searchScales(
     );
     const x = rule.quantizesInput ? roundTrip(scaled, INPUT_FORMAT, columns) : scaled;
     let error = 0;
-    for (const { format, matrix, expected } of judged) {
+    for (const { format, matrix, expected, energy } of judged) {
       const w = roundTrip(withColumnsScaled(matrix, ofColumns), format, columns);
-      error += squaredDistance(timesTransposed(w, x, columns), expected);
+      error += squaredDistance(timesTransposed(w, x, columns), expected) / energy;
     }
     return error;
   };
