@@ -18,6 +18,12 @@ export interface QualityFlags {
 /** A window's length unless one is asked for, where the model's context is longer. */
 export const DEFAULT_WINDOW_LEN = 2048;
 
+/** Throws `invalid_request` for a bound on what is not measured: before a build has cost any time. */
+export function checkQualityFlags({ qualityText, maxPerplexityDelta }: QualityFlags): void {
+  if (qualityText === undefined && maxPerplexityDelta !== undefined)
+    throw refused('name the text to measure with --quality-text');
+}
+
 /**
  * What looks at the finished plan directory: measures it, leaves the card in it, and throws where it is worse than
  * allowed. Does nothing if no text was named.
@@ -29,8 +35,6 @@ export function approval(
   signal: AbortSignal,
 ): (directory: string) => Promise<void> {
   const { qualityText, maxPerplexityDelta } = flags;
-  if (qualityText === undefined && maxPerplexityDelta !== undefined)
-    throw refused('name the text to measure with --quality-text');
   return async (directory) => {
     if (qualityText === undefined) return;
     const windowLen = flags.qualityWindow ?? Math.min(model.maxModelLen, DEFAULT_WINDOW_LEN);

@@ -14,7 +14,7 @@ import { formatBytes, formatCount } from '../util/format-bytes.ts';
 import { calibrationRequest, type CalibrationFlags } from './calibration-flags.ts';
 import { engineConfig, type EngineFlags } from './flags.ts';
 import { interruption } from './interruption.ts';
-import { approval, type QualityFlags } from './plan-quality.ts';
+import { approval, checkQualityFlags, type QualityFlags } from './plan-quality.ts';
 import { progressBar } from './progress.ts';
 
 export interface BuildFlags extends EngineFlags, QualityFlags, Omit<CalibrationFlags, keyof EngineFlags> {
@@ -24,6 +24,7 @@ export interface BuildFlags extends EngineFlags, QualityFlags, Omit<CalibrationF
 export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
   const config = engineConfig(name, flags);
   const calibration = calibrationRequest(flags);
+  checkQualityFlags(flags);
   const download = progressBar('downloading');
   const subject = await findSubject(config, {
     onProgress: ({ overallBytes, overallTotalBytes }) => download(overallBytes, overallTotalBytes),

@@ -5,11 +5,12 @@ import type { ParameterQuantization, WeightPart } from '../../ir/graph.ts';
 import { kvBytesPerToken } from '../../ir/kv-cache-groups.ts';
 import { Status, check, type Address } from '../../ffi/cpu-library.ts';
 import { FileMapping } from '../../ffi/mmap.ts';
-import { isFloatDType, itemSize } from '../../tensor/dtype.ts';
-import { asMatrix, formatShape, shapesEqual } from '../../tensor/shape.ts';
+import { itemSize } from '../../tensor/dtype.ts';
+import { asMatrix } from '../../tensor/shape.ts';
 import type { PackedWeightSource, TensorSource, TensorView } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import type { DeviceMemory, LoadOptions } from '../device.ts';
+import { readPart } from '../read-part.ts';
 import type { CpuRuntime } from './cpu-runtime.ts';
 import { cachesOf, dtypeNumber, layoutNumber, type Placement } from './program-blob.ts';
 import { StructWriter } from './struct-writer.ts';
@@ -162,7 +163,7 @@ class Loader {
   async #addParts(weight: WeightSpec, source: TensorSource): Promise<void> {
     let row = 0;
     for (const part of weight.parts) {
-      await this.#add(this.#partTask(weight, part, row, readChecked(part, weight, source)));
+      await this.#add(this.#partTask(weight, part, row, readPart(part, weight, source)));
       row += part.rowCount;
     }
   }
@@ -265,22 +266,4 @@ function badScaleProblem(quantization: ParameterQuantization | null): string {
   return quantization?.origin === 'quantize'
     ? 'holds NaN or infinite values, which cannot be quantized'
     : 'holds a scale that is 0, NaN or infinite; the checkpoint is damaged, or was never calibrated';
-}
-
-function readChecked(
-  part: WeightPart,
-  { dtype, quantization }: WeightSpec,
-  source: TensorSource,
-): TensorView {
-  const view = source.read(part.tensor);
-  const numElements = part.tensorShape.reduce((product, size) => product * size, 1);
-  const wantsFloats = isFloatDType(dtype) || quantization?.origin === 'quantize';
-  const isRight = wantsFloats ? isFloatDType(view.dtype) : view.dtype === dtype;
-  const isWhole = view.bytes.byteLength === numElements * itemSize(view.dtype);
-  if (isRight && isWhole && shapesEqual(view.shape, part.tensorShape)) return view;
-  throw new NeedletailError(
-    'bad_checkpoint',
-    `tensor ${part.tensor} is ${view.dtype} ${formatShape(view.shape)} in ${view.bytes.byteLength} bytes, ` +
-      `but the plan was compiled for ${wantsFloats ? 'floats' : dtype} ${formatShape(part.tensorShape)}`,
-  );
 }

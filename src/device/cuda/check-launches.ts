@@ -1,16 +1,15 @@
 // Runs a plan on the GPU one launch at a time and holds what each wrote against its op's definition, applied to the same
 // inputs: `needletail doctor` knows by it whether kernels compute what they should on the GPU at hand.
-import type { BufferOperand, Launch, Operand, Plan } from '../../compiler/plan.ts';
+import type { BufferOperand, Launch, Plan } from '../../compiler/plan.ts';
 import { assembleWeight } from '../../ir/assemble-weight.ts';
-import { TOKEN, type HostTensor } from '../../ir/host-tensor.ts';
-import { OPS } from '../../ir/ops/index.ts';
+import type { HostTensor } from '../../ir/host-tensor.ts';
 import { PagedKVCaches } from '../../ir/paged-kv-cache.ts';
-import { stepInput } from '../../ir/step-inputs.ts';
 import type { KernelVariant } from '../../kernels/kernel.ts';
 import { decodeTensor } from '../../tensor/codes.ts';
 import { decodeFloats, isFloatDType, itemSize, roundTo } from '../../tensor/dtype.ts';
 import { resolveDim, type Dim } from '../../tensor/shape.ts';
 import type { TensorSource } from '../../tensor/tensor-source.ts';
+import { interpretLaunch } from '../reference/interpret-launch.ts';
 import { sampleLogits } from '../reference/sample.ts';
 import type { StepBatch } from '../step.ts';
 import { CudaProgram } from './cuda-program.ts';
@@ -140,27 +139,8 @@ class PlanWalk {
   }
 
   #interpret(launch: Launch, step: StepBatch, arena: Uint8Array): readonly HostTensor[] {
-    const op = OPS.get(launch.op)!;
-    // Tables of angles follow the op's own operands; the attributes say the same.
-    const operands = launch.inputs.slice(0, op.inputs.length).filter(({ kind }) => kind !== 'none');
-    const inputs = operands.map((operand) => this.#operand(operand, step, arena));
-    return op.interpret(inputs, launch.attributes, this.#caches);
-  }
-
-  #operand(operand: Operand, step: StepBatch, arena: Uint8Array): HostTensor {
-    switch (operand.kind) {
-      case 'buffer':
-        return this.#read(operand, step, arena);
-      case 'weight':
-        return this.#weights[operand.id];
-      case 'input':
-        return stepInput(step, operand.name, operand.group);
-      case 'kvCache':
-        return TOKEN;
-      case 'ropeTable':
-      case 'none':
-        throw new Error(`a launch cannot read an operand of kind ${operand.kind}`);
-    }
+    const readBuffer = (operand: BufferOperand): HostTensor => this.#read(operand, step, arena);
+    return interpretLaunch(launch, { step, weights: this.#weights, caches: this.#caches, readBuffer });
   }
 
   #read(

@@ -1,5 +1,6 @@
 // Refuses a step with a number out of range before anything is started: a kernel would read or write beyond its memory.
 import type { Plan } from '../../compiler/plan.ts';
+import { SAMPLING_ROWS } from '../../kernels/cuda/step-layout.ts';
 import { DeviceError } from '../device.ts';
 import type { SamplingBatch, StepBatch } from '../step.ts';
 
@@ -62,19 +63,7 @@ function checkCopies(copies: Int32Array, numBlocks: readonly number[]): void {
 }
 
 function checkSampling(sampling: SamplingBatch, numRows: number, vocabSize: number): void {
-  const perRow = [
-    ...([
-      'targetIds',
-      'temperature',
-      'topK',
-      'topP',
-      'minP',
-      'repetitionPenalty',
-      'presencePenalty',
-    ] as const),
-    ...(['frequencyPenalty', 'seedLow', 'seedHigh', 'position', 'numLogprobs'] as const),
-  ];
-  for (const name of perRow) checkLength(name, sampling[name], numRows);
+  for (const name of SAMPLING_ROWS) checkLength(name, sampling[name], numRows);
   sampling.targetIds.forEach((id, row) => {
     if (id >= vocabSize) refuse(`targetIds[${row}] is ${id}, the vocabulary has ${vocabSize}`);
   });

@@ -8,11 +8,12 @@ import { copyMemory } from '../../ffi/copy-memory.ts';
 import type { Address } from '../../ffi/cuda/driver.ts';
 import type { WeightPart } from '../../ir/graph.ts';
 import { int, pointer, type KernelLaunch } from '../../kernels/cuda/cuda-kernel.ts';
-import { isFloatDType, itemSize } from '../../tensor/dtype.ts';
-import { asMatrix, formatShape, shapesEqual } from '../../tensor/shape.ts';
+import { itemSize } from '../../tensor/dtype.ts';
+import { asMatrix } from '../../tensor/shape.ts';
 import type { PackedWeightSource, TensorSource, TensorView } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import type { LoadOptions } from '../device.ts';
+import { readPart } from '../read-part.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
@@ -123,7 +124,7 @@ class WeightLoader {
     const columns = weight.shape[1] ?? 1;
     let row = 0;
     for (const part of weight.parts) {
-      const view = readChecked(part, weight, source);
+      const view = readPart(part, weight, source);
       const to = target + row * columns * itemSize(weight.dtype);
       if (isAsStored(weight, part, view)) await this.#sendRows(part, to, view);
       else await this.#packPart(weight, part, to, row, view);
@@ -244,22 +245,4 @@ function isAsStored(
 ): boolean {
   const isWhole = !transpose && rowStep === 1 && columnCount === asMatrix(tensorShape)[1];
   return isWhole && view.dtype === dtype && layout === 'rowMajor';
-}
-
-function readChecked(
-  part: WeightPart,
-  { dtype, quantization }: WeightSpec,
-  source: TensorSource,
-): TensorView {
-  const view = source.read(part.tensor);
-  const numElements = part.tensorShape.reduce((product, size) => product * size, 1);
-  const wantsFloats = isFloatDType(dtype) || quantization?.origin === 'quantize';
-  const isRight = wantsFloats ? isFloatDType(view.dtype) : view.dtype === dtype;
-  const isWhole = view.bytes.byteLength === numElements * itemSize(view.dtype);
-  if (isRight && isWhole && shapesEqual(view.shape, part.tensorShape)) return view;
-  throw new NeedletailError(
-    'bad_checkpoint',
-    `tensor ${part.tensor} is ${view.dtype} ${formatShape(view.shape)} in ${view.bytes.byteLength} bytes, ` +
-      `but the plan was compiled for ${wantsFloats ? 'floats' : dtype} ${formatShape(part.tensorShape)}`,
-  );
 }

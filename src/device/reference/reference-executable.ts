@@ -1,15 +1,14 @@
 // A plan loaded on the reference device: its buffers in one arena, its launches run one by one through the ops.
 import { setImmediate } from 'node:timers/promises';
-import type { BufferOperand, Launch, Operand, Plan } from '../../compiler/plan.ts';
-import { floatsOf, TOKEN, type HostTensor } from '../../ir/host-tensor.ts';
-import { OPS } from '../../ir/ops/index.ts';
+import type { BufferOperand, Launch, Plan } from '../../compiler/plan.ts';
+import { floatsOf, type HostTensor } from '../../ir/host-tensor.ts';
 import { PagedKVCaches } from '../../ir/paged-kv-cache.ts';
-import { stepInput } from '../../ir/step-inputs.ts';
 import { itemSize, type DType } from '../../tensor/dtype.ts';
 import { fromFloat8E4M3Bits, toFloat8E4M3Bits } from '../../tensor/float8.ts';
 import { resolveDim } from '../../tensor/shape.ts';
 import { DeviceError, type DeviceMemory, type Executable } from '../device.ts';
 import type { StepBatch, StepResult } from '../step.ts';
+import { interpretLaunch } from './interpret-launch.ts';
 import { sampleLogits } from './sample.ts';
 
 type Arena = Float32Array | Int32Array | Int8Array | Uint8Array;
@@ -73,30 +72,15 @@ export class ReferenceExecutable implements Executable {
   }
 
   #launch(launch: Launch, step: StepBatch): void {
-    const op = OPS.get(launch.op)!;
-    // Tables of angles follow the op's own operands; the attributes say the same.
-    const operands = launch.inputs.slice(0, op.inputs.length).filter((operand) => operand.kind !== 'none');
-    const inputs = operands.map((operand) => this.#read(operand, step));
-    const outputs = op.interpret(inputs, launch.attributes, this.#caches);
+    const outputs = interpretLaunch(launch, {
+      step,
+      weights: this.#weights,
+      caches: this.#caches,
+      readBuffer: (operand) => this.#readBuffer(operand, step),
+    });
     launch.outputs.forEach((operand, i) => {
       if (operand.kind === 'buffer') this.#writeBuffer(operand, outputs[i]);
     });
-  }
-
-  #read(operand: Operand, step: StepBatch): HostTensor {
-    switch (operand.kind) {
-      case 'buffer':
-        return this.#readBuffer(operand, step);
-      case 'weight':
-        return this.#weights[operand.id];
-      case 'input':
-        return stepInput(step, operand.name, operand.group);
-      case 'kvCache':
-        return TOKEN;
-      case 'ropeTable':
-      case 'none':
-        throw new Error(`a launch cannot read an operand of kind ${operand.kind}`);
-    }
   }
 
   #readBuffer(operand: BufferOperand, step: StepBatch): HostTensor {

@@ -5,34 +5,8 @@ import type { StepResult } from '../../device/step.ts';
 import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { randomValues } from '../../../test/support/check-launch.ts';
 import { CpuHarness, type HarnessSession } from '../../../test/support/cpu-harness.ts';
+import { peakedLogits, rowOf } from '../../../test/support/random-sampling.ts';
 import { samplingBatch, type SamplingRow } from '../../../test/support/sampling-batch.ts';
-
-/** Logits of a real kind: a few likely tokens, many unlikely ones, and some ties. */
-function peakedLogits(vocabSize: number, seed: number): number[] {
-  return Array.from(randomValues(vocabSize, seed), (value) => Math.round(value ** 5 * 12 * 64) / 64);
-}
-
-const rowOf = fc.record({
-  targetId: fc.constantFrom(-1, -1, -1, 3),
-  temperature: fc.constantFrom(0, 1e-30, 1e-9, 0.3, 0.7, 1, 2.5, 1e9),
-  topK: fc.constantFrom(0, 0, 1, 2, 40, 1000),
-  topP: fc.constantFrom(1, 1, 0.999, 0.9, 0.5, 1e-6),
-  minP: fc.constantFrom(0, 0, 0.05, 0.9, 1),
-  repetitionPenalty: fc.constantFrom(1, 1.3, 0.8),
-  presencePenalty: fc.constantFrom(0, 0.5, -0.5),
-  frequencyPenalty: fc.constantFrom(0, 0.25),
-  seedLow: fc.nat(0xffffffff),
-  seedHigh: fc.nat(0xffffffff),
-  position: fc.nat(0xffffffff),
-  numLogprobs: fc.constantFrom(-1, 0, 1, 5, 20),
-  bias: fc.array(fc.record({ id: fc.nat(36), value: fc.constantFrom(-Infinity, -3, 1.5, 100) }), {
-    maxLength: 5,
-  }),
-  history: fc.uniqueArray(fc.record({ id: fc.nat(36), outputCount: fc.nat(4) }), {
-    maxLength: 6,
-    selector: ({ id }) => id,
-  }),
-});
 
 describe.each(CpuLibrary.available())('sampling, %s', (arch) => {
   let harness: CpuHarness;

@@ -12,7 +12,7 @@ export const TABLE_WIDTHS_AT = 4;
 const NUM_LIST_WORDS = 11;
 
 /** What SamplingBatch has one element of per logit row, in the order of sample.cu. */
-export const SAMPLING_COLUMNS = [
+export const SAMPLING_ROWS = [
   'targetIds',
   'temperature',
   'topK',
@@ -25,9 +25,9 @@ export const SAMPLING_COLUMNS = [
   'seedHigh',
   'position',
   'numLogprobs',
-  'biasOffsets',
-  'historyOffsets',
 ] as const;
+/** With what has one more. */
+export const SAMPLING_COLUMNS = [...SAMPLING_ROWS, 'biasOffsets', 'historyOffsets'] as const;
 export const NUM_RESULT_COLUMNS = 4;
 
 /** What a plan says of its steps. */
