@@ -43,10 +43,10 @@ export function registerServe(program: Command): void {
     .addOption(
       new Option(
         '--stream-interval-ms <ms>',
-        'longest wait of tokens to leave together when many streams are open',
+        'longest wait of tokens to leave the engine together while many sequences run; 0: none',
       )
         .argParser(wholeNumber(0, 1000))
-        .default(20),
+        .default(40),
     )
     .addOption(
       new Option('--shutdown-timeout <seconds>', 'what running requests get to end after SIGTERM')
@@ -64,6 +64,7 @@ async function runServe(model: string, flags: ServeFlags): Promise<void> {
   ]);
   const llm = await loadLLM(model, flags, {
     skipTokenizerInit: flags.skipTokenizerInit,
+    streamIntervalMs: flags.streamIntervalMs,
     onEngineDeath: (reason) => console.error(`the engine died and is started again: ${reason}`),
   });
   const servedModelNames = flags.servedModelName ?? [defaultName(model)];
@@ -72,7 +73,6 @@ async function runServe(model: string, flags: ServeFlags): Promise<void> {
     ...{ llm, servedModelNames, apiKeys, host: flags.host, port: flags.port, logLevel: flags.logLevel },
     allowedOrigins: flags.allowedOrigins ?? [],
     maxBodyBytes: flags.maxBodyBytes,
-    streamIntervalMs: flags.streamIntervalMs,
     drainTimeoutMs: 1000 * flags.shutdownTimeout,
   }).catch(async (error: unknown) => {
     await llm.close();

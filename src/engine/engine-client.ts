@@ -51,10 +51,6 @@ export class InProcessEngine implements EngineClient {
     this.#loop.wake();
   }
 
-  isInFlight(requestId: string): boolean {
-    return this.#streams.has(requestId);
-  }
-
   stats(): EngineStats {
     return this.#engine.stats();
   }

@@ -1,15 +1,10 @@
 // The outputs of one request on their way to its reader. A reader that lags gets them merged, never an endless queue.
-import type { EngineOutput, TokenLogprobs } from './protocol.ts';
-
-/** An output that grows until its reader takes it. */
-type PendingOutput = { -readonly [Field in keyof EngineOutput]: EngineOutput[Field] } & {
-  tokenIds: number[];
-  logprobs: TokenLogprobs[] | null;
-};
+import { PendingOutputs } from './pending-outputs.ts';
+import type { EngineOutput } from './protocol.ts';
 
 /** One reader at a time. Holds at most one pending output per choice. */
 export class OutputStream {
-  readonly #pending = new Map<number, PendingOutput>();
+  readonly #pending = new PendingOutputs();
   #numOpen: number;
   #error: Error | null = null;
   #wake: (() => void) | null = null;
@@ -26,9 +21,7 @@ export class OutputStream {
 
   /** The output is the stream's from here on. */
   push(output: EngineOutput): void {
-    const pending = this.#pending.get(output.index);
-    if (pending) extend(pending, output);
-    else this.#pending.set(output.index, output as PendingOutput);
+    this.#pending.push(output);
     if (output.finishReason !== null) this.#numOpen--;
     this.#wake?.();
   }
@@ -42,10 +35,7 @@ export class OutputStream {
   /** Yields until every choice has ended. */
   async *read(): AsyncGenerator<EngineOutput, void, undefined> {
     for (;;) {
-      for (const [index, output] of this.#pending) {
-        this.#pending.delete(index);
-        yield output;
-      }
+      yield* this.#pending.take();
       if (this.#pending.size > 0) continue;
       if (this.#numOpen === 0) return;
       if (this.#error !== null) throw this.#error;
@@ -68,15 +58,4 @@ export async function* readUntilAborted(
     signal?.removeEventListener('abort', abort);
     if (!stream.isClosed) abort();
   }
-}
-
-function extend(pending: PendingOutput, later: EngineOutput): void {
-  for (const tokenId of later.tokenIds) pending.tokenIds.push(tokenId);
-  if (later.logprobs) (pending.logprobs ??= []).push(...later.logprobs);
-  pending.promptLogprobs ??= later.promptLogprobs;
-  pending.finishReason = later.finishReason;
-  pending.stopTokenId = later.stopTokenId;
-  pending.error = later.error;
-  pending.numCachedTokens = later.numCachedTokens;
-  pending.timing = later.timing;
 }

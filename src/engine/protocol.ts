@@ -108,8 +108,6 @@ export interface EngineClient {
   generate(request: EngineRequest, signal?: AbortSignal): AsyncIterable<EngineOutput>;
   /** Ends one choice (a stop string was found in its text) or, without `index`, the whole request. */
   abort(requestId: string, index?: number): void;
-  /** Whether the engine still has outputs to bring to this request. */
-  isInFlight(requestId: string): boolean;
   /** The latest statistics; they come with each step's message. */
   stats(): EngineStats;
   /** Resolves true if the engine is alive and makes progress. */

@@ -29,6 +29,8 @@ export interface LoadOptions extends Partial<Omit<EngineConfig, 'model'>> {
   readonly models?: LoadHooks['models'] | undefined;
   /** Bytes done and in all of what `stage` names: the download, then what the engine does. */
   readonly onProgress?: ((done: number, total: number, stage: string) => void) | undefined;
+  /** Longest time that tokens wait to leave the engine's process together; see `EngineProcessOptions`. */
+  readonly streamIntervalMs?: number | undefined;
   /** Told when the engine's process has died; another one takes its place. */
   readonly onEngineDeath?: ((reason: string) => void) | undefined;
   /** Gives up a download. */
@@ -83,7 +85,7 @@ async function startBoth(
 }
 
 async function startEngine(config: EngineConfig, options: LoadOptions): Promise<EngineClient> {
-  const { onProgress, onEngineDeath, models } = options;
+  const { onProgress, onEngineDeath, models, streamIntervalMs } = options;
   if (options.inProcess === true) {
     // Native code stays out of this process unless it is wanted here.
     const { loadEngine } = await import('../engine/load-engine.ts');
@@ -95,6 +97,7 @@ async function startEngine(config: EngineConfig, options: LoadOptions): Promise<
   return startEngineProcess(config, {
     onProgress: ({ done, total, stage }) => onProgress?.(done, total, stage),
     onDeath: (reason) => onEngineDeath?.(reason),
+    ...(streamIntervalMs !== undefined && { streamIntervalMs }),
   });
 }
 

@@ -3,7 +3,6 @@ import type { LLM } from '../llm/llm.ts';
 import type { HttpActivity } from './activity.ts';
 import type { InFlightRequests } from './in-flight.ts';
 import type { Metrics } from './metrics.ts';
-import type { StreamPacer } from './stream-pacer.ts';
 
 export interface ServerContext {
   readonly llm: LLM;
@@ -11,7 +10,6 @@ export interface ServerContext {
   readonly metrics: Metrics;
   readonly inFlight: InFlightRequests;
   readonly activity: HttpActivity;
-  readonly pacer: StreamPacer;
   /** When the server started, in Unix seconds. */
   readonly created: number;
 }

@@ -14,8 +14,6 @@ export interface ServerOptions {
   /** Origins of web pages that may use the API (CORS); `*` is any. None by default. */
   readonly allowedOrigins?: readonly string[];
   readonly maxBodyBytes?: number;
-  /** Longest time that tokens of a stream wait to leave together while many streams are open; 0: never. */
-  readonly streamIntervalMs?: number;
   /** What running requests get to end after `close` was called. */
   readonly drainTimeoutMs?: number;
   readonly logLevel?: LogLevel;
@@ -31,7 +29,6 @@ export const DEFAULT_SERVER_OPTIONS = {
   apiKeys: [],
   allowedOrigins: [],
   maxBodyBytes: 8 * 2 ** 20,
-  streamIntervalMs: 20,
   drainTimeoutMs: 30_000,
   logLevel: 'info',
   ownsLLM: true,

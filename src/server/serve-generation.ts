@@ -42,23 +42,19 @@ async function streamGeneration(
   jobs: readonly GenerationJob[],
   format: ResponseFormat,
 ): Promise<void> {
-  const { llm, pacer } = exchange.context;
   const stream = new SseStream(exchange.reply);
-  const pace = pacer.open(() => !jobs.some(({ request }) => llm.engine.isInFlight(request.requestId)));
   const meter = new UsageMeter(jobs);
   const usage = () => meter.body();
   try {
     await runJobs(exchange, jobs, (job, chunk) => {
       meter.add(job, chunk);
       stream.send(format.events(job, chunk, usage));
-      return stream.drained ?? (chunk.finishReason === null ? pace.next() : null);
+      return stream.drained;
     });
     stream.send(format.lastEvents(meter.body()));
   } catch (error) {
     if (!stream.isOpen) throw error;
     stream.send(`data: ${JSON.stringify(toHttpError(error).body)}\n\n`);
-  } finally {
-    pace.close();
   }
   stream.end();
 }

@@ -15,7 +15,6 @@ import { addPageRoutes } from './routes/page.ts';
 import { addStatusRoutes } from './routes/status.ts';
 import { addTokenizeRoutes } from './routes/tokenize.ts';
 import { logStats } from './stats-log.ts';
-import { StreamPacer } from './stream-pacer.ts';
 
 export interface RunningServer {
   /** `http://127.0.0.1:8000` */
@@ -38,10 +37,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const context = createContext(settings);
   const app = createApp(context, settings);
   const stopLog = logStats(context, app.log);
-  const stopPacing = settings.llm.engine.onStats(() => context.pacer.onStep());
   const stop = async () => {
     stopLog();
-    stopPacing();
     await app.close();
     context.metrics.close();
   };
@@ -73,7 +70,7 @@ function checkSettings({ servedModelNames, apiKeys }: Required<ServerOptions>): 
   }
 }
 
-function createContext({ llm, servedModelNames, streamIntervalMs }: Required<ServerOptions>): ServerContext {
+function createContext({ llm, servedModelNames }: Required<ServerOptions>): ServerContext {
   const metrics = new Metrics(llm.engine, servedModelNames[0]);
   return {
     llm,
@@ -81,7 +78,6 @@ function createContext({ llm, servedModelNames, streamIntervalMs }: Required<Ser
     metrics,
     inFlight: new InFlightRequests(metrics),
     activity: new HttpActivity(),
-    pacer: new StreamPacer(streamIntervalMs),
     created: Math.floor(Date.now() / 1000),
   };
 }

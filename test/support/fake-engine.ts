@@ -100,10 +100,6 @@ export class FakeEngine implements EngineClient {
     for (const listener of this.#listeners) listener(this.stats());
   }
 
-  isInFlight(requestId: string): boolean {
-    return this.#running.has(requestId);
-  }
-
   stats(): EngineStats {
     const numUsed = this.#running.size;
     return {

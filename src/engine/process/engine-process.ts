@@ -29,6 +29,11 @@ export interface EngineProcessOptions {
   readonly onDeath?: (reason: string) => void;
   /** A step that takes longer means that the engine hangs. */
   readonly watchdogMs?: number;
+  /**
+   * Longest time that tokens wait to leave the process together while many sequences run, but for a request's first and
+   * last; 0: they leave with each step.
+   */
+  readonly streamIntervalMs?: number;
   readonly clock?: Clock;
   /** Waits before each try to start a process anew; after the last one the engine stays dead. */
   readonly restartDelaysMs?: readonly number[];
@@ -36,6 +41,7 @@ export interface EngineProcessOptions {
   readonly entry?: URL;
 }
 
+const DEFAULT_STREAM_INTERVAL_MS = 40;
 const RESTART_DELAYS_MS = [0, 500, 2000, 8000];
 /** What a process gets to end by itself once it was told to. */
 const MAX_CLOSE_MS = 5000;
@@ -103,7 +109,8 @@ export class EngineProcess implements EngineClient {
         reject(new NeedletailError('engine_died', `the engine's process died while it started (${reason})`));
         this.#onExit(reason);
       });
-      child.send(writeLoad(this.#writer, this.#config));
+      const { streamIntervalMs = DEFAULT_STREAM_INTERVAL_MS } = this.#options;
+      child.send(writeLoad(this.#writer, { config: this.#config, streamIntervalMs }));
     });
   }
 
@@ -127,10 +134,6 @@ export class EngineProcess implements EngineClient {
   abort(requestId: string, index?: number): void {
     const inFlight = this.#requests.get(requestId);
     if (inFlight) this.#child?.send(writeAbort(this.#writer, inFlight.handle, index));
-  }
-
-  isInFlight(requestId: string): boolean {
-    return this.#requests.has(requestId);
   }
 
   stats(): EngineStats {
@@ -200,7 +203,7 @@ export class EngineProcess implements EngineClient {
       stream.push(output);
       if (stream.isClosed) this.#forget(output.requestId);
     }
-    this.#publishStats(stats);
+    for (const step of stats) this.#publishStats(step);
   }
 
   #publishStats(stats: EngineStats): void {

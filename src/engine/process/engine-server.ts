@@ -6,9 +6,11 @@ import { systemClock } from '../clock.ts';
 import type { EngineConfig } from '../config.ts';
 import { EngineLoop } from '../engine-loop.ts';
 import type { LLMEngine } from '../llm-engine.ts';
-import type { EngineOutput } from '../protocol.ts';
+import type { EngineOutput, EngineStats } from '../protocol.ts';
 import { type Frame, FrameDecoder, FrameWriter } from './frames.ts';
+import { HeldOutputs } from './held-outputs.ts';
 import {
+  type LoadMessage,
   MESSAGE,
   readAbort,
   readLoad,
@@ -39,6 +41,8 @@ class EngineServer {
   readonly #writer = new FrameWriter();
   #engine: LLMEngine | null = null;
   #loop: EngineLoop | null = null;
+  /** After the steps that no message has told of yet. */
+  #stats: EngineStats[] = [];
   #resolveEnded!: () => void;
   /** Aborted when the end begins. */
   readonly #ending = new AbortController();
@@ -65,14 +69,15 @@ class EngineServer {
     else throw new Error(`the engine's process got a frame of unknown type ${type}`);
   }
 
-  async #start(config: EngineConfig): Promise<void> {
+  async #start({ config, streamIntervalMs }: LoadMessage): Promise<void> {
     try {
       const engine = await this.#load(config, {
         onProgress: (done, total, stage) =>
           this.#pipe.write(writeProgress(this.#writer, { stage, done, total })),
       });
       this.#engine = engine;
-      this.#loop = new EngineLoop(engine, systemClock, (outputs) => this.#publish(engine, outputs));
+      const held = new HeldOutputs(streamIntervalMs);
+      this.#loop = new EngineLoop(engine, systemClock, (outputs) => this.#publish(engine, held, outputs));
       this.#pipe.write(writeReady(this.#writer, engine.info));
     } catch (error) {
       this.#pipe.write(writeLoadFailed(this.#writer, asNeedletailError(error)));
@@ -97,15 +102,24 @@ class EngineServer {
   }
 
   /** The next step waits while the parent does not read, so that nothing piles up. */
-  async #publish(engine: LLMEngine, outputs: readonly EngineOutput[]): Promise<void> {
+  async #publish(engine: LLMEngine, held: HeldOutputs, outputs: readonly EngineOutput[]): Promise<void> {
     const { signal } = this.#ending;
     if (signal.aborted) return;
-    const message = writeStep(this.#writer, { stats: engine.stats(), outputs });
-    if (!this.#pipe.write(message)) await once(this.#pipe, 'drain', { signal }).catch(() => {});
+    const stats = engine.stats();
+    this.#stats.push(stats);
+    const released = held.release(outputs, stats.numRunning, systemClock.now());
+    if (released !== null) await this.#send(released);
     if (!engine.failure) return;
     // A process whose device failed is of no use; the parent starts another.
     process.exitCode = 1;
     void this.#end();
+  }
+
+  async #send(outputs: readonly EngineOutput[]): Promise<void> {
+    const message = writeStep(this.#writer, { stats: this.#stats, outputs });
+    this.#stats = [];
+    const { signal } = this.#ending;
+    if (!this.#pipe.write(message)) await once(this.#pipe, 'drain', { signal }).catch(() => {});
   }
 
   async #end(): Promise<void> {

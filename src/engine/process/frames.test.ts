@@ -76,7 +76,7 @@ const output: fc.Arbitrary<EngineOutput> = fc.record({
 test('a step message says what it was told', () => {
   fc.assert(
     fc.property(fc.array(output, { maxLength: 5 }), fc.nat(), (outputs, numSteps) => {
-      const stats: EngineStats = { ...NO_STATS, numSteps };
+      const stats: EngineStats[] = [NO_STATS, { ...NO_STATS, numSteps }];
       const payload = payloadOf(writeStep(new FrameWriter(), { stats, outputs }));
       const named = outputs.map((output) => ({ ...output, requestId: 'a' }));
       expect(readStep(payload, new Map([[HANDLE, 'a']]))).toEqual({ stats, outputs: named });

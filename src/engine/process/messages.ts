@@ -27,12 +27,18 @@ export interface LoadProgress {
   readonly total: number;
 }
 
-export function writeLoad(writer: FrameWriter, config: EngineConfig): Buffer {
-  return writer.begin(MESSAGE.load).json(config).end();
+export interface LoadMessage {
+  readonly config: EngineConfig;
+  /** Longest time that outputs are held back; 0: none is. */
+  readonly streamIntervalMs: number;
 }
 
-export function readLoad(payload: Buffer): EngineConfig {
-  return new PayloadReader(payload).json() as EngineConfig;
+export function writeLoad(writer: FrameWriter, message: LoadMessage): Buffer {
+  return writer.begin(MESSAGE.load).json(message).end();
+}
+
+export function readLoad(payload: Buffer): LoadMessage {
+  return new PayloadReader(payload).json() as LoadMessage;
 }
 
 /** `handle` stands for the request from here on; the parent never uses one twice. */

@@ -1,11 +1,12 @@
-// The one message that a step sends to the parent: the engine's statistics and every choice's new tokens.
+// What steps send to the parent, in one message: the engine's statistics after each of them and the choices' new tokens.
 import type { ErrorCode } from '../../util/errors.ts';
 import type { EngineOutput, EngineStats, FinishReason, RequestTiming, TokenLogprobs } from '../protocol.ts';
 import { type FrameWriter, PayloadReader } from './frames.ts';
 import { MESSAGE } from './messages.ts';
 
 export interface StepMessage {
-  readonly stats: EngineStats;
+  /** After each step since the last message. */
+  readonly stats: readonly EngineStats[];
   readonly outputs: readonly EngineOutput[];
 }
 
@@ -39,7 +40,8 @@ const HAS_TIMING = 8;
 /** In the engine's process a request's id is its handle. */
 export function writeStep(writer: FrameWriter, { stats, outputs }: StepMessage): Buffer {
   writer.begin(MESSAGE.step);
-  for (const field of STATS_FIELDS) writer.float64(stats[field]);
+  writer.uint32(stats.length);
+  for (const step of stats) for (const field of STATS_FIELDS) writer.float64(step[field]);
   writer.uint32(outputs.length);
   for (const output of outputs) writeOutput(writer, output);
   return writer.end();
@@ -48,11 +50,16 @@ export function writeStep(writer: FrameWriter, { stats, outputs }: StepMessage):
 /** @param requestIds of all handles in flight */
 export function readStep(payload: Buffer, requestIds: ReadonlyMap<number, string>): StepMessage {
   const reader = new PayloadReader(payload);
-  const stats: Record<keyof EngineStats, number> = { ...NO_STATS };
-  for (const field of STATS_FIELDS) stats[field] = reader.float64();
+  const stats = Array.from({ length: reader.uint32() }, () => readStats(reader));
   const outputs: EngineOutput[] = [];
   for (let left = reader.uint32(); left > 0; left--) outputs.push(readOutput(reader, requestIds));
   return { stats, outputs };
+}
+
+function readStats(reader: PayloadReader): EngineStats {
+  const stats: Record<keyof EngineStats, number> = { ...NO_STATS };
+  for (const field of STATS_FIELDS) stats[field] = reader.float64();
+  return stats;
 }
 
 function writeOutput(writer: FrameWriter, output: EngineOutput): void {
