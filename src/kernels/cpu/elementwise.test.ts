@@ -1,8 +1,9 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { ACTIVATION_KINDS } from '../../ir/ops/activation-kinds.ts';
 import { checkLaunch, plainStep, randomValues } from '../../../test/support/check-launch.ts';
-import { CpuHarness, matrix, type HarnessSession } from '../../../test/support/cpu-harness.ts';
+import { matrix } from '../../../test/support/cpu-harness.ts';
+import { useCpuSession } from '../../../test/support/cpu-session.ts';
 import { ACTIVATION_NUMBERS } from './elementwise.ts';
 
 /** Rows and columns around the sizes of vectors and of pieces that threads take. */
@@ -21,16 +22,7 @@ it('numbers activations as the op lists them', () => {
 });
 
 describe.each(CpuLibrary.available())('%s', (arch) => {
-  let harness: CpuHarness;
-  let session: HarnessSession;
-  beforeAll(() => {
-    harness = new CpuHarness(arch);
-    session = harness.session();
-  });
-  afterAll(() => {
-    session.free();
-    harness.close();
-  });
+  const cpu = useCpuSession(arch);
 
   it.each(['add', 'multiply'])('%s, on views, in place and apart', async (op) => {
     for (const [rows, columns] of SHAPES) {
@@ -39,7 +31,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       const b = matrix(rows, columns, randomValues(rows * columns, 2));
       for (const y of [matrix(rows, columns), { ...a, aliasOf: a }, { ...b, aliasOf: b }]) {
         const launch = { op, attributes: {}, inputs: [a, b], outputs: [y] };
-        await checkLaunch(session, launch, plainStep(rows));
+        await checkLaunch(cpu.session, launch, plainStep(rows));
       }
     }
   });
@@ -55,7 +47,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       const values = randomValues(rows * columns, 3).map((value) => 8 * value);
       const x = matrix(rows, columns, values, { rowStride: columns + 1 });
       for (const y of [matrix(rows, columns), { ...x, aliasOf: x }]) {
-        await checkLaunch(session, { op, attributes, inputs: [x], outputs: [y] }, plainStep(rows));
+        await checkLaunch(cpu.session, { op, attributes, inputs: [x], outputs: [y] }, plainStep(rows));
       }
     }
   });
@@ -68,7 +60,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
         randomValues(rows * 2 * columns, 4).map((value) => 6 * value),
       );
       const launch = { op: 'gatedActivation', attributes: { kind }, inputs: [x] };
-      await checkLaunch(session, { ...launch, outputs: [matrix(rows, columns)] }, plainStep(rows));
+      await checkLaunch(cpu.session, { ...launch, outputs: [matrix(rows, columns)] }, plainStep(rows));
     }
   });
 
@@ -76,9 +68,12 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
     const tiny = Float32Array.from({ length: 64 }, (_, i) => 1e-4 * (i - 32));
     const attributes = { kind: 'tanh' };
     const launch = { op: 'activation', attributes, inputs: [matrix(1, 64, tiny)], outputs: [matrix(1, 64)] };
-    await checkLaunch(session, launch, plainStep(1), { tolerance: 1e-7 });
+    await checkLaunch(cpu.session, launch, plainStep(1), { tolerance: 1e-7 });
     const withNaN = matrix(1, 3, Float32Array.of(1, NaN, 2));
-    const [y] = await session.run([{ ...launch, inputs: [withNaN], outputs: [matrix(1, 3)] }], plainStep(1));
+    const [y] = await cpu.session.run(
+      [{ ...launch, inputs: [withNaN], outputs: [matrix(1, 3)] }],
+      plainStep(1),
+    );
     expect([...y].map(Number.isNaN)).toEqual([false, true, false]);
   });
 });

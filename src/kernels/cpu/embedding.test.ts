@@ -1,28 +1,15 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { checkLaunch, plainStep, randomValues } from '../../../test/support/check-launch.ts';
-import {
-  CpuHarness,
-  matrix,
-  type HarnessOperand,
-  type HarnessSession,
-} from '../../../test/support/cpu-harness.ts';
+import { matrix, type HarnessOperand } from '../../../test/support/cpu-harness.ts';
+import { useCpuSession } from '../../../test/support/cpu-session.ts';
 import { stepBatch } from '../../../test/support/step-batch.ts';
 
 const DTYPES = ['float32', 'bfloat16', 'float16'] as const;
 const LAYOUTS = ['rowMajor', 'panel16', 'panel16x2'] as const;
 
 describe.each(CpuLibrary.available())('%s', (arch) => {
-  let harness: CpuHarness;
-  let session: HarnessSession;
-  beforeAll(() => {
-    harness = new CpuHarness(arch);
-    session = harness.session();
-  });
-  afterAll(() => {
-    session.free();
-    harness.close();
-  });
+  const cpu = useCpuSession(arch);
 
   const tokenIds = Int32Array.of(0, 34, 15, 16, 17, 34);
   const step = { ...plainStep(6), tokenIds };
@@ -41,7 +28,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
         };
         const outputs = [matrix(6, columns, undefined, { rowStride: columns + 2 })];
         const launch = { op: 'embedding', attributes: {}, inputs: [ids, table], outputs };
-        await checkLaunch(session, launch, step, { tolerance: 0 });
+        await checkLaunch(cpu.session, launch, step, { tolerance: 0 });
       }
     }
   });
@@ -58,7 +45,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
     const launch = { op: 'embedding', attributes: {}, inputs: [ids, table], outputs: [matrix(6, 4)] };
     for (const id of [-1, 35, 2 ** 30]) {
       const wrong = { ...step, tokenIds: Int32Array.of(0, 1, 2, id, 4, 5) };
-      await expect(session.run([launch], wrong)).rejects.toThrow(`tokenIds[3] is ${id}`);
+      await expect(cpu.session.run([launch], wrong)).rejects.toThrow(`tokenIds[3] is ${id}`);
     }
   });
 
@@ -73,6 +60,6 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       outputs: [matrix(3, 21)],
       rows: 'numLogitRows' as const,
     };
-    await checkLaunch(session, launch, stepBatch([chunk], 16), { tolerance: 0 });
+    await checkLaunch(cpu.session, launch, stepBatch([chunk], 16), { tolerance: 0 });
   });
 });

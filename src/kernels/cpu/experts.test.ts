@@ -1,12 +1,13 @@
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { floatTensor } from '../../ir/host-tensor.ts';
 import { OPS } from '../../ir/ops/index.ts';
 import type { Routing } from '../../ir/ops/route-experts.ts';
 import { PagedKVCaches } from '../../ir/paged-kv-cache.ts';
 import { checkLaunch, expectClose, plainStep, randomValues } from '../../../test/support/check-launch.ts';
-import { CpuHarness, matrix, type HarnessSession } from '../../../test/support/cpu-harness.ts';
+import { matrix } from '../../../test/support/cpu-harness.ts';
+import { useCpuSession } from '../../../test/support/cpu-session.ts';
 
 const routings = fc
   .record({
@@ -29,16 +30,7 @@ const routings = fc
   });
 
 describe.each(CpuLibrary.available())('%s', (arch) => {
-  let harness: CpuHarness;
-  let session: HarnessSession;
-  beforeAll(() => {
-    harness = new CpuHarness(arch);
-    session = harness.session();
-  });
-  afterAll(() => {
-    session.free();
-    harness.close();
-  });
+  const cpu = useCpuSession(arch);
 
   async function route(
     logits: Float32Array,
@@ -57,7 +49,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       ],
       outputs: [matrix(numTokens, k, undefined, { columnStart: 1 }), matrix(numTokens, k)],
     };
-    const [weights, ids] = await session.run([launch], plainStep(numTokens));
+    const [weights, ids] = await cpu.session.run([launch], plainStep(numTokens));
     return { weights, ids: new Int32Array(ids.buffer) };
   }
 
@@ -115,7 +107,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       const weights = matrix(rows, chosen, randomValues(rows * chosen, 2), { columnStart: 3 });
       const outputs = [matrix(rows, columns, undefined, { columnStart: 2 })];
       await checkLaunch(
-        session,
+        cpu.session,
         { op: 'combineExperts', attributes: {}, inputs: [x, weights], outputs },
         plainStep(rows),
       );

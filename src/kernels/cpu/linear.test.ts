@@ -1,16 +1,15 @@
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { roundTo } from '../../tensor/dtype.ts';
 import { checkLaunch, plainStep, randomValues } from '../../../test/support/check-launch.ts';
 import {
-  CpuHarness,
   matrix,
   type HarnessLaunch,
   type HarnessOperand,
-  type HarnessSession,
   type Matrix,
 } from '../../../test/support/cpu-harness.ts';
+import { useCpuSession } from '../../../test/support/cpu-session.ts';
 import type { KernelQuery } from '../kernel.ts';
 import { linear } from './linear.ts';
 
@@ -76,16 +75,7 @@ function launchOf(
 }
 
 describe.each(KERNELS)('$kernel on $arch', ({ query, arch, kernel }) => {
-  let harness: CpuHarness;
-  let session: HarnessSession;
-  beforeAll(() => {
-    harness = new CpuHarness(arch);
-    session = harness.session();
-  });
-  afterAll(() => {
-    session.free();
-    harness.close();
-  });
+  const cpu = useCpuSession(arch);
 
   it('multiplies matrices of any shape', async () => {
     const shape = fc.record({
@@ -115,7 +105,7 @@ describe.each(KERNELS)('$kernel on $arch', ({ query, arch, kernel }) => {
     x[3 * depth + 69] = NaN;
     x[20 * depth] = Infinity;
     const launch = launchOf(query, { rows, columns: 33, depth }, { x });
-    const [y] = await session.run([launch], plainStep(rows));
+    const [y] = await cpu.session.run([launch], plainStep(rows));
     for (let row = 0; row < rows; row++) {
       const isFinite = y.subarray(row * 33, (row + 1) * 33).every(Number.isFinite);
       expect(isFinite, `row ${row}`).toBe(row !== 3 && row !== 20);
@@ -128,13 +118,13 @@ describe.each(KERNELS)('$kernel on $arch', ({ query, arch, kernel }) => {
     const [x, ...others] = rounded.inputs;
     const exact = matrix(shape.rows, shape.depth, randomValues(shape.rows * shape.depth, 1));
     expect((x as Matrix).values).not.toEqual(exact.values);
-    const [expected] = await session.run([rounded], plainStep(3));
-    const [actual] = await session.run([{ ...rounded, inputs: [exact, ...others] }], plainStep(3));
+    const [expected] = await cpu.session.run([rounded], plainStep(3));
+    const [actual] = await cpu.session.run([{ ...rounded, inputs: [exact, ...others] }], plainStep(3));
     expect(actual).toEqual(expected);
   });
 
   function check(shape: Shape, options: { bias?: boolean; padding?: number }): Promise<void> {
     const tolerance = 1e-6 * Math.sqrt(shape.depth);
-    return checkLaunch(session, launchOf(query, shape, options), plainStep(shape.rows), { tolerance });
+    return checkLaunch(cpu.session, launchOf(query, shape, options), plainStep(shape.rows), { tolerance });
   }
 });

@@ -1,12 +1,8 @@
-import { afterAll, beforeAll, describe, it } from 'vitest';
+import { describe, it } from 'vitest';
 import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { checkLaunch, plainStep, randomValues } from '../../../test/support/check-launch.ts';
-import {
-  CpuHarness,
-  matrix,
-  type HarnessOperand,
-  type HarnessSession,
-} from '../../../test/support/cpu-harness.ts';
+import { matrix, type HarnessOperand } from '../../../test/support/cpu-harness.ts';
+import { useCpuSession } from '../../../test/support/cpu-session.ts';
 
 const ROWS = [1, 3, 8];
 const COLUMNS = [1, 16, 60, 257];
@@ -17,16 +13,7 @@ function vector(size: number, seed: number): HarnessOperand {
 }
 
 describe.each(CpuLibrary.available())('%s', (arch) => {
-  let harness: CpuHarness;
-  let session: HarnessSession;
-  beforeAll(() => {
-    harness = new CpuHarness(arch);
-    session = harness.session();
-  });
-  afterAll(() => {
-    session.free();
-    harness.close();
-  });
+  const cpu = useCpuSession(arch);
 
   async function forEachShape(check: (rows: number, columns: number) => Promise<void>): Promise<void> {
     for (const rows of ROWS) for (const columns of COLUMNS) await check(rows, columns);
@@ -38,7 +25,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       const attributes = { eps: 1e-5, groupSize: columns, weightOffset };
       for (const y of [matrix(rows, columns), { ...x, aliasOf: x }]) {
         const launch = { op: 'rmsNorm', attributes, inputs: [x, vector(columns, 2)], outputs: [y] };
-        await checkLaunch(session, launch, plainStep(rows));
+        await checkLaunch(cpu.session, launch, plainStep(rows));
       }
     });
   });
@@ -50,7 +37,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
     const attributes = { eps: 1e-6, groupSize, ...offset };
     const outputs = [matrix(rows, groups * groupSize)];
     const launch = { op, attributes, inputs: [x, vector(groupSize, 2)], outputs };
-    await checkLaunch(session, launch, plainStep(rows));
+    await checkLaunch(cpu.session, launch, plainStep(rows));
   });
 
   it('layerNorm over groups with weights of their own', async () => {
@@ -59,7 +46,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
     const inputs = [x, vector(columns, 2), vector(columns, 3)];
     const attributes = { eps: 1e-6, groupSize };
     const launch = { op: 'layerNorm', attributes, inputs, outputs: [matrix(rows, columns)] };
-    await checkLaunch(session, launch, plainStep(rows));
+    await checkLaunch(cpu.session, launch, plainStep(rows));
   });
 
   it.each([true, false])('layerNorm, with bias: %s', async (hasBias) => {
@@ -71,7 +58,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       const attributes = { eps: 1e-5, groupSize: columns };
       const inputs = [x, vector(columns, 2), bias];
       const launch = { op: 'layerNorm', attributes, inputs, outputs: [matrix(rows, columns)] };
-      await checkLaunch(session, launch, plainStep(rows), { tolerance: 2e-5 });
+      await checkLaunch(cpu.session, launch, plainStep(rows), { tolerance: 2e-5 });
     });
   });
 
@@ -95,7 +82,7 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
       ];
       for (const outputs of places) {
         const launch = { op, attributes, inputs: [x, residual, vector(columns, 3), ...bias], outputs };
-        await checkLaunch(session, launch, plainStep(rows), { tolerance: 1e-5 });
+        await checkLaunch(cpu.session, launch, plainStep(rows), { tolerance: 1e-5 });
       }
     });
   });

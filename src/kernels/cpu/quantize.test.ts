@@ -1,14 +1,10 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { floatTensor, floatsOf } from '../../ir/host-tensor.ts';
 import { quantize } from '../../ir/ops/quantize.ts';
 import { plainStep, randomValues } from '../../../test/support/check-launch.ts';
-import {
-  CpuHarness,
-  matrix,
-  type HarnessOperand,
-  type HarnessSession,
-} from '../../../test/support/cpu-harness.ts';
+import { matrix, type HarnessOperand } from '../../../test/support/cpu-harness.ts';
+import { useCpuSession } from '../../../test/support/cpu-session.ts';
 import { PagedKVCaches } from '../../ir/paged-kv-cache.ts';
 
 const NO_CACHES = new PagedKVCaches([], 16, []);
@@ -23,16 +19,7 @@ function activations(rows: number, columns: number): Float32Array {
 }
 
 describe.each(CpuLibrary.available())('quantize on %s', (arch) => {
-  let harness: CpuHarness;
-  let session: HarnessSession;
-  beforeAll(() => {
-    harness = new CpuHarness(arch);
-    session = harness.session();
-  });
-  afterAll(() => {
-    session.free();
-    harness.close();
-  });
+  const cpu = useCpuSession(arch);
 
   async function check(
     x: Float32Array,
@@ -50,7 +37,7 @@ describe.each(CpuLibrary.available())('quantize on %s', (arch) => {
       matrix(rows, columns / groupSize, undefined, { columnStart: 1 }),
     ];
     const launch = { op: 'quantize', attributes, inputs: operands, outputs, query: { attributes } };
-    const actual = await session.run([launch], plainStep(rows));
+    const actual = await cpu.session.run([launch], plainStep(rows));
     const inputs = [floatTensor([rows, columns], x)];
     if (staticScales) inputs.push(floatTensor([staticScales.length], staticScales));
     const expected = quantize.interpret(inputs, attributes, NO_CACHES);

@@ -1,16 +1,11 @@
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import type { CodeDType } from '../../tensor/dtype.ts';
 import { roundToFloat8E4M3 } from '../../tensor/float8.ts';
 import { checkLaunch, plainStep, randomValues } from '../../../test/support/check-launch.ts';
-import {
-  CpuHarness,
-  matrix,
-  type HarnessLaunch,
-  type HarnessOperand,
-  type HarnessSession,
-} from '../../../test/support/cpu-harness.ts';
+import { matrix, type HarnessLaunch, type HarnessOperand } from '../../../test/support/cpu-harness.ts';
+import { useCpuSession } from '../../../test/support/cpu-session.ts';
 import type { KernelQuery } from '../kernel.ts';
 import { quantizedGroupedLinear, quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
 
@@ -188,20 +183,11 @@ const groupedShapes = fc
 const KERNELS = CpuLibrary.available().flatMap((arch) => PRODUCTS.map((product) => ({ arch, ...product })));
 
 describe.each(KERNELS)('$weightDType weights, x of $x, on $arch', ({ arch, ...product }) => {
-  let harness: CpuHarness;
-  let session: HarnessSession;
-  beforeAll(() => {
-    harness = new CpuHarness(arch);
-    session = harness.session();
-  });
-  afterAll(() => {
-    session.free();
-    harness.close();
-  });
+  const cpu = useCpuSession(arch);
 
   it('multiplies matrices of any shape and any groups', async () => {
     const check = (shape: Shape): Promise<void> =>
-      checkLaunch(session, linearOf(product, shape), plainStep(shape.rows), { tolerance: 5e-6 });
+      checkLaunch(cpu.session, linearOf(product, shape), plainStep(shape.rows), { tolerance: 5e-6 });
     await fc.assert(fc.asyncProperty(shapes, check), { numRuns: 60 });
   });
 
@@ -209,18 +195,20 @@ describe.each(KERNELS)('$weightDType weights, x of $x, on $arch', ({ arch, ...pr
     const shape = { outputs: 33, hasZeros: true, hasBias: true, padding: 0, xGroupSize: 16 };
     for (let rows = 1; rows <= 26; rows++) {
       const launch = linearOf(product, { ...shape, rows, columns: 48, groupSize: 48 });
-      await checkLaunch(session, launch, plainStep(rows), { tolerance: 5e-6 });
+      await checkLaunch(cpu.session, launch, plainStep(rows), { tolerance: 5e-6 });
     }
     const columns = 36_000;
     const long = { ...shape, outputs: 3, columns, groupSize: columns, xGroupSize: columns, hasZeros: false };
     for (const rows of [1, 2]) {
-      await checkLaunch(session, linearOf(product, { ...long, rows }), plainStep(rows), { tolerance: 2e-5 });
+      await checkLaunch(cpu.session, linearOf(product, { ...long, rows }), plainStep(rows), {
+        tolerance: 2e-5,
+      });
     }
   });
 
   it('sends rows through their matrices', async () => {
     const check = (shape: GroupedShape): Promise<void> =>
-      checkLaunch(session, groupedOf(product, shape), plainStep(shape.rows), { tolerance: 5e-6 });
+      checkLaunch(cpu.session, groupedOf(product, shape), plainStep(shape.rows), { tolerance: 5e-6 });
     await fc.assert(fc.asyncProperty(groupedShapes, check), { numRuns: 40 });
   });
 
@@ -233,7 +221,7 @@ describe.each(KERNELS)('$weightDType weights, x of $x, on $arch', ({ arch, ...pr
     if (operand.kind !== 'matrix') throw new Error('no matrix');
     operand.values![3 * operand.columns + 1] = NaN;
     operand.values![20 * operand.columns] = Infinity;
-    const [y] = await session.run([launch], plainStep(rows));
+    const [y] = await cpu.session.run([launch], plainStep(rows));
     for (let row = 0; row < rows; row++) {
       const isFinite = y.subarray(row * 33, (row + 1) * 33).every(Number.isFinite);
       expect(isFinite, `row ${row}`).toBe(row !== 3 && row !== 20);
@@ -241,10 +229,10 @@ describe.each(KERNELS)('$weightDType weights, x of $x, on $arch', ({ arch, ...pr
   });
 });
 
-describe('sums of integers', () => {
-  it.each(CpuLibrary.available())('hold the largest codes, on %s', async (arch) => {
-    const harness = new CpuHarness(arch);
-    const session = harness.session();
+describe.each(CpuLibrary.available())('sums of integers on %s', (arch) => {
+  const cpu = useCpuSession(arch);
+
+  it('hold the largest codes', async () => {
     const columns = 70_000;
     const product = { weightDType: 'int8', x: 'int8' } as const;
     const shape = { rows: 1, outputs: 2, columns, groupSize: columns, xGroupSize: columns };
@@ -252,15 +240,13 @@ describe('sums of integers', () => {
     for (const operand of [launch.inputs[0], launch.inputs[2]]) {
       if ('values' in operand) operand.values.fill(127);
     }
-    const [y] = await session.run([launch], plainStep(1));
+    const [y] = await cpu.session.run([launch], plainStep(1));
     const scales = [launch.inputs[1], launch.inputs[3]].map((operand) =>
       'values' in operand ? operand.values : [],
     );
     y.forEach((value, i) =>
       expect(value / (columns * 127 ** 2 * scales[0][0] * scales[1][i])).toBeCloseTo(1, 5),
     );
-    session.free();
-    harness.close();
   });
 });
 

@@ -1,30 +1,21 @@
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { sampleLogits } from '../../device/reference/sample.ts';
 import type { StepResult } from '../../device/step.ts';
 import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { randomValues } from '../../../test/support/check-launch.ts';
-import { CpuHarness, type HarnessSession } from '../../../test/support/cpu-harness.ts';
+import { useCpuSession } from '../../../test/support/cpu-session.ts';
 import { peakedLogits, rowOf } from '../../../test/support/random-sampling.ts';
 import { samplingBatch, type SamplingRow } from '../../../test/support/sampling-batch.ts';
 
 describe.each(CpuLibrary.available())('sampling, %s', (arch) => {
-  let harness: CpuHarness;
-  let session: HarnessSession;
-  beforeAll(() => {
-    harness = new CpuHarness(arch);
-    session = harness.session();
-  });
-  afterAll(() => {
-    session.free();
-    harness.close();
-  });
+  const cpu = useCpuSession(arch);
 
   async function sample(logits: readonly number[][], rows: readonly SamplingRow[]) {
     const vocabSize = logits[0].length;
     const flat = Float32Array.from(logits.flat());
     const sampling = samplingBatch(rows);
-    const actual = await session.sample(flat, vocabSize, sampling);
+    const actual = await cpu.session.sample(flat, vocabSize, sampling);
     return { actual, expected: { ...sampleLogits(flat, vocabSize, sampling), logits: null } };
   }
 
@@ -93,7 +84,7 @@ describe.each(CpuLibrary.available())('sampling, %s', (arch) => {
       position,
       seedLow: 5,
     }));
-    const { tokenIds } = await session.sample(
+    const { tokenIds } = await cpu.session.sample(
       Float32Array.from(rows.flatMap(() => logits)),
       5,
       samplingBatch(rows),
@@ -129,12 +120,12 @@ describe.each(CpuLibrary.available())('sampling, %s', (arch) => {
   it('refuses ids and offsets that are out of range', async () => {
     const logits = Float32Array.from(peakedLogits(40, 3));
     const refuse = (row: SamplingRow, message: string) =>
-      expect(session.sample(logits, 40, samplingBatch([row]))).rejects.toThrow(message);
+      expect(cpu.session.sample(logits, 40, samplingBatch([row]))).rejects.toThrow(message);
     await refuse({ targetId: 40 }, 'targetIds[0] is 40');
     await refuse({ bias: [{ id: 40, value: 1 }] }, 'biasIds[0] is 40');
     await refuse({ history: [{ id: -1, outputCount: 1 }] }, 'historyIds[0] is -1');
     await refuse({ numLogprobs: 41 }, 'numLogprobs[0] is 41');
     const bad = { ...samplingBatch([{}]), biasOffsets: Int32Array.of(1, 0) };
-    await expect(session.sample(logits, 40, bad)).rejects.toThrow('biasOffsets');
+    await expect(cpu.session.sample(logits, 40, bad)).rejects.toThrow('biasOffsets');
   });
 });
