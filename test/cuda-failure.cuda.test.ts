@@ -3,18 +3,14 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { compile } from '../src/compiler/compile.ts';
 import type { Plan } from '../src/compiler/plan.ts';
 import { CudaDevice } from '../src/device/cuda/cuda-device.ts';
-import { DeviceMemoryPool } from '../src/device/cuda/device-memory.ts';
-import { KernelLauncher } from '../src/device/cuda/kernel-launcher.ts';
 import { DeviceError, type Executable } from '../src/device/device.ts';
 import { CUDA_KERNELS } from '../src/kernels/cuda/index.ts';
-import { pointer } from '../src/kernels/cuda/cuda-kernel.ts';
 import { findModel } from '../src/models/registry.ts';
 import { compileRequest } from './support/compile.ts';
 import { describeCuda } from './support/cuda.ts';
 import { loadReference } from './support/reference-checkpoint.ts';
 import { stepBatch } from './support/step-batch.ts';
-
-const NO_COUNTS = { numTokens: 0, numSeqs: 0, numLogitRows: 0, numDecodeSeqs: 0, numQueryTiles: 0 };
+import { launchWildKernel } from './support/wild-kernel.ts';
 
 describeCuda('failures', () => {
   const { config, catalog, source } = loadReference('llama2');
@@ -48,17 +44,7 @@ describeCuda('failures', () => {
   it('a kernel that writes where it must not fails the step, and every later one', async () => {
     const executable = await load(4);
     await executable.run(step);
-    const wild = new KernelLauncher(device.runtime, new DeviceMemoryPool(device.runtime), {
-      kind: 'kernel',
-      source: 'rope-table.cu',
-      entry: 'rope_table',
-      defines: {},
-      block: 64,
-      sharedBytes: 0,
-      grid: () => [1, 1, 1],
-      parameters: [pointer(16), pointer(16), { int32: 64 }, { float64: 1 }],
-    });
-    wild.run(NO_COUNTS);
+    launchWildKernel(device.runtime);
     await expect(executable.run(step)).rejects.toThrow(DeviceError);
     await expect(executable.run(step)).rejects.toThrow(/the GPU failed: .*CUDA_ERROR_ILLEGAL_ADDRESS/);
   });

@@ -1,7 +1,11 @@
 // The self-test of `needletail doctor`: it covers what plans launch, and finds it right on this GPU.
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { SELF_TEST_MODELS, SELF_TEST_TOLERANCE, selfTest } from '../src/cli/self-test.ts';
+import { SELF_TEST_TOLERANCE, SELF_TESTS, selfTest } from '../src/cli/self-test.ts';
+import { quantizationRules } from '../src/compiler/quantization-rules.ts';
+import type { QuantizationRules } from '../src/compiler/request.ts';
 import { CudaDevice } from '../src/device/cuda/cuda-device.ts';
+import type { HFConfig } from '../src/models/model-definition.ts';
+import { DEFAULT_QUANTIZATION_KEEP, type Quantization } from '../src/tensor/precision.ts';
 import { describeCuda } from './support/cuda.ts';
 import { cudaPlan } from './support/cuda-launches.ts';
 import { loadReference, REFERENCE_NAMES } from './support/reference-checkpoint.ts';
@@ -13,19 +17,32 @@ describeCuda('the self-test', () => {
   });
   afterAll(() => device.dispose());
 
-  it.each(['float32', 'bfloat16', 'float16'] as const)('finds every kernel right in %s', async (dtype) => {
-    const checks = await selfTest(device, dtype);
-    const wrong = checks.filter(({ error }) => !(error <= SELF_TEST_TOLERANCE[dtype]));
+  it.each(SELF_TESTS)('finds every kernel right in $name', async (test) => {
+    const checks = await selfTest(device, test);
+    const wrong = checks.filter(({ error }) => !(error <= SELF_TEST_TOLERANCE[test.dtype]));
     expect(wrong).toEqual([]);
   });
 
-  it('launches every op that plans of any family launch', () => {
+  it('launches every op that plans of any family and recipe launch', () => {
     const { gpu } = device.runtime;
-    const configs = REFERENCE_NAMES.map((name) => loadReference(name).config);
-    const [tested, launched] = [SELF_TEST_MODELS, configs].map(
-      (list) =>
-        new Set(list.flatMap((config) => cudaPlan(config, 'bfloat16', gpu).launches.map(({ op }) => op))),
+    const references = REFERENCE_NAMES.map((name) => loadReference(name).config);
+    const opsOf = (configs: readonly HFConfig[], quantization: QuantizationRules | null): Set<string> =>
+      new Set(
+        configs.flatMap((config) =>
+          cudaPlan(config, 'bfloat16', gpu, { quantization }).launches.map(({ op }) => op),
+        ),
+      );
+    const tested = new Set(
+      SELF_TESTS.flatMap(({ models, quantization }) => [...opsOf(models, rulesOf(quantization))]),
     );
-    expect([...launched].filter((op) => !tested.has(op))).toEqual([]);
+    const launched = SELF_TESTS.flatMap(({ quantization }) => [...opsOf(references, rulesOf(quantization))]);
+    expect(launched.filter((op) => !tested.has(op))).toEqual([]);
   });
 });
+
+/** In groups that divide the columns of the smallest weights. */
+function rulesOf(quantization: Quantization | null): QuantizationRules | null {
+  if (quantization === null) return null;
+  const groupSize = quantization === 'int4' ? 32 : null;
+  return quantizationRules(quantization, groupSize, DEFAULT_QUANTIZATION_KEEP);
+}

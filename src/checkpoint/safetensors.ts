@@ -26,6 +26,7 @@ export interface TensorPlace {
 
 /** Reads `length` bytes at `offset` of one file. */
 interface FileBytes {
+  readonly isMapped: boolean;
   read(offset: number, length: number): Uint8Array;
   close(): void;
 }
@@ -46,7 +47,14 @@ export class SafetensorsSource implements TensorSource {
     const { file, tensor } = this.#place(name);
     const dtype = floatDTypeOf(tensor);
     if (dtype === null) throw notFloat(name, file, tensor.dtype);
-    return { dtype, shape: tensor.shape, bytes: this.readBytes(name) };
+    const bytes = this.readBytes(name);
+    const { isMapped } = this.#fileBytes(file);
+    return {
+      dtype,
+      shape: tensor.shape,
+      bytes,
+      ...(isMapped && { file: { path: file, offset: tensor.offset } }),
+    };
   }
 
   /** The bytes of a tensor of any type, as the file holds them. */
@@ -88,6 +96,7 @@ function openMapped(path: string): FileBytes {
   try {
     const mapping = new FileMapping(fd, fstatSync(fd).size);
     return {
+      isMapped: true,
       read: (offset, length) => viewBytes(mapping, path, offset, length),
       close: () => mapping.close(),
     };
@@ -105,7 +114,11 @@ function viewBytes(mapping: FileMapping, path: string, offset: number, length: n
 
 function openPlain(path: string): FileBytes {
   const fd = openSync(path, 'r');
-  return { read: (offset, length) => readBytes(fd, path, offset, length), close: () => closeSync(fd) };
+  return {
+    isMapped: false,
+    read: (offset, length) => readBytes(fd, path, offset, length),
+    close: () => closeSync(fd),
+  };
 }
 
 /** One call reads 2 GiB at most. */

@@ -9,7 +9,7 @@ import { CpuLibrary } from '../ffi/cpu-library.ts';
 import { isNeedletailError } from '../util/errors.ts';
 import { formatBytes } from '../util/format-bytes.ts';
 import { VERSION } from '../util/version.ts';
-import { SELF_TEST_TOLERANCE, selfTest } from './self-test.ts';
+import { SELF_TEST_TOLERANCE, SELF_TESTS, selfTest, type SelfTest } from './self-test.ts';
 
 export async function runDoctor(): Promise<void> {
   line('needletail', `${VERSION}, Node.js ${process.version}, ${process.platform}-${process.arch}`);
@@ -43,7 +43,7 @@ async function openDevice(): Promise<void> {
   try {
     const device = await CudaDevice.open();
     line('cuda', `ready: ${device.description}, ${formatBytes(device.availableMemory())} free`);
-    for (const dtype of ['float32', 'bfloat16', 'float16'] as const) await testKernels(device, dtype);
+    for (const test of SELF_TESTS) await testKernels(device, test);
     await device.dispose();
   } catch (error) {
     report('cuda', error);
@@ -51,11 +51,12 @@ async function openDevice(): Promise<void> {
 }
 
 /** The first time this compiles some hundred kernels, which takes half a minute. A wrong result ends the program with 1. */
-async function testKernels(device: CudaDevice, dtype: keyof typeof SELF_TEST_TOLERANCE): Promise<void> {
-  const checks = await selfTest(device, dtype);
-  const wrong = checks.filter(({ error }) => !(error <= SELF_TEST_TOLERANCE[dtype]));
+async function testKernels(device: CudaDevice, test: SelfTest): Promise<void> {
+  const name = `${test.name} test`;
+  const checks = await selfTest(device, test).catch((error: unknown) => report(name, error));
+  if (!checks) return;
+  const wrong = checks.filter(({ error }) => !(error <= SELF_TEST_TOLERANCE[test.dtype]));
   const kernels = new Set(checks.map(({ op, kernel }) => `${op} (${kernel})`));
-  const name = `${dtype} test`;
   if (wrong.length === 0) return line(name, `${kernels.size} kernels compute what they should`);
   for (const { op, kernel, error } of wrong)
     line(name, `WRONG: ${op} (${kernel}) is off by ${error.toPrecision(2)} of its largest value`);

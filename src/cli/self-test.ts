@@ -3,6 +3,7 @@ import { greedySampling } from '../bench/cuda/steps.ts';
 import { dummySource } from '../checkpoint/dummy.ts';
 import { compile } from '../compiler/compile.ts';
 import { expectedTensors } from '../compiler/expected-tensors.ts';
+import { quantizationRules } from '../compiler/quantization-rules.ts';
 import { checkLaunches, type LaunchCheck } from '../device/cuda/check-launches.ts';
 import type { CudaDevice } from '../device/cuda/cuda-device.ts';
 import type { StepBatch } from '../device/step.ts';
@@ -10,6 +11,7 @@ import { CUDA_KERNELS } from '../kernels/cuda/index.ts';
 import type { HFConfig } from '../models/model-definition.ts';
 import { findModel } from '../models/registry.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
+import { DEFAULT_QUANTIZATION_KEEP, type Quantization } from '../tensor/precision.ts';
 
 const BLOCK_SIZE = 16;
 const NUM_BLOCKS = 16;
@@ -30,8 +32,8 @@ const SIZES = {
   max_position_embeddings: 128,
 };
 
-/** Between them every op that has a kernel. */
-export const SELF_TEST_MODELS: readonly HFConfig[] = [
+/** Between them every op on numbers that has a kernel. */
+const FLOAT_MODELS: readonly HFConfig[] = [
   { ...SIZES, architectures: ['LlamaForCausalLM'], attention_bias: true },
   { ...SIZES, architectures: ['Gemma2ForCausalLM'], head_dim: 64, sliding_window: 16 },
   { ...SIZES, architectures: ['Qwen3ForCausalLM'], head_dim: 32 },
@@ -71,21 +73,65 @@ export const SELF_TEST_MODELS: readonly HFConfig[] = [
   },
 ];
 
-/** Every launch of the models in `dtype`, for a step of prompts and one of decodes. */
-export async function selfTest(device: CudaDevice, dtype: FloatDType): Promise<LaunchCheck[]> {
+/** Every kind of product: on normed and activated values and on plain ones, with biases, of experts. */
+const LARGER_SIZES = { ...SIZES, hidden_size: 256, intermediate_size: 512 };
+const QUANTIZED_MODELS: readonly HFConfig[] = [
+  { ...LARGER_SIZES, architectures: ['LlamaForCausalLM'], attention_bias: true },
+  { ...LARGER_SIZES, architectures: ['MixtralForCausalLM'], num_local_experts: 4, num_experts_per_tok: 2 },
+  {
+    architectures: ['GPT2LMHeadModel'],
+    vocab_size: VOCAB_SIZE,
+    n_embd: 256,
+    n_layer: 2,
+    n_head: 4,
+    n_positions: 128,
+  },
+];
+
+/** What the models compute in. */
+export interface SelfTest {
+  readonly name: string;
+  readonly dtype: FloatDType;
+  readonly quantization: Quantization | null;
+  readonly models: readonly HFConfig[];
+}
+
+export const SELF_TESTS: readonly SelfTest[] = [
+  ...(['float32', 'bfloat16', 'float16'] as const).map((dtype) => ({
+    name: dtype,
+    dtype,
+    quantization: null,
+    models: FLOAT_MODELS,
+  })),
+  ...(['int8', 'int4', 'fp8', 'smoothquant'] as const).map((quantization) => ({
+    name: quantization,
+    dtype: 'bfloat16' as const,
+    quantization,
+    models: QUANTIZED_MODELS,
+  })),
+];
+
+/** Every launch of the test's models, for a step of prompts and one of decodes. Throws for a recipe that the GPU lacks. */
+export async function selfTest(device: CudaDevice, test: SelfTest): Promise<LaunchCheck[]> {
   const checks: LaunchCheck[] = [];
-  for (const config of SELF_TEST_MODELS) checks.push(...(await testModel(device, config, dtype)));
+  for (const config of test.models) checks.push(...(await testModel(device, config, test)));
   return checks;
 }
 
-function testModel(device: CudaDevice, config: HFConfig, dtype: FloatDType): Promise<LaunchCheck[]> {
+function testModel(
+  device: CudaDevice,
+  config: HFConfig,
+  { dtype, quantization }: SelfTest,
+): Promise<LaunchCheck[]> {
+  const rules =
+    quantization === null ? null : quantizationRules(quantization, null, DEFAULT_QUANTIZATION_KEEP);
   const plan = compile({
     definition: findModel(config),
     config,
     tensors: null,
     checkpointHash: null,
     target: device.target,
-    recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
+    recipe: { weightDType: dtype, quantization: rules, kvDType: dtype, activationPrecision: 'auto' },
     limits: { maxNumBatchedTokens: 128, maxNumSeqs: 2, maxNumLogitRows: 4 },
     blockSize: BLOCK_SIZE,
     maxModelLen: 128,

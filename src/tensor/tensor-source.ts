@@ -7,6 +7,8 @@ export interface TensorView {
   readonly shape: readonly number[];
   /** Row-major, little-endian; two `uint4` to a byte, the even column in its low half. May be mapped memory: valid while the source is open. */
   readonly bytes: Uint8Array;
+  /** Where they lie if they are mapped, for whoever rather reads them. */
+  readonly file?: { readonly path: string; readonly offset: number };
 }
 
 export interface TensorSource {

@@ -24,7 +24,7 @@ import {
   type FloatDType,
 } from '../../src/tensor/dtype.ts';
 import { expectClose, hostTensor } from './check-launch.ts';
-import { encode, readDevice, writeDevice } from './device-bytes.ts';
+import { encode, readDevice, readDevicePlaces, writeDevice } from './device-bytes.ts';
 import { GuardedPool, POISON } from './guarded-pool.ts';
 import type { HarnessLaunch, HarnessOperand, Matrix } from './cpu-harness.ts';
 import { stepBatch } from './step-batch.ts';
@@ -60,8 +60,9 @@ export class CudaHarness {
   /** Every variant of the launch that takes the step's rows, against the definition. */
   async check(testCase: CudaCase, tolerance: number): Promise<void> {
     const expected = interpret(testCase);
-    for (const variant of variantsOf(testCase)) {
-      const actual = await this.#run(testCase, variant);
+    const { variants, workspaceBytes } = variantsOf(testCase);
+    for (const variant of variants) {
+      const actual = await this.#run(testCase, variant, workspaceBytes);
       actual.forEach((values, i) => expectClose(values, expected[i], tolerance));
     }
   }
@@ -78,7 +79,7 @@ export class CudaHarness {
       groups: [],
     };
     const buffer = { id: 0, name: '', dtype: 'float32', shape: ['numLogitRows', vocabSize] } as const;
-    const plan = planOf(step, vocabSize, [{ ...buffer, offset: 0, bytes: logits.byteLength }], [], [], []);
+    const plan = planOf(step, vocabSize, [{ ...buffer, offset: 0, bytes: logits.byteLength }], {});
     const pool = new GuardedPool(this.#runtime);
     try {
       const placement = placePlan(plan, [], pool);
@@ -102,7 +103,7 @@ export class CudaHarness {
     }
   }
 
-  async #run(testCase: CudaCase, variant: KernelVariant): Promise<Float32Array[]> {
+  async #run(testCase: CudaCase, variant: KernelVariant, workspaceBytes: number): Promise<Float32Array[]> {
     const built = new PlanBuilder(testCase.dtype);
     const { launch, step, cache } = testCase;
     const launches = [built.add(launch, variant)];
@@ -113,7 +114,8 @@ export class CudaHarness {
       shape: ['numLogitRows', 16],
     } as const;
     const buffers = [...built.buffers, { ...logits, offset: built.arenaBytes, bytes: 64 }];
-    const plan = planOf(step, 16, buffers, built.weights, launches, cache ? [cache.spec] : []);
+    const caches = cache ? [cache.spec] : [];
+    const plan = planOf(step, 16, buffers, { weights: built.weights, launches, caches, workspaceBytes });
     const pool = new GuardedPool(this.#runtime);
     try {
       const placement = placePlan(plan, [cache?.numBlocks ?? 1], pool);
@@ -127,13 +129,14 @@ export class CudaHarness {
       const staged = memory.write(step);
       program.run(staged.counts);
       await staged.end();
-      const after = readDevice(this.#runtime, placement.arena, image.length);
       program.release();
       memory.release();
       pool.expectIntact();
-      built.weightBytes.forEach((bytes, id) =>
-        expect(Buffer.compare(readDevice(this.#runtime, placement.weights[id], bytes.length), bytes)).toBe(0),
-      );
+      const [after, ...weights] = readDevicePlaces(this.#runtime, [
+        { address: placement.arena, numBytes: image.length },
+        ...built.weightBytes.map(({ length }, id) => ({ address: placement.weights[id], numBytes: length })),
+      ]);
+      built.weightBytes.forEach((bytes, id) => expect(Buffer.compare(weights[id], bytes)).toBe(0));
       return built.readOutputs(launch, image, after);
     } finally {
       pool.freeAll();
@@ -187,7 +190,11 @@ function tileByte(row: number, at: number, rowBytes: number): number {
   return start * BLOCK_SIZE + row * width + piece * 16 + (at % 16);
 }
 
-function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCase): readonly KernelVariant[] {
+/** Kernels that take the launch, and what they say that they need of the workspace. */
+function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCase): {
+  readonly variants: readonly KernelVariant[];
+  readonly workspaceBytes: number;
+} {
   const weight = inputs.find((operand) => operand.kind === 'weight');
   const [weightRows, weightColumns = 1] = weight?.shape ?? [1, 1];
   const query = {
@@ -197,14 +204,18 @@ function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCas
     kvDType: dtype,
     activationDType: dtype,
     maxRows: step.numTokens,
+    weightRows,
+    weightColumns,
+    attributes,
   } as const;
+  const queries = [false, true].map((batchInvariant) => ({ ...query, batchInvariant }));
   const description = CUDA_KERNELS.find((kernel) => kernel.op === op)!;
-  const variants = [false, true].flatMap((batchInvariant) =>
-    description.variants({ ...query, batchInvariant, weightRows, weightColumns, attributes }),
-  );
-  return [...new Map(variants.map((variant) => [variant.kernel, variant])).values()].filter(
-    ({ maxRows }) => maxRows === null || maxRows >= step.numTokens,
-  );
+  const all = queries.flatMap((each) => description.variants(each));
+  const byKernel = new Map(all.map((variant) => [variant.kernel, variant]));
+  return {
+    variants: [...byKernel.values()].filter(({ maxRows }) => maxRows === null || maxRows >= step.numTokens),
+    workspaceBytes: Math.max(...queries.map((each) => description.workspaceBytes(each))),
+  };
 }
 
 type Weight = Extract<HarnessOperand, { kind: 'weight' }>;
@@ -366,13 +377,18 @@ function eachRow(
   for (let row = 0; row < rows; row++) visit(offset + (row * rowStride + columnStart) * itemSize(dtype), row);
 }
 
+interface PlanParts {
+  readonly weights?: readonly WeightSpec[];
+  readonly launches?: readonly Launch[];
+  readonly caches?: readonly KVCacheSpec[];
+  readonly workspaceBytes?: number;
+}
+
 function planOf(
   step: StepBatch,
   vocabSize: number,
   buffers: readonly BufferSpec[],
-  weights: readonly WeightSpec[],
-  launches: readonly Launch[],
-  caches: readonly KVCacheSpec[],
+  { weights = [], launches = [], caches = [], workspaceBytes = 0 }: PlanParts,
 ): Plan {
   const group = { index: 0, window: null, layers: caches, bytesPerToken: 0 };
   const last = buffers.at(-1)!;
@@ -398,7 +414,7 @@ function planOf(
     kvCacheGroups: step.groups.length > 0 ? [group] : [],
     buffers,
     arenaBytes: last.offset + last.bytes,
-    workspaceBytes: 2 ** 26,
+    workspaceBytes,
     activationDType: 'float32',
     launches,
     logits: { kind: 'buffer', id: last.id, columnStart: 0, columns: vocabSize, rowStride: vocabSize },

@@ -12,9 +12,24 @@ export function writeDevice(runtime: CudaRuntime, target: number, bytes: Uint8Ar
 }
 
 export function readDevice(runtime: CudaRuntime, source: number, numBytes: number): Uint8Array {
-  return transfer(runtime, numBytes, (staging) => {
-    runtime.driver.copyToHost(staging.address, source, numBytes, runtime.stream);
+  return readDevicePlaces(runtime, [{ address: source, numBytes }])[0];
+}
+
+export interface DevicePlace {
+  readonly address: number;
+  readonly numBytes: number;
+}
+
+/** The bytes of several places, waited for once. */
+export function readDevicePlaces(runtime: CudaRuntime, places: readonly DevicePlace[]): Uint8Array[] {
+  let end = 0;
+  const starts = places.map(({ numBytes }) => (end += numBytes) - numBytes);
+  const bytes = transfer(runtime, end, (staging) => {
+    places.forEach(({ address, numBytes }, i) =>
+      runtime.driver.copyToHost(staging.address + starts[i], address, numBytes, runtime.stream),
+    );
   });
+  return places.map(({ numBytes }, i) => bytes.slice(starts[i], starts[i] + numBytes));
 }
 
 function transfer(

@@ -2,7 +2,7 @@
 import { expect } from 'vitest';
 import type { CudaRuntime } from '../../src/device/cuda/cuda-runtime.ts';
 import { DeviceMemoryPool } from '../../src/device/cuda/device-memory.ts';
-import { readDevice } from './device-bytes.ts';
+import { readDevicePlaces } from './device-bytes.ts';
 
 const CANARY_BYTES = 512;
 /** NaN in every float type. */
@@ -31,13 +31,15 @@ export class GuardedPool extends DeviceMemoryPool {
 
   /** Fails if anything was written outside of what was asked for. */
   expectIntact(): void {
-    for (const [address, bytes] of this.#sizes) {
-      const zones = [
-        readDevice(this.#runtime, address - CANARY_BYTES, CANARY_BYTES),
-        readDevice(this.#runtime, address + bytes, CANARY_BYTES),
-      ];
-      const isIntact = zones.every((zone) => zone.every((byte) => byte === POISON));
-      expect(isIntact, `canaries around ${bytes} bytes`).toBe(true);
-    }
+    const zones = [...this.#sizes].flatMap(([address, bytes]) => [
+      { address: address - CANARY_BYTES, numBytes: CANARY_BYTES, title: `before ${bytes} bytes` },
+      { address: address + bytes, numBytes: CANARY_BYTES, title: `after ${bytes} bytes` },
+    ]);
+    const found = readDevicePlaces(this.#runtime, zones);
+    const broken = zones.filter((_, i) => found[i].some((byte) => byte !== POISON));
+    expect(
+      broken.map(({ title }) => title),
+      'canaries written to',
+    ).toEqual([]);
   }
 }

@@ -1,10 +1,7 @@
-// Brings weights to the device through page-locked buffers that take turns: while one is copied, others are filled, several at
-// once, for one thread reads memory more slowly than the bus carries it.
-// What the checkpoint stores otherwise (transposed, of another type, one tensor for several weights, not quantized yet) is sorted
-// out there.
+// Brings weights to the device. What the checkpoint stores otherwise than the plan (transposed, of another type, one tensor for
+// several weights, not quantized yet) is sorted out there.
 import { isDeepStrictEqual } from 'node:util';
 import type { Plan, RopeTable, WeightSpec } from '../../compiler/plan.ts';
-import { copyMemory } from '../../ffi/copy-memory.ts';
 import type { Address } from '../../ffi/cuda/driver.ts';
 import type { WeightPart } from '../../ir/graph.ts';
 import { int, pointer, type KernelLaunch } from '../../kernels/cuda/cuda-kernel.ts';
@@ -15,12 +12,11 @@ import { NeedletailError } from '../../util/errors.ts';
 import type { LoadOptions } from '../device.ts';
 import { readPart } from '../read-part.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
-import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
+import { DeviceMemoryPool } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
 import { packingLaunch, quantizingLaunches, type PlacedPart } from './pack-launches.ts';
+import { slice, Uploader, type UploadSource } from './uploader.ts';
 
-const NUM_STAGES = 16;
-const STAGE_BYTES = 8 * 2 ** 20;
 const NO_COUNTS = { numTokens: 0, numSeqs: 0, numLogitRows: 0, numDecodeSeqs: 0, numQueryTiles: 0 };
 
 /** Where a plan's weights and tables of angles go, by id. */
@@ -29,7 +25,7 @@ export interface WeightPlaces {
   readonly ropeTables: readonly Address[];
 }
 
-/** Throws `bad_checkpoint` for a tensor that is missing or of another shape, `bad_plan` for packed weights of another size. */
+/** Throws `bad_checkpoint` for a tensor that is missing or of another shape, and for a file that is cut short meanwhile. */
 export async function loadWeights(
   plan: Plan,
   places: WeightPlaces,
@@ -47,15 +43,6 @@ export async function loadWeights(
   }
 }
 
-/** A staging buffer. */
-interface Stage {
-  readonly buffer: PinnedBuffer;
-  /** Resolves when what it was filled with last is on its way to the device. */
-  filled: Promise<void>;
-  /** The event after that copy. */
-  readonly copied: Address;
-}
-
 class WeightLoader {
   readonly #runtime: CudaRuntime;
   readonly #plan: Plan;
@@ -63,8 +50,7 @@ class WeightLoader {
   readonly #options: LoadOptions;
   readonly #totalBytes: number;
   readonly #pool: DeviceMemoryPool;
-  readonly #stages: readonly Stage[];
-  #nextStage = 0;
+  readonly #uploader: Uploader;
   #loadedBytes = 0;
 
   constructor(plan: Plan, places: WeightPlaces, options: LoadOptions, runtime: CudaRuntime) {
@@ -74,24 +60,15 @@ class WeightLoader {
     this.#options = options;
     this.#totalBytes = [...plan.weights, ...plan.ropeTables].reduce((sum, { bytes }) => sum + bytes, 0);
     this.#pool = new DeviceMemoryPool(runtime);
-    this.#stages = Array.from({ length: NUM_STAGES }, () => ({
-      buffer: this.#pool.allocatePinned(STAGE_BYTES),
-      filled: Promise.resolve(),
-      copied: runtime.driver.createEvent(),
-    }));
+    this.#uploader = new Uploader(runtime);
   }
 
-  /** Waits until all that was sent is on its way to the device. */
-  async drain(): Promise<void> {
-    for (const { filled } of this.#stages) await filled;
-    this.#runtime.makeCurrent();
+  drain(): Promise<void> {
+    return this.#uploader.drain();
   }
 
   async close(): Promise<void> {
-    await Promise.allSettled(this.#stages.map(({ filled }) => filled));
-    this.#runtime.makeCurrent();
-    this.#runtime.driver.synchronize(this.#runtime.stream);
-    for (const { copied } of this.#stages) this.#runtime.driver.destroyEvent(copied);
+    await this.#uploader.close();
     this.#pool.freeAll();
   }
 
@@ -115,7 +92,7 @@ class WeightLoader {
 
   async load(weight: WeightSpec, source: TensorSource | PackedWeightSource): Promise<void> {
     const target = this.#places.weights[weight.id];
-    if ('readPacked' in source) await this.#send(checkedPacked(weight, source), target);
+    if ('readPacked' in source) await this.#send(packedRange(weight, source), target);
     else if (!isMadeWithCodes(weight)) await this.#loadParts(weight, target, source);
     this.#count(weight.bytes);
   }
@@ -135,7 +112,7 @@ class WeightLoader {
   async #sendRows(part: WeightPart, target: Address, view: TensorView): Promise<void> {
     const rowBytes = asMatrix(part.tensorShape)[1] * itemSize(view.dtype);
     const start = part.rowStart * rowBytes;
-    await this.#send(view.bytes.subarray(start, start + part.rowCount * rowBytes), target);
+    await this.#send(slice(bytesOf(view), start, start + part.rowCount * rowBytes), target);
   }
 
   /** Sends the tensor as it is and has the GPU cut, transpose, convert or quantize it. */
@@ -147,7 +124,7 @@ class WeightLoader {
     view: TensorView,
   ): Promise<void> {
     const tensor = this.#pool.allocate(view.bytes.byteLength);
-    await this.#send(view.bytes, tensor);
+    await this.#send(bytesOf(view), tensor);
     await this.drain();
     const placed: PlacedPart = { part, tensor, from: view.dtype, weight, target };
     if (weight.quantization?.origin === 'quantize') this.#quantize(placed, firstRow);
@@ -180,28 +157,8 @@ class WeightLoader {
     return bytes;
   }
 
-  /** Resolves when the last piece has a stage; `bytes` stay as they are until `drain`. */
-  async #send(bytes: Uint8Array, target: Address): Promise<void> {
-    for (let start = 0; start < bytes.byteLength; start += STAGE_BYTES) {
-      this.#options.signal?.throwIfAborted();
-      const stage = this.#stages[this.#nextStage];
-      this.#nextStage = (this.#nextStage + 1) % NUM_STAGES;
-      await stage.filled;
-      stage.filled = this.#sendPiece(stage, bytes.subarray(start, start + STAGE_BYTES), target + start);
-      // Whoever takes the stage next, or drains, hears of a failure.
-      stage.filled.catch(() => undefined);
-    }
-  }
-
-  async #sendPiece({ buffer, copied }: Stage, piece: Uint8Array, target: Address): Promise<void> {
-    const { driver, stream } = this.#runtime;
-    // Others have the event loop in between; they may have used another GPU.
-    this.#runtime.makeCurrent();
-    driver.synchronizeEvent(copied);
-    await copyMemory(buffer.address, piece);
-    this.#runtime.makeCurrent();
-    driver.copyToDevice(target, buffer.address, piece.byteLength, stream);
-    driver.recordEvent(copied, stream);
+  #send(source: UploadSource, target: Address): Promise<void> {
+    return this.#uploader.send(source, target, this.#options.signal);
   }
 
   #launch(launch: Omit<KernelLaunch, 'kind' | 'sharedBytes'>): void {
@@ -216,13 +173,13 @@ class WeightLoader {
   }
 }
 
-function checkedPacked(weight: WeightSpec, source: PackedWeightSource): Uint8Array {
-  const bytes = source.readPacked(weight.id);
-  if (bytes.byteLength === weight.bytes) return bytes;
-  throw new NeedletailError(
-    'bad_plan',
-    `weight ${weight.name} has ${bytes.byteLength} bytes on disk instead of ${weight.bytes}: build the plan again`,
-  );
+/** Where a device without use for a mapping reads the bytes itself. */
+function bytesOf({ bytes, file }: TensorView): UploadSource {
+  return file ? { path: file.path, start: file.offset, byteLength: bytes.byteLength } : bytes;
+}
+
+function packedRange({ id, bytes }: WeightSpec, source: PackedWeightSource): UploadSource {
+  return { path: source.path, start: source.offsetOf(id), byteLength: bytes };
 }
 
 /** Scales that are made of floats are made together with their codes. */
