@@ -9,7 +9,7 @@ export function encodeCodes(dtype: CodeDType, codes: Float32Array): Uint8Array {
     case 'int8':
       return new Uint8Array(Int8Array.from(codes).buffer);
     case 'float8_e4m3fn':
-      return Uint8Array.from(codes, toFloat8E4M3Bits);
+      return eachTo(new Uint8Array(codes.length), (i) => toFloat8E4M3Bits(codes[i]));
     case 'uint4':
       return packNibbles(Uint8Array.from(codes));
   }
@@ -21,7 +21,7 @@ export function decodeCodes(dtype: CodeDType, bytes: Uint8Array): Float32Array {
     case 'int8':
       return Float32Array.from(new Int8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
     case 'float8_e4m3fn':
-      return Float32Array.from(bytes, fromFloat8E4M3Bits);
+      return eachTo(new Float32Array(bytes.length), (i) => fromFloat8E4M3Bits(bytes[i]));
     case 'uint4':
       return Float32Array.from(unpackNibbles(bytes));
   }
@@ -29,11 +29,17 @@ export function decodeCodes(dtype: CodeDType, bytes: Uint8Array): Float32Array {
 
 /** Two numbers below 16 in a byte, the first in its low half. */
 export function packNibbles(codes: Uint8Array): Uint8Array {
-  return Uint8Array.from({ length: codes.length / 2 }, (_, i) => codes[2 * i] | (codes[2 * i + 1] << 4));
+  return eachTo(new Uint8Array(codes.length / 2), (i) => codes[2 * i] | (codes[2 * i + 1] << 4));
 }
 
 export function unpackNibbles(bytes: Uint8Array): Uint8Array {
-  return Uint8Array.from({ length: 2 * bytes.length }, (_, i) => (bytes[i >> 1] >> (4 * (i & 1))) & 15);
+  return eachTo(new Uint8Array(2 * bytes.length), (i) => (bytes[i >> 1] >> (4 * (i & 1))) & 15);
+}
+
+/** The array with each of its elements set: many times as fast as `from`. */
+function eachTo<T extends Uint8Array | Float32Array>(array: T, valueAt: (i: number) => number): T {
+  for (let i = 0; i < array.length; i++) array[i] = valueAt(i);
+  return array;
 }
 
 /** The elements of a tensor of floats or codes in float32. */

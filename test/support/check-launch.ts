@@ -12,7 +12,7 @@ import type { HarnessLaunch, HarnessOperand, HarnessSession } from './cpu-harnes
 /** A reproducible stream of numbers in [−1, 1). */
 export function randomValues(count: number, seed: number): Float32Array {
   let state = (seed * 2654435761 + 12345) >>> 0;
-  return Float32Array.from({ length: count }, () => {
+  return new Float32Array(count).map(() => {
     state ^= state << 13;
     state ^= state >>> 17;
     state ^= state << 5;

@@ -2,7 +2,7 @@
 import type { CudaRuntime } from '../../src/device/cuda/cuda-runtime.ts';
 import { DeviceMemoryPool } from '../../src/device/cuda/device-memory.ts';
 import { encodeCodes } from '../../src/tensor/codes.ts';
-import { isCodeDType, toBfloat16Bits, toFloat16Bits, type DType } from '../../src/tensor/dtype.ts';
+import { encodeFloats, isCodeDType, type DType, type FloatDType } from '../../src/tensor/dtype.ts';
 
 export function writeDevice(runtime: CudaRuntime, target: number, bytes: Uint8Array): void {
   transfer(runtime, bytes.byteLength, (staging) => {
@@ -49,8 +49,7 @@ function transfer(
 }
 
 export function encode(dtype: DType, values: Float32Array | Int32Array): Uint8Array {
-  if (dtype === 'float32' || dtype === 'int32') return new Uint8Array(values.slice().buffer);
-  if (isCodeDType(dtype)) return encodeCodes(dtype, values as Float32Array);
-  const toBits = dtype === 'bfloat16' ? toBfloat16Bits : toFloat16Bits;
-  return new Uint8Array(Uint16Array.from(values, toBits).buffer);
+  if (dtype === 'int32') return new Uint8Array(values.slice().buffer);
+  const floats = values as Float32Array;
+  return isCodeDType(dtype) ? encodeCodes(dtype, floats) : encodeFloats(dtype as FloatDType, floats);
 }
