@@ -34,6 +34,9 @@ export interface ModelChoice {
 
 type Limits = Pick<PlanSettings, 'maxNumSeqs' | 'maxNumBatchedTokens' | 'maxModelLen'>;
 
+/** Where weights alone matter. */
+export const SMALL_LIMITS: Limits = { maxNumSeqs: 1, maxNumBatchedTokens: 16, maxModelLen: 16 };
+
 export function presetConfig(name: string): HFConfig {
   const preset = findPreset(name);
   if (preset) return preset.config;
