@@ -32,6 +32,16 @@ describeCuda('engine on cuda', () => {
         ...settings,
       });
 
+    /** Tokens of n choices for each prompt. */
+    async function greedy(engine: LLMEngine, n = 1): Promise<(readonly number[])[]> {
+      for (const [prompt, tokenIds] of reference.prompts.entries())
+        engine.add(toyRequest(String(prompt), tokenIds, { maxTokens: NUM_TOKENS, n }));
+      const collected = await runToEnd(engine);
+      return reference.prompts.flatMap((_, prompt) =>
+        Array.from({ length: n }, (__, choice) => collected.get(`${prompt}/${choice}`)!.tokenIds),
+      );
+    }
+
     async function expectGreedy(engine: LLMEngine, n = 1): Promise<void> {
       for (const [prompt, tokenIds] of reference.prompts.entries())
         engine.add(toyRequest(String(prompt), tokenIds, { maxTokens: NUM_TOKENS, n }));
@@ -57,6 +67,25 @@ describeCuda('engine on cuda', () => {
       const engine = await load({ maxNumSeqs: 4, maxNumBatchedTokens: 7, enablePrefixCaching: false });
       await expectGreedy(engine);
       await engine.close();
+    });
+
+    it.each([
+      ['fp8', 16],
+      ['int8', 4],
+    ] as const)('with an %s KV cache the same however it is computed', async (kvCacheDType, blockSize) => {
+      const settings = { kvCacheDType, blockSize, batchInvariant: true };
+      const engine = await load(settings);
+      const expected = await greedy(engine);
+      expect(await greedy(engine), 'from reused prefixes').toEqual(expected);
+      const choices = await greedy(engine, 3);
+      expected.forEach((tokens, i) =>
+        expect(choices.slice(3 * i, 3 * i + 3)).toEqual([tokens, tokens, tokens]),
+      );
+      await engine.close();
+      const chunks = { maxNumSeqs: 4, maxNumBatchedTokens: 7, enablePrefixCaching: false };
+      const chunked = await load({ ...settings, ...chunks });
+      expect(await greedy(chunked), 'in chunks').toEqual(expected);
+      await chunked.close();
     });
 
     it('with little memory', async () => {

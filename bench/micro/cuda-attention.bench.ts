@@ -1,5 +1,5 @@
 // Times attention on the GPU, alone, in the device's own launch path, against memory rates measured in the same run.
-// node --import tsx bench/micro/cuda-attention.bench.ts [decode|prefill]… [mha|gqa4|gqa8|hd64|…]…
+// node --import tsx bench/micro/cuda-attention.bench.ts [decode|prefill]… [mha|gqa4|gqa8|hd64|…]… [bfloat16|fp8|int8]…
 import { pathToFileURL } from 'node:url';
 import { measureRoofs, memoryRoof } from '../../src/bench/cuda/roofs.ts';
 import type { Launch, Plan } from '../../src/compiler/plan.ts';
@@ -11,6 +11,7 @@ import { KernelLauncher } from '../../src/device/cuda/kernel-launcher.ts';
 import { placePlan } from '../../src/device/cuda/place-plan.ts';
 import { StepMemory } from '../../src/device/cuda/step-memory.ts';
 import type { StepBatch } from '../../src/device/step.ts';
+import { kvHeadBytes, type KVCacheDType } from '../../src/tensor/dtype.ts';
 import { stepBatch } from '../../test/support/step-batch.ts';
 
 interface Shape {
@@ -19,6 +20,10 @@ interface Shape {
   readonly headDim: number;
   readonly valueHeadDim: number;
   readonly isLatent?: boolean;
+}
+
+interface CachedShape extends Shape {
+  readonly dtype: KVCacheDType;
 }
 
 const same = (numHeads: number, numKvHeads: number, headDim: number): Shape => ({
@@ -39,6 +44,8 @@ const SHAPES: Readonly<Record<string, Shape>> = {
   mla: { numHeads: 16, numKvHeads: 1, headDim: 64, valueHeadDim: 512, isLatent: true },
   mla128: { numHeads: 128, numKvHeads: 1, headDim: 64, valueHeadDim: 512, isLatent: true },
 };
+/** Types of the cache. */
+const KV_TYPES = { bfloat16: 'bfloat16', fp8: 'float8_e4m3fn', int8: 'int8' } as const;
 const DECODE_DEFAULT = ['mha', 'gqa4', 'gqa8'];
 const BATCHES = [1, 8, 64, 128, 256];
 const CONTEXTS = [128, 1024, 4096];
@@ -61,16 +68,19 @@ const TIMED_MS = 12;
 export async function main(args: readonly string[]): Promise<void> {
   const kinds = ['decode', 'prefill'].filter((kind) => args.includes(kind));
   const names = args.filter((name) => name in SHAPES);
+  const types = Object.entries(KV_TYPES).filter(([name]) => args.includes(name));
+  const dtypes = types.length > 0 ? types.map(([, dtype]) => dtype) : (['bfloat16'] as const);
   const device = await CudaDevice.open();
   const bench = new AttentionBench(device.runtime);
   console.log(`${device.description}, ${device.target.arch}`);
   const readTBps = memoryRoof(measureRoofs(device)) / 1e12;
   console.log(`read roof: ${readTBps.toFixed(2)} TB/s`);
   for (const kind of kinds.length > 0 ? kinds : ['decode', 'prefill'])
-    for (const name of names.length > 0 ? names : DECODE_DEFAULT) {
-      if (kind === 'decode') bench.decodes(name, readTBps);
-      else bench.prefills(name);
-    }
+    for (const name of names.length > 0 ? names : DECODE_DEFAULT)
+      for (const dtype of dtypes) {
+        if (kind === 'decode') bench.decodes({ ...SHAPES[name], dtype }, readTBps);
+        else bench.prefills({ ...SHAPES[name], dtype });
+      }
   await device.dispose();
 }
 
@@ -80,10 +90,9 @@ class AttentionBench {
     this.#runtime = runtime;
   }
 
-  decodes(name: string, readTBps: number): void {
-    const shape = SHAPES[name];
+  decodes(shape: CachedShape, readTBps: number): void {
     console.log(
-      `\ndecode ${name} ${JSON.stringify(shape)}\n| batch | context | µs | TB/s | of read roof |\n|-|-|-|-|-|`,
+      `\ndecode ${JSON.stringify(shape)}\n| batch | context | µs | TB/s | of read roof |\n|-|-|-|-|-|`,
     );
     for (const batch of BATCHES)
       for (const context of CONTEXTS) {
@@ -96,10 +105,9 @@ class AttentionBench {
       }
   }
 
-  prefills(name: string): void {
-    const shape = SHAPES[name];
+  prefills(shape: CachedShape): void {
     console.log(
-      `\nprefill ${name} ${JSON.stringify(shape)}\n| sequences | tokens | prefix | µs | TFLOP/s |\n|-|-|-|-|-|`,
+      `\nprefill ${JSON.stringify(shape)}\n| sequences | tokens | prefix | µs | TFLOP/s |\n|-|-|-|-|-|`,
     );
     for (const [numSeqs, numTokens, numCached] of PREFILLS) {
       const bytes = numSeqs * (numTokens + numCached) * rowBytes(shape);
@@ -113,7 +121,13 @@ class AttentionBench {
   }
 
   /** Milliseconds of one layer's attention. */
-  #launchMs(shape: Shape, numSeqs: number, numTokens: number, numCached: number, cacheBytes: number): number {
+  #launchMs(
+    shape: CachedShape,
+    numSeqs: number,
+    numTokens: number,
+    numCached: number,
+    cacheBytes: number,
+  ): number {
     const numLayers = Math.min(32, Math.max(4, Math.ceil(COLD_BYTES / cacheBytes)));
     const step = scatteredStep(numSeqs, numTokens, numCached);
     const withLayers = this.#stepMs(attentionPlan(shape, step, numLayers), step);
@@ -165,8 +179,8 @@ class AttentionBench {
       parameters: [
         { pointer: address },
         { int64: Math.floor(bytes / 16) },
-        // Of two bfloat16: sign, the exponent's low bit, mantissa; exponents of 2⁻² and 2⁻¹.
-        ...[{ int32: 0x80ff80ff | 0 }, { int32: 0x3e803e80 }],
+        // Of two bfloat16: sign, the exponent's low bit, mantissa; exponents of 2⁻² and 2⁻¹. As codes they are numbers too.
+        ...[{ int32: 0x80bf80bf | 0 }, { int32: 0x3e803e80 }],
       ],
     });
     launcher.run(NO_COUNTS);
@@ -176,8 +190,8 @@ class AttentionBench {
 const NO_COUNTS = { numTokens: 0, numSeqs: 0, numLogitRows: 0, numDecodeSeqs: 0, numQueryTiles: 0 };
 
 /** Bytes of a token's keys and values in one layer. */
-function rowBytes({ numKvHeads, headDim, valueHeadDim }: Shape): number {
-  return numKvHeads * (headDim + valueHeadDim) * 2;
+function rowBytes({ numKvHeads, headDim, valueHeadDim, dtype }: CachedShape): number {
+  return numKvHeads * (kvHeadBytes(headDim, dtype) + kvHeadBytes(valueHeadDim, dtype));
 }
 
 /** Sequences whose blocks lie all over the cache. */
@@ -193,11 +207,11 @@ function scatteredStep(numSeqs: number, numTokens: number, numCached: number): S
   return { ...stepBatch(chunks, BLOCK_SIZE), returnLogits: false };
 }
 
-function attentionPlan(shape: Shape, step: StepBatch, numLayers: number): Plan {
-  const { numHeads, numKvHeads, headDim, valueHeadDim, isLatent = false } = shape;
+function attentionPlan(shape: CachedShape, step: StepBatch, numLayers: number): Plan {
+  const { numHeads, numKvHeads, headDim, valueHeadDim, dtype, isLatent = false } = shape;
   const op = isLatent ? 'latentAttention' : 'attention';
   const layers = Array.from({ length: numLayers }, (_, layer) => ({
-    ...{ layer, window: null, dtype: 'bfloat16' as const, numKvHeads },
+    ...{ layer, window: null, dtype, numKvHeads },
     ...{ keyHeadDim: headDim, valueHeadDim },
   }));
   const columns = [numHeads * headDim, numHeads * valueHeadDim, numHeads * valueHeadDim];

@@ -1,5 +1,5 @@
 // Which layers share a block table: those whose caches have the same geometry, window and type; and what they take.
-import { itemSize } from '../tensor/dtype.ts';
+import { kvHeadBytes } from '../tensor/dtype.ts';
 import type { KVCacheSpec } from './graph.ts';
 
 /** The groups in order of their first layer; a graph input's `group` is an index into them. */
@@ -12,12 +12,13 @@ export function kvCacheGroups(specs: readonly KVCacheSpec[]): readonly (readonly
   return [...groups.values()];
 }
 
-/** Bytes of a token's keys, and of its values, in one layer's cache; `int8` has a float16 scale for each head of either. */
+/** Bytes of a token's keys, and of its values, in one layer's cache. */
 export function kvBytesPerToken({ numKvHeads, keyHeadDim, valueHeadDim, dtype }: KVCacheSpec): {
   readonly keys: number;
   readonly values: number;
 } {
-  const scaleBytes = dtype === 'int8' ? itemSize('float16') : 0;
-  const headBytes = (headDim: number): number => headDim * itemSize(dtype) + scaleBytes;
-  return { keys: numKvHeads * headBytes(keyHeadDim), values: numKvHeads * headBytes(valueHeadDim) };
+  return {
+    keys: numKvHeads * kvHeadBytes(keyHeadDim, dtype),
+    values: numKvHeads * kvHeadBytes(valueHeadDim, dtype),
+  };
 }

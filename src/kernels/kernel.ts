@@ -1,5 +1,5 @@
 // What the compiler must know of a kernel, without a device: the launch descriptions beside each kernel's source.
-import { isFloatDType, type FloatDType, type KVCacheDType } from '../tensor/dtype.ts';
+import type { FloatDType, KVCacheDType } from '../tensor/dtype.ts';
 import type { ActivationPrecision } from '../tensor/precision.ts';
 import type { WeightFormat } from '../tensor/weight-format.ts';
 
@@ -61,11 +61,6 @@ export interface KernelQuery {
   readonly attributes: { readonly [key: string]: unknown };
 }
 
-/** `lacks` of kernels that read and write caches of floats alone. */
-export function lacksSmallCache({ kvDType }: KernelQuery): string | null {
-  return isFloatDType(kvDType) ? null : `${kvDType} KV cache`;
-}
-
 /** The launch description of one op on one kind of device. */
 export interface KernelDescription {
   readonly op: string;
@@ -75,7 +70,7 @@ export interface KernelDescription {
   readonly acceptsAnyLayout?: boolean;
   /** Layout wanted for the scales of a quantized weight; `rowMajor` unless stated. */
   scalesLayout?(query: KernelQuery): WeightLayout;
-  /** What of the query no kernel here can do, such as `float8_e4m3fn KV cache`; null if all is well. */
+  /** What of the query no kernel here can do, such as `fp8 products`; null if all is well. */
   lacks?(query: KernelQuery): string | null;
   /** Ordered by `maxRows`; the first that fits a step is launched. */
   variants(query: KernelQuery): readonly KernelVariant[];

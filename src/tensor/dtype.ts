@@ -36,6 +36,11 @@ export function isCodeDType(name: string): name is CodeDType {
   return name === 'int8' || name === 'uint4' || name === 'float8_e4m3fn';
 }
 
+/** Bytes of a head's numbers in a KV cache; those of `int8` have a float16 scale. */
+export function kvHeadBytes(headDim: number, dtype: KVCacheDType): number {
+  return headDim * itemSize(dtype) + (dtype === 'int8' ? itemSize('float16') : 0);
+}
+
 /** The whole number nearest to `value`, of two the even one; exact up to 2⁵¹. NaN becomes 0. */
 export function roundEven(value: number): number {
   const shifted = value + 6755399441055744 - 6755399441055744; // 1.5 · 2⁵²

@@ -19,6 +19,7 @@ import { decodeTensor } from '../../src/tensor/codes.ts';
 import {
   isCodeDType,
   itemSize,
+  toFloat16Bits,
   type CodeDType,
   type DType,
   type FloatDType,
@@ -42,6 +43,12 @@ export interface CudaCase {
 
 const BLOCK_SIZE = 16;
 
+/** What a layer's cache is to hold, bit for bit. */
+interface CacheImages {
+  readonly before: Uint8Array;
+  readonly after: Uint8Array;
+}
+
 export class CudaHarness {
   readonly #runtime: CudaRuntime;
 
@@ -59,10 +66,13 @@ export class CudaHarness {
 
   /** Every variant of the launch that takes the step's rows, against the definition. */
   async check(testCase: CudaCase, tolerance: number): Promise<void> {
+    const { cache } = testCase;
+    const before = cache ? cacheImage(cache) : null;
     const expected = interpret(testCase);
+    const images = cache && before ? { before, after: cacheImage(cache) } : null;
     const { variants, workspaceBytes } = variantsOf(testCase);
     for (const variant of variants) {
-      const actual = await this.#run(testCase, variant, workspaceBytes);
+      const actual = await this.#run(testCase, variant, workspaceBytes, images);
       actual.forEach((values, i) => expectClose(values, expected[i], tolerance));
     }
   }
@@ -103,7 +113,12 @@ export class CudaHarness {
     }
   }
 
-  async #run(testCase: CudaCase, variant: KernelVariant, workspaceBytes: number): Promise<Float32Array[]> {
+  async #run(
+    testCase: CudaCase,
+    variant: KernelVariant,
+    workspaceBytes: number,
+    images: CacheImages | null,
+  ): Promise<Float32Array[]> {
     const built = new PlanBuilder(testCase.dtype);
     const { launch, step, cache } = testCase;
     const launches = [built.add(launch, variant)];
@@ -119,7 +134,7 @@ export class CudaHarness {
     const pool = new GuardedPool(this.#runtime);
     try {
       const placement = placePlan(plan, [cache?.numBlocks ?? 1], pool);
-      if (cache) writeDevice(this.#runtime, placement.caches[0].keys, cacheImage(cache));
+      if (images) writeDevice(this.#runtime, placement.caches[0].keys, images.before);
       built.weightBytes.forEach((bytes, id) => writeDevice(this.#runtime, placement.weights[id], bytes));
       built.tableBytes.forEach((bytes, id) => writeDevice(this.#runtime, placement.ropeTables[id], bytes));
       const image = built.image();
@@ -132,11 +147,13 @@ export class CudaHarness {
       program.release();
       memory.release();
       pool.expectIntact();
-      const [after, ...weights] = readDevicePlaces(this.#runtime, [
+      const [after, ...held] = readDevicePlaces(this.#runtime, [
         { address: placement.arena, numBytes: image.length },
         ...built.weightBytes.map(({ length }, id) => ({ address: placement.weights[id], numBytes: length })),
+        ...(images ? [{ address: placement.caches[0].keys, numBytes: images.after.length }] : []),
       ]);
-      built.weightBytes.forEach((bytes, id) => expect(Buffer.compare(weights[id], bytes)).toBe(0));
+      if (images) expect(Buffer.compare(held.at(-1)!, images.after), 'the KV cache').toBe(0);
+      built.weightBytes.forEach((bytes, id) => expect(Buffer.compare(held[id], bytes)).toBe(0));
       return built.readOutputs(launch, image, after);
     } finally {
       pool.freeAll();
@@ -158,21 +175,51 @@ function interpret({ launch: { op, inputs, attributes }, step, cache }: CudaCase
 /** A layer's cache as kv-tile.cuh lays it out: keys, then values. */
 function cacheImage({ spec, numBlocks, paged }: NonNullable<CudaCase['cache']>): Uint8Array {
   const { keys, values } = paged.layer(spec.layer);
-  const { dtype } = spec;
-  const images = [keys, values].map((rows) => encode(dtype as FloatDType, rows));
-  return Buffer.concat(images.map((bytes) => tiled(bytes, spec, numBlocks)));
+  const images = [
+    { rows: keys, headDim: spec.keyHeadDim },
+    { rows: values, headDim: spec.valueHeadDim },
+  ];
+  return Buffer.concat(
+    images.map(({ rows, headDim }) => tiled(storedRows(rows, spec, headDim), spec, numBlocks)),
+  );
 }
 
-/** Rows [numBlocks, BLOCK_SIZE, numKvHeads] of bytes → [numBlocks, numKvHeads] tiles of BLOCK_SIZE rows. */
-function tiled(rows: Uint8Array, { numKvHeads }: KVCacheSpec, numBlocks: number): Uint8Array {
-  const rowBytes = rows.length / (numBlocks * BLOCK_SIZE * numKvHeads);
-  const sorted = new Uint8Array(rows.length);
+/** Rows of a head as a cache holds them; int8 codes have a scale each. */
+interface StoredRows {
+  readonly rows: Uint8Array;
+  readonly rowBytes: number;
+  readonly scales: Uint16Array | null;
+}
+
+function storedRows(values: Float32Array, { dtype }: KVCacheSpec, headDim: number): StoredRows {
+  const rowBytes = headDim * itemSize(dtype);
+  if (dtype !== 'int8') return { rows: encode(dtype, values), rowBytes, scales: null };
+  const scales = Float32Array.from({ length: values.length / headDim }, (_, row) => {
+    const head = values.subarray(row * headDim, (row + 1) * headDim);
+    // The largest code is ±127.
+    return head.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / 127;
+  });
+  const codes = values.map((value, i) => Math.round(value / (scales[Math.floor(i / headDim)] || 1)));
+  return { rows: encode(dtype, codes), rowBytes, scales: Uint16Array.from(scales, toFloat16Bits) };
+}
+
+/** Rows [numBlocks, BLOCK_SIZE, numKvHeads] of bytes → [numBlocks, numKvHeads] tiles of BLOCK_SIZE rows, their scales behind. */
+function tiled(
+  { rows, rowBytes, scales }: StoredRows,
+  { numKvHeads }: KVCacheSpec,
+  numBlocks: number,
+): Uint8Array {
+  const tileBytes = BLOCK_SIZE * (rowBytes + (scales ? 2 : 0));
+  const sorted = new Uint8Array(numBlocks * numKvHeads * tileBytes);
   for (let slot = 0; slot < numBlocks * BLOCK_SIZE; slot++)
     for (let head = 0; head < numKvHeads; head++) {
       const [block, row] = [Math.floor(slot / BLOCK_SIZE), slot % BLOCK_SIZE];
-      const from = (slot * numKvHeads + head) * rowBytes;
-      const tile = (block * numKvHeads + head) * BLOCK_SIZE * rowBytes;
-      for (let at = 0; at < rowBytes; at++) sorted[tile + tileByte(row, at, rowBytes)] = rows[from + at];
+      const from = slot * numKvHeads + head;
+      const tile = (block * numKvHeads + head) * tileBytes;
+      for (let at = 0; at < rowBytes; at++)
+        sorted[tile + tileByte(row, at, rowBytes)] = rows[from * rowBytes + at];
+      if (scales)
+        new DataView(sorted.buffer).setUint16(tile + BLOCK_SIZE * rowBytes + 2 * row, scales[from], true);
     }
   return sorted;
 }
@@ -191,7 +238,7 @@ function tileByte(row: number, at: number, rowBytes: number): number {
 }
 
 /** Kernels that take the launch, and what they say that they need of the workspace. */
-function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCase): {
+function variantsOf({ launch: { op, attributes, inputs }, step, dtype, cache }: CudaCase): {
   readonly variants: readonly KernelVariant[];
   readonly workspaceBytes: number;
 } {
@@ -201,7 +248,7 @@ function variantsOf({ launch: { op, attributes, inputs }, step, dtype }: CudaCas
     ...(isCodes(weight) ? codesQuery(weight, attributes, dtype) : floatsQuery(weight, dtype)),
     arch: 'sm_90',
     activationPrecision: 'auto',
-    kvDType: dtype,
+    kvDType: cache?.spec.dtype ?? dtype,
     activationDType: dtype,
     maxRows: step.numTokens,
     weightRows,

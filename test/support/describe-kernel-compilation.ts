@@ -143,6 +143,9 @@ function plans(gpu: CudaGpu, dtypes: readonly FloatDType[]): Plan[] {
       dtypes.map((dtype) => cudaPlan(loadReference(name).config, dtype, gpu, { batchInvariant: true })),
     ),
     ...recipes.map((name) => inRecipe(withFewLayers(findPreset('llama-2-7b')!.config), name, null)),
+    ...KV_CODES.flatMap((kvDType) =>
+      configsOfCodes().map((config) => cudaPlan(config, 'bfloat16', gpu, { kvDType })),
+    ),
     // The reference's experts have fewer columns than a group of int4.
     ...recipes.map((name) => inRecipe(loadReference('mixtral').config, name, name === 'int4' ? 32 : null)),
   ];
@@ -190,6 +193,18 @@ function configs(): HFConfig[] {
       num_experts_per_tok: 4,
     }),
     ...fc.sample(awkward, { numRuns: 2, seed: 1 }),
+  ];
+}
+
+const KV_CODES = ['float8_e4m3fn', 'int8'] as const;
+
+/** A model for each kernel that reads or writes caches of codes, and for each rule of scores. */
+function configsOfCodes(): HFConfig[] {
+  const presets = ['llama-2-7b', 'llama-3.1-8b', 'llama-2-70b', 'falcon-40b', 'gpt2-medium', 'gemma-7b'];
+  const references = ['gemma2', 'gpt_oss', 'gpt_bigcode', 'deepseek_v2', 'bloom'];
+  return [
+    ...presets.map((name) => withFewLayers(findPreset(name)!.config)),
+    ...references.map((name) => loadReference(name).config),
   ];
 }
 

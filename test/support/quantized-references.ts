@@ -5,6 +5,7 @@ import { compile } from '../../src/compiler/compile.ts';
 import type { Plan, Target } from '../../src/compiler/plan.ts';
 import { quantizationRules } from '../../src/compiler/quantization-rules.ts';
 import type { CompileRecipe } from '../../src/compiler/request.ts';
+import type { Device } from '../../src/device/device.ts';
 import type { StepBatch } from '../../src/device/step.ts';
 import { Interpreter } from '../../src/ir/interpret.ts';
 import type { KernelDescription } from '../../src/kernels/kernel.ts';
@@ -44,13 +45,24 @@ const MAX_KV_ERROR: Readonly<Record<(typeof KV_TYPES)[number], number>> = {
   int8: 0.034,
 };
 
-/** Loads a plan and runs one step; gives the raw logits. */
+/** Loads a plan and runs steps that follow each other; gives each one's raw logits. */
 export type RunPlan = (
   plan: Plan,
   source: TensorSource,
   numBlocks: readonly number[],
-  step: StepBatch,
-) => Promise<Float32Array>;
+  steps: readonly StepBatch[],
+) => Promise<readonly Float32Array[]>;
+
+/** A `RunPlan` on a device. */
+export function runPlanOn(device: () => Device): RunPlan {
+  return async (plan, source, numBlocks, steps) => {
+    const executable = await device().load(plan, source, { numBlocks });
+    const logits: Float32Array[] = [];
+    for (const step of steps) logits.push((await executable.run(step)).logits!);
+    await executable.dispose();
+    return logits;
+  };
+}
 
 export function describeQuantizedReferences(
   title: string,
@@ -59,17 +71,22 @@ export function describeQuantizedReferences(
 ): void {
   describe.each(MODELS)(`${title}: %s`, (name) => {
     const reference = withoutChoice(loadReference(name));
+    const { vocabSize } = findModel(reference.config).facts(reference.config);
     const expected = floatLogits(reference);
+    const expectedLast = lastRows(reference, expected, vocabSize);
     for (const recipe of RECIPES) {
       it.each(KV_TYPES)(`${recipe} with %s KV cache`, async (kvDType) => {
         const plan = compile(requestOf(reference, recipe, kvDType, target, kernels));
         const numBlocks = plan.kvCacheGroups.map(() => NUM_BLOCKS);
-        const actual = await run(plan, reference.source, numBlocks, promptsOf(reference));
-        const error = errorOf(expected, actual);
+        const steps = [promptsOf(reference), lastTokensOf(reference)];
+        const [actual, decoded] = await run(plan, reference.source, numBlocks, steps);
         const activations = MAX_ACTIVATION_ERROR[activationCodes(plan) ?? ''] ?? 0;
         // Independent of each other.
-        expect(error).toBeLessThan(Math.hypot(MAX_WEIGHT_ERROR[recipe], activations, MAX_KV_ERROR[kvDType]));
-        expect(error).toBeGreaterThan(0);
+        const bound = Math.hypot(MAX_WEIGHT_ERROR[recipe], activations, MAX_KV_ERROR[kvDType]);
+        expect(errorOf(expected, actual)).toBeLessThan(bound);
+        expect(errorOf(expected, actual)).toBeGreaterThan(0);
+        // Of a few rows the error varies more.
+        expect(errorOf(expectedLast, decoded)).toBeLessThan(1.5 * bound);
       });
     }
   });
@@ -99,15 +116,38 @@ function graphOf(config: HFConfig) {
   return findModel(config).buildGraph(config, { kvDType: 'float32', maxModelLen: MAX_TOKENS });
 }
 
+function blocksOf(prompt: number): readonly number[] {
+  return [0, 1, 2].map((block) => 4 * block + prompt);
+}
+
 /** All prompts in one step, all their logits wanted. */
 function promptsOf({ prompts }: ReferenceCheckpoint): StepBatch {
   const chunks = prompts.map((tokenIds, prompt) => ({
     tokenIds,
     numCached: 0,
-    blocks: [0, 1, 2].map((block) => 4 * block + prompt),
+    blocks: blocksOf(prompt),
     logitRows: [...tokenIds.keys()],
   }));
   return stepBatch(chunks, BLOCK_SIZE, 1);
+}
+
+/** The last token of each prompt once more, as a decode against what the prompts left in the cache. */
+function lastTokensOf({ prompts }: ReferenceCheckpoint): StepBatch {
+  const chunks = prompts.map((tokenIds, prompt) => ({
+    tokenIds: tokenIds.slice(-1),
+    numCached: tokenIds.length - 1,
+    blocks: blocksOf(prompt),
+  }));
+  return stepBatch(chunks, BLOCK_SIZE, 1);
+}
+
+function lastRows({ prompts }: ReferenceCheckpoint, logits: Float32Array, vocabSize: number): Float32Array {
+  let end = 0;
+  const rows = prompts.map((tokenIds) => {
+    end += tokenIds.length * vocabSize;
+    return logits.subarray(end - vocabSize, end);
+  });
+  return Float32Array.from(rows.flatMap((row) => [...row]));
 }
 
 function requestOf(

@@ -1,15 +1,15 @@
-// attention of sequences with one query in the step. The query heads of a key head are the rows of one tile, so keys and
-// values are read once. The workers of attention-share.cuh are warps, each with a ring of tiles of its own; or blocks, whose
+// attention of sequences with one query in the step. The query heads of a key head are multiplied at once, so keys and values
+// are read once. The workers of attention-share.cuh are warps, each with a ring of tiles of its own; or blocks, whose
 // warps share each context, when there are few results and many warps would leave parts of each.
 // WARPS, STAGES: of a block, and tiles under way of each; GROUP: query heads per key head.
+#include "attention-group.cuh"
 #include "attention-share.cuh"
-#include "attention-tile.cuh"
 #include "barrier.cuh"
 
 constexpr int kRows = 16;
 constexpr int kGroupTiles = (GROUP + kRows - 1) / kRows;
 constexpr int kRowsUsed = GROUP < kRows ? GROUP : kRows;
-constexpr int kHalves = kRowsUsed > 8 ? 2 : 1;
+constexpr int kCount = kRowsUsed > 8 ? 2 : 1;
 constexpr int kStageBytes = kKeyTileBytes + kValueTileBytes;
 
 /// A warp's tiles in shared memory, filled ahead of their use.
@@ -45,9 +45,10 @@ struct Ring {
       copy_bulk(stage + kKeyTileBytes, value_tile, kValueTileBytes, barrier);
     }
 #else
-    for (int at = threadIdx.x % 32 * 16; at < kKeyTileBytes; at += 32 * 16) copy_async(stage + at, key_tile + at / 2, true);
+    for (int at = threadIdx.x % 32 * 16; at < kKeyTileBytes; at += 32 * 16)
+      copy_async(stage + at, key_tile + at / int(sizeof(C)), true);
     for (int at = threadIdx.x % 32 * 16; at < kValueTileBytes; at += 32 * 16)
-      copy_async(stage + kKeyTileBytes + at, value_tile + at / 2, true);
+      copy_async(stage + kKeyTileBytes + at, value_tile + at / int(sizeof(C)), true);
     commit_copies();
 #endif
     filled = (filled + 1) % STAGES;
@@ -77,18 +78,35 @@ struct Ring {
 
 using ResultPart = Part<kRowsUsed, VALUE_HEAD_DIM>;
 
-__device__ __forceinline__ void write_part(const WarpAttention<kHalves>& attention, ResultPart part) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int half = 0; half < kHalves; half++) {
-    const int row = lane / 4 + 8 * half;
-    if (row >= kRowsUsed) continue;
-#pragma unroll
-    for (int i = 0; i < VALUE_HEAD_DIM / 8; i++)
-      *reinterpret_cast<float2*>(part.sums + row * VALUE_HEAD_DIM + 8 * i + lane % 4 * 2) =
-          make_float2(attention.sum[i][2 * half], attention.sum[i][2 * half + 1]);
-    if (lane % 4 == 0) part.weights()[row] = make_float2(attention.top[half], attention.total[half]);
-  }
+__device__ __forceinline__ void write_part(const GroupAttention<kCount>& attention, ResultPart part) {
+  each_query<kCount>([&](int n, int j) {
+    const int row = attention.query_of(n, j);
+    if (row >= kRowsUsed) return;
+    float* sums = part.sums + row * VALUE_HEAD_DIM;
+    attention.each_sum(n, j, [&](int step, float low, float high) {
+      if constexpr (kHasCodes) {
+        *reinterpret_cast<float2*>(sums + value_column(step, 0)) = make_float2(low, high);
+      } else {
+        sums[value_column(step, 0)] = low;
+        if (value_column(step, 1) < VALUE_HEAD_DIM) sums[value_column(step, 1)] = high;
+      }
+    });
+    if (threadIdx.x % 32 < 4) part.weights()[row] = make_float2(attention.top[n][j], attention.total[n][j]);
+  });
+}
+
+/// The result of the lane's query (n, j), where nobody else has a part of it.
+__device__ __forceinline__ void write_result(const GroupAttention<kCount>& attention, int n, int j, float sink, X* target) {
+  const float factor = attention.result_factor(n, j, sink);
+  attention.each_sum(n, j, [&](int step, float low, float high) {
+    X* at = target + value_column(step, 0);
+    if constexpr (kHasCodes) {
+      *reinterpret_cast<u32*>(at) = pack<X>(low * factor, high * factor);
+    } else {
+      *at = from_float<X>(low * factor);
+      if (value_column(step, 1) < VALUE_HEAD_DIM) at[8] = from_float<X>(high * factor);
+    }
+  });
 }
 
 /// The warps' parts as one.
@@ -110,7 +128,7 @@ __device__ __forceinline__ bool blocks_work(int num_results, int num_tiles, int 
 
 /// Grid [blocks]: as many as run at once.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
-    attention_decode(const int* num_seqs, const C* q, i64 q_stride, C* y, i64 y_stride, const C* keys, const C* values,
+    attention_decode(const int* num_seqs, const X* q, i64 q_stride, X* y, i64 y_stride, const C* keys, const C* values,
                      const int* block_tables, const int* max_blocks_per_seq, const int* cu_seqlens_q,
                      const int* context_lens, const float* slopes, const W* sinks, int num_heads, int num_kv_heads,
                      float scale, float softcap, int window, float* part_floats, int* arrivals) {
@@ -152,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     for (int i = 0; i < STAGES; i++) fill();
   };
   if (!by_blocks) start_filling(at.group, end - index);
-  WarpAttention<kHalves> attention;
+  GroupAttention<kCount> attention;
   while (true) {
     const int count = min(end - index, at.groups.y - at.group);
     const Shares own(count, by_blocks ? WARPS : 1);
@@ -161,13 +179,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     const int position = context_lens[at.seq] - 1, token = cu_seqlens_q[at.seq];
     const int first_row = at.head % kGroupTiles * kRows, num_rows = min(kRowsUsed, GROUP - first_row);
     const int first_head = at.head / kGroupTiles * GROUP + first_row;
-    const auto rule_of = [&](int half) {
-      const int row = lane / 4 + 8 * half;
+    const auto rule_of = [&](int row) {
       return ScoreRule{scale, softcap, ALIBI && row < num_rows ? slopes[first_head + row] : 0.0f, window};
     };
     if (by_blocks) start_filling(first_tile, end_tile - first_tile);
-    attention.start([&](int half) {
-      const int row = lane / 4 + 8 * half;
+    attention.start([&](int row) {
       return row < num_rows ? q + token * q_stride + i64(first_head + row) * HEAD_DIM : nullptr;
     });
     for (int tile = first_tile; tile < end_tile; tile++) {
@@ -178,8 +194,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
         fence_async_proxy();
         __syncwarp();
       }
-      attention.template attend<1, true>(stage, stage + kKeyTileBytes, tile * kTileRows, rule_of,
-                                         [&](int) { return position; });
+      attention.attend(stage, stage + kKeyTileBytes, tile * kTileRows, rule_of, position);
       __syncwarp();
       fill();
     }
@@ -215,14 +230,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
       fence_async_proxy();
       __syncthreads();
     } else if (sharers.is_one()) {
-#pragma unroll
-      for (int half = 0; half < kHalves; half++) {
-        const int row = lane / 4 + 8 * half;
-        if (row < num_rows)
-          attention.results(half, sink_of(row), [&](int d, float low, float high) {
-            *reinterpret_cast<u32*>(row_at(row) + d) = pack<C>(low, high);
-          });
-      }
+      each_query<kCount>([&](int n, int j) {
+        const int row = attention.query_of(n, j);
+        if (row < num_rows) write_result(attention, n, j, sink_of(row), row_at(row));
+      });
     } else {
       write_part(attention, parts.at<ResultPart>(worker, sharers));
       __syncwarp();

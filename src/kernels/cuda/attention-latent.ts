@@ -1,6 +1,8 @@
 // Launch descriptions of latent attention: tensor cores on Hopper, where a group of keys for all heads fits shared memory.
-import { lacksSmallCache, type KernelQuery } from '../kernel.ts';
+import { isFloatDType, kvHeadBytes } from '../../tensor/dtype.ts';
+import type { KernelQuery } from '../kernel.ts';
 import {
+  areFactors,
   attributesOf,
   matrices,
   MAX_MULTIPROCESSORS,
@@ -13,6 +15,7 @@ import {
   type AttentionAttributes,
 } from './attention-parameters.ts';
 import {
+  cacheOf,
   float,
   matrixOf,
   pointer,
@@ -33,7 +36,6 @@ const THREADS = 2 * 4 * WARP_THREADS;
 
 export const latentAttention: CudaKernelDescription = {
   ...singleKernel('latentAttention', prepare),
-  lacks: lacksSmallCache,
   variants: (query) => [{ kernel: isForTensorCores(query) ? 'tensor_cores' : 'plain', maxRows: null }],
   workspaceBytes: (query) => (isForTensorCores(query) ? partBytes(attributesOf(query)) : 0),
 };
@@ -41,8 +43,7 @@ export const latentAttention: CudaKernelDescription = {
 function isForTensorCores(query: KernelQuery): boolean {
   const { headDim, valueHeadDim, scale } = attributesOf(query);
   const fits = headDim % 64 === 0 && valueHeadDim % 128 === 0 && headDim + valueHeadDim <= MAX_LATENT_DIM;
-  if (query.batchInvariant) return false;
-  return fits && scale > 0 && query.activationDType !== 'float32' && query.activationDType === query.kvDType;
+  return fits && scale > 0 && !query.batchInvariant && areFactors(query);
 }
 
 /** What blocks leave of results that others have a part of: two each, float32 sums, largest scores and total weights. */
@@ -78,14 +79,14 @@ function latent(
   first: readonly Parameter[],
   last: readonly Parameter[] = [],
 ): KernelLaunch {
-  const { numHeads, headDim, valueHeadDim, scale } = attributesOf(launch);
+  const { numHeads, scale } = attributesOf(launch);
   return {
     kind: 'kernel',
     source: 'attention-latent.cu',
     entry,
     defines: { ...shapeDefines(launch), HEADS: numHeads, STAGES },
     block: THREADS,
-    sharedBytes: (1 + STAGES) * LATENT_ROWS * (headDim + valueHeadDim) * 2,
+    sharedBytes: sharedBytes(launch),
     overlaps: true,
     grid,
     parameters: [
@@ -97,4 +98,15 @@ function latent(
       ...last,
     ],
   };
+}
+
+/** Queries and stages of keys; of codes there are the numbers of one stage besides. */
+function sharedBytes(launch: CudaLaunch): number {
+  const { headDim, valueHeadDim } = attributesOf(launch);
+  const { dtype } = cacheOf(launch.inputs[1]);
+  const groupBytes = LATENT_ROWS * (headDim + valueHeadDim) * 2;
+  if (isFloatDType(dtype)) return (1 + STAGES) * groupBytes;
+  return (
+    2 * groupBytes + STAGES * LATENT_ROWS * (kvHeadBytes(headDim, dtype) + kvHeadBytes(valueHeadDim, dtype))
+  );
 }

@@ -1,5 +1,7 @@
 // What the launch descriptions of attention share: attributes, parameters in the kernels' order, and the plain kernel for types
 // and shapes that tensor cores do not take.
+import { isFloatDType } from '../../tensor/dtype.ts';
+import type { KernelQuery } from '../kernel.ts';
 import {
   cacheOf,
   cudaType,
@@ -77,11 +79,13 @@ function sinksOf({ op, inputs }: CudaLaunch): CudaMatrix | null {
 
 export function shapeDefines(launch: CudaLaunch): Record<string, string | number> {
   const { headDim, valueHeadDim, window, softcap, alibiSlopes } = attributesOf(launch);
-  const type = cudaType(cacheOf(launch.inputs[1]).dtype);
+  const { dtype } = cacheOf(launch.inputs[1]);
   const sinks = sinksOf(launch);
   const sinkType = sinks ? cudaType(sinks.dtype) : 'float';
   return {
-    C: type,
+    X: cudaType(matrixOf(launch.inputs[0]).dtype),
+    C: cudaType(dtype),
+    FACTOR: isFloatDType(dtype) ? cudaType(dtype) : 'fp16',
     W: sinkType,
     HEAD_DIM: headDim,
     VALUE_HEAD_DIM: valueHeadDim,
@@ -90,6 +94,11 @@ export function shapeDefines(launch: CudaLaunch): Record<string, string | number
     ALIBI: alibiSlopes ? 1 : 0,
     WINDOW: window ? 1 : 0,
   };
+}
+
+/** Whether tensor cores take the activations' type with the cache's: the same of 16 bits, or codes. */
+export function areFactors({ activationDType, kvDType }: KernelQuery): boolean {
+  return activationDType !== 'float32' && (activationDType === kvDType || !isFloatDType(kvDType));
 }
 
 /** Blocks of a decode: one on each multiprocessor. */
@@ -105,7 +114,6 @@ export function plain(launch: CudaLaunch): KernelLaunch {
     entry: 'attention',
     defines: {
       ...shapeDefines(launch),
-      X: cudaType(matrixOf(launch.inputs[0]).dtype),
       LATENT: launch.op === 'latentAttention' ? 1 : 0,
     },
     block: 4 * WARP_THREADS,

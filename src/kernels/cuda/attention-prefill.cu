@@ -2,15 +2,16 @@
 // TILES: tiles of 16 keys that are worked on at once, STAGES: such groups in shared memory.
 #include "attention-tile.cuh"
 
-constexpr int kWarps = 4, kQueries = 16 * kWarps, kKeys = kTileRows * TILES;
+constexpr int kWarps = 4, kThreads = 32 * kWarps, kQueries = 16 * kWarps, kKeys = kTileRows * TILES;
+constexpr int kFactorBytes = kHasCodes ? TILES * (kKeyFactorBytes + kValueFactorBytes) : 0;
 
 /// Grid [query tiles, heads]; `query_tiles` holds (sequence, first token) pairs. The last tiles, which see most, go first.
-extern "C" __global__ void __launch_bounds__(kWarps * 32)
-    attention_prefill(const int* num_query_tiles, const int* query_tiles, const C* q, i64 q_stride, C* y, i64 y_stride,
+extern "C" __global__ void __launch_bounds__(kThreads)
+    attention_prefill(const int* num_query_tiles, const int* query_tiles, const X* q, i64 q_stride, X* y, i64 y_stride,
                       const C* keys, const C* values, const int* block_tables, const int* max_blocks_per_seq,
                       const int* cu_seqlens_q, const int* context_lens, const float* slopes, const W* sinks,
                       int num_heads, int num_kv_heads, float scale, float softcap, int window) {
-  extern __shared__ __align__(1024) u8 memory[];  // [STAGES][TILES keys, TILES values]
+  extern __shared__ __align__(1024) u8 memory[];  // of codes a group's factors; [STAGES][TILES keys, TILES values]
   const int query_tile = *num_query_tiles - 1 - int(blockIdx.x);
   let_next_start();
   wait_for_previous();
@@ -22,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
   const int* block_table = block_tables + i64(seq) * *max_blocks_per_seq;
   const int kv_head = head / (num_heads / num_kv_heads);
   const ScoreRule rule{scale, softcap, ALIBI ? slopes[head] : 0.0f, window};
-  const auto keys_at = [&](int stage) { return memory + stage * TILES * (kKeyTileBytes + kValueTileBytes); };
+  const auto keys_at = [&](int stage) { return memory + kFactorBytes + stage * TILES * (kKeyTileBytes + kValueTileBytes); };
   const auto values_at = [&](int stage) { return keys_at(stage) + TILES * kKeyTileBytes; };
 
   const int first_group = rule.first_visible(first + past) / kKeys, last_group = last / kKeys;
@@ -33,15 +34,15 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
       if (tile > last / kTileRows) break;
       const C* key_tile = keys + tile_start(block_table, tile, kv_head, num_kv_heads, HEAD_DIM);
       const C* value_tile = values + tile_start(block_table, tile, kv_head, num_kv_heads, VALUE_HEAD_DIM);
-      for (int at = threadIdx.x * 16; at < kKeyTileBytes; at += kWarps * 32 * 16)
-        copy_async(keys_at(stage) + i * kKeyTileBytes + at, key_tile + at / 2, true);
-      for (int at = threadIdx.x * 16; at < kValueTileBytes; at += kWarps * 32 * 16)
-        copy_async(values_at(stage) + i * kValueTileBytes + at, value_tile + at / 2, true);
+      for (int at = threadIdx.x * 16; at < kKeyTileBytes; at += kThreads * 16)
+        copy_async(keys_at(stage) + i * kKeyTileBytes + at, key_tile + at / int(sizeof(C)), true);
+      for (int at = threadIdx.x * 16; at < kValueTileBytes; at += kThreads * 16)
+        copy_async(values_at(stage) + i * kValueTileBytes + at, value_tile + at / int(sizeof(C)), true);
     }
     commit_copies();
   };
 
-  WarpAttention<2> attention;
+  WarpAttention<> attention;
   const int position = first + past + warp * 16 + lane / 4;
   for (int group = first_group; group < first_group + STAGES - 1; group++) copy_group(group);
   attention.start([&](int half) {
@@ -55,18 +56,31 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
     wait_copies<STAGES - 1>();
     __syncthreads();
     const int stage = (group - first_group) % STAGES, first_key = group * kKeys;
-    if (first_key + kKeys > last + 1) {
+    const u8* group_keys = keys_at(stage);
+    const u8* group_values = values_at(stage);
+    if constexpr (kHasCodes) {
+      u8* value_factors = memory + TILES * kKeyFactorBytes;
+      const int num_seen = last + 1 - first_key;
+      widen_tiles<TILES, kKeyRowBytes, kThreads>(group_keys, kKeyTileBytes, num_seen, [&](int t, int row, int at) {
+        return memory + t * kKeyFactorBytes + tile_byte(row, at, kKeyFactorRowBytes);
+      });
+      widen_tiles<TILES, kValueRowBytes, kThreads>(group_values, kValueTileBytes, num_seen, [&](int t, int row, int at) {
+        return value_factors + t * kValueFactorBytes + tile_byte(row, at, kValueFactorRowBytes);
+      });
+      group_keys = memory, group_values = value_factors;
+      __syncthreads();
+    } else if (first_key + kKeys > last + 1) {
       for (int i = 0; i < TILES; i++) {
         const int num_seen = max(0, last + 1 - first_key - i * kTileRows);
-        if (num_seen < kTileRows) clear_values(values_at(stage) + i * kValueTileBytes, num_seen, threadIdx.x, kWarps * 32);
+        if (num_seen < kTileRows) clear_values(values_at(stage) + i * kValueTileBytes, num_seen, threadIdx.x, kThreads);
       }
       __syncthreads();
     }
     const bool all_seen = first_key + kKeys <= first + past + 1 && rule.first_visible(last) <= first_key;
     if (all_seen)
-      attention.template attend<TILES, false>(keys_at(stage), values_at(stage), first_key, rule_of, position_of);
+      attention.template attend<TILES, false>(group_keys, group_values, first_key, rule_of, position_of);
     else
-      attention.template attend<TILES, true>(keys_at(stage), values_at(stage), first_key, rule_of, position_of);
+      attention.template attend<TILES, true>(group_keys, group_values, first_key, rule_of, position_of);
     __syncthreads();
   }
 
@@ -76,9 +90,9 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
   for (int half = 0; half < 2; half++) {
     const int token = position - past + 8 * half;
     if (token >= end) continue;
-    C* row = y + token * y_stride + head * VALUE_HEAD_DIM;
+    X* row = y + token * y_stride + head * VALUE_HEAD_DIM;
     attention.results(half, sink, [&](int d, float low, float high) {
-      *reinterpret_cast<u32*>(row + d) = pack<C>(low, high);
+      *reinterpret_cast<u32*>(row + d) = pack<X>(low, high);
     });
   }
 }

@@ -31,14 +31,16 @@ template <int kKeys> struct Decodes {
 
   /// Groups that the query of a sequence sees, [x, y); none if it has several queries.
   __device__ __forceinline__ int2 groups_of(int seq) const {
-    if (seq >= num_seqs || cu_seqlens_q[seq + 1] - cu_seqlens_q[seq] != 1) return make_int2(0, 0);
-    const int position = context_lens[seq] - 1;
+    const int known = min(seq, num_seqs - 1), num_queries = cu_seqlens_q[known + 1] - cu_seqlens_q[known];
+    const int position = context_lens[known] - 1;
+    if (seq != known || num_queries != 1) return make_int2(0, 0);
     return make_int2(rule.first_visible(position) / kKeys, position / kKeys + 1);
   }
 
   /// Groups in the whole row; every warp counts for itself.
   __device__ __forceinline__ int count() const {
     int sum = 0;
+#pragma unroll 4
     for (int seq = threadIdx.x % 32; seq < num_seqs; seq += 32) {
       const int2 groups = groups_of(seq);
       sum += groups.y - groups.x;
@@ -126,10 +128,10 @@ struct Merger {
     sum[2] = sum[2] * keep + value.z * share, sum[3] = sum[3] * keep + value.w * share;
   }
 
-  __device__ __forceinline__ void write(C* target) const {
-    Vec<C, 4> result;
+  __device__ __forceinline__ void write(X* target) const {
+    Vec<X, 4> result;
 #pragma unroll
-    for (int j = 0; j < 4; j++) result.at[j] = from_float<C>(sum[j] / total);
+    for (int j = 0; j < 4; j++) result.at[j] = from_float<X>(sum[j] / total);
     store<4>(target, result);
   }
 };

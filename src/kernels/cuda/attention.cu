@@ -43,12 +43,17 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
   for (int key = rule.first_visible(position) + warp; key <= position; key += kWarps) {
     const i64 block = block_table[key / BLOCK_SIZE];
     const int row = key % BLOCK_SIZE;
-    const C* k = keys + head_start(block, kv_head, num_kv_heads, HEAD_DIM);
+    const C* k = keys + head_start<C>(block, kv_head, num_kv_heads, HEAD_DIM);
+    const C* v = values + head_start<C>(block, kv_head, num_kv_heads, VALUE_HEAD_DIM);
+    const float value_scale = row_scale(v, row, VALUE_HEAD_DIM);
     float product = 0.0f;
     for (int d = lane; d < HEAD_DIM; d += 32) product += query[d] * to_float(k[element_at<C>(row, d, HEAD_DIM)]);
-    const C* v = values + head_start(block, kv_head, num_kv_heads, VALUE_HEAD_DIM);
+    product *= row_scale(k, row, HEAD_DIM);
 #if LATENT
-    for (int d = lane; d < VALUE_HEAD_DIM; d += 32) product += query[HEAD_DIM + d] * to_float(v[element_at<C>(row, d, VALUE_HEAD_DIM)]);
+    float latent_product = 0.0f;
+    for (int d = lane; d < VALUE_HEAD_DIM; d += 32)
+      latent_product += query[HEAD_DIM + d] * to_float(v[element_at<C>(row, d, VALUE_HEAD_DIM)]);
+    product += latent_product * value_scale;
 #endif
     const float score = rule.score(reduce_warp(product, Sum()), position - key) * rule.unit();
     const float new_top = fmaxf(top, score);
@@ -56,7 +61,8 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
     for (int i = 0; i < kLaneValues; i++) {
       const int d = lane + 32 * i;
-      if (d < VALUE_HEAD_DIM) sum[i] = sum[i] * keep + weight * to_float(v[element_at<C>(row, d, VALUE_HEAD_DIM)]);
+      if (d < VALUE_HEAD_DIM)
+        sum[i] = sum[i] * keep + weight * value_scale * to_float(v[element_at<C>(row, d, VALUE_HEAD_DIM)]);
     }
     total = total * keep + weight;
     top = new_top;

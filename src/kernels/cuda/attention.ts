@@ -1,7 +1,9 @@
 // Launch descriptions of attention: tensor-core kernels for 16-bit types, one for prompts and one for decodes, and a plain
 // one for everything else.
-import { lacksSmallCache, type KernelQuery } from '../kernel.ts';
+import { isFloatDType, itemSize, kvHeadBytes } from '../../tensor/dtype.ts';
+import type { KernelQuery } from '../kernel.ts';
 import {
+  areFactors,
   attributesOf,
   commonParameters,
   matrices,
@@ -14,7 +16,9 @@ import {
   type AttentionAttributes,
 } from './attention-parameters.ts';
 import {
+  cacheOf,
   pointer,
+  QUERIES_PER_TILE,
   singleKernel,
   type CudaKernelDescription,
   type CudaLaunch,
@@ -28,19 +32,21 @@ const PREFILL_STAGES = 2;
 const DECODE_STAGES = 3;
 /** Shared memory that a kernel's own variables may take. */
 const STATIC_SHARED_BYTES = 2048;
+/** Of a number that tensor cores multiply here. */
+const FACTOR_BYTES = 2;
 
 export const attention: CudaKernelDescription = {
   ...singleKernel('attention', prepare),
-  lacks: lacksSmallCache,
   variants: (query) => [{ kernel: isForTensorCores(query) ? 'tensor_cores' : 'plain', maxRows: null }],
   workspaceBytes: (query) => (isForTensorCores(query) ? partBytes(attributesOf(query)) : 0),
 };
 
 function isForTensorCores(query: KernelQuery): boolean {
   const { headDim, valueHeadDim, scale } = attributesOf(query);
-  const fits = [headDim, valueHeadDim].every((dim) => dim % 8 === 0 && dim <= MAX_HEAD_DIM);
-  if (query.batchInvariant) return false;
-  return fits && scale > 0 && query.activationDType !== 'float32' && query.activationDType === query.kvDType;
+  // Rows of a tile are pieces of 16 bytes.
+  const step = 16 / itemSize(query.kvDType);
+  const fits = [headDim, valueHeadDim].every((dim) => dim % step === 0 && dim <= MAX_HEAD_DIM);
+  return fits && scale > 0 && !query.batchInvariant && areFactors(query);
 }
 
 /** What warps leave of results that others have a part of: two each, float32 sums, largest scores and total weights. */
@@ -73,7 +79,7 @@ function prefill(launch: CudaLaunch): KernelLaunch {
       ...(isForHopper ? { BLOCKS: dim > 128 ? 2 : 3 } : {}),
     },
     block: PREFILL_WARPS * WARP_THREADS,
-    sharedBytes: PREFILL_STAGES * tiles * (isForHopper ? alignedTileBytes(launch) : tileBytes(launch)),
+    sharedBytes: tiles * prefillTileBytes(launch, isForHopper) + storedQueryBytes(launch, isForHopper),
     overlaps: true,
     grid: ({ numQueryTiles }) => [numQueryTiles, numHeads, 1],
     parameters: [
@@ -126,14 +132,30 @@ function maxDecodeWarps({ numHeads, numKvHeads, headDim, valueHeadDim }: Attenti
   return Math.max(headDim, valueHeadDim) > 64 || numHeads > 8 * numKvHeads ? 8 : 16;
 }
 
-/** Keys and values of a tile. */
+/** Keys and values of a tile of the cache. */
 function tileBytes(launch: CudaLaunch): number {
   const { headDim, valueHeadDim } = attributesOf(launch);
-  return TILE_ROWS * (headDim + valueHeadDim) * 2;
+  const { dtype } = cacheOf(launch.inputs[1]);
+  return TILE_ROWS * kvHeadBytes(headDim, dtype) + TILE_ROWS * kvHeadBytes(valueHeadDim, dtype);
 }
 
-/** The same, values rounded up to what wgmma wants. */
-function alignedTileBytes(launch: CudaLaunch): number {
+/** Queries that the kernel for Hopper keeps in shared memory. */
+function storedQueryBytes(launch: CudaLaunch, isForHopper: boolean): number {
+  const { headDim } = attributesOf(launch);
+  return isForHopper && hasCodes(launch) && headDim <= 64 ? QUERIES_PER_TILE * headDim * FACTOR_BYTES : 0;
+}
+
+/** Whether the cache holds codes, which kernels make numbers of 16 bits of. */
+function hasCodes(launch: CudaLaunch): boolean {
+  return !isFloatDType(cacheOf(launch.inputs[1]).dtype);
+}
+
+/** Shared memory of a prompt's tile: its stages, and of codes the numbers that one of them becomes. */
+function prefillTileBytes(launch: CudaLaunch, isForHopper: boolean): number {
   const { headDim, valueHeadDim } = attributesOf(launch);
-  return TILE_ROWS * headDim * 2 + Math.ceil((TILE_ROWS * valueHeadDim * 2) / 1024) * 1024;
+  const valueBytes = TILE_ROWS * valueHeadDim * FACTOR_BYTES;
+  // As wgmma wants them.
+  const alignedBytes = isForHopper ? Math.ceil(valueBytes / 1024) * 1024 : valueBytes;
+  const factorBytes = TILE_ROWS * headDim * FACTOR_BYTES + alignedBytes;
+  return hasCodes(launch) ? factorBytes + PREFILL_STAGES * tileBytes(launch) : PREFILL_STAGES * factorBytes;
 }

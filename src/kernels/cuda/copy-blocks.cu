@@ -7,9 +7,12 @@ extern "C" __global__ void copy_blocks(const i64* regions, const int* const* cop
   const int* copy = *copies + 3 * blockIdx.y;
   if (region[0] != copy[0]) return;
   const i64 bytes = region[1];
-  u8* memory = reinterpret_cast<u8*>(region[2]);
-  const u8* source = memory + copy[1] * bytes;
-  u8* target = memory + copy[2] * bytes;
-  for (i64 i = threadIdx.x * 4; i < bytes; i += blockDim.x * 4)
-    *reinterpret_cast<u32*>(target + i) = *reinterpret_cast<const u32*>(source + i);
+  const i64 source = region[2] + copy[1] * bytes, target = region[2] + copy[2] * bytes;
+  // Blocks of odd sizes do not start at multiples of 16.
+  if ((region[2] | bytes) % 16 == 0)
+    for (i64 i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16)
+      *reinterpret_cast<uint4*>(target + i) = *reinterpret_cast<const uint4*>(source + i);
+  else
+    for (i64 i = threadIdx.x; i < bytes; i += blockDim.x)
+      *reinterpret_cast<u8*>(target + i) = *reinterpret_cast<const u8*>(source + i);
 }

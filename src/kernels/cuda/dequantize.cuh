@@ -60,14 +60,27 @@ template <> __device__ __forceinline__ void pairs<e4m3, bf16>(u32 word, u32& low
 
 template <> __device__ __forceinline__ void pairs<e4m3, fp16>(u32 word, u32& low, u32& high) {
 #if __CUDA_ARCH__ >= 890
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(low) : "h"(u16(word)));
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(high) : "h"(u16(word >> 16)));
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, low;\ncvt.rn.f16x2.e4m3x2 %1, high;\n}"
+      : "=r"(low), "=r"(high)
+      : "r"(word));
 #else
   // An exponent 2^-8 too small.
   const u32 lower = __byte_perm(word, 0, 0x1404), upper = __byte_perm(word, 0, 0x3424), factor = 0x5c005c00;
   low = multiply_add<fp16>(masked<0x80008000, 0>(lower) | masked<0x3f803f80, 0>(lower >> 1), factor, 0x80008000);
   high = multiply_add<fp16>(masked<0x80008000, 0>(upper) | masked<0x3f803f80, 0>(upper >> 1), factor, 0x80008000);
 #endif
+}
+
+/// The numbers (0, 2) and (1, 3) of a word of four.
+template <typename Code, typename T> __device__ __forceinline__ void crossed_pairs(u32 word, u32& low, u32& high) {
+  pairs<Code, T>(__byte_perm(word, 0, 0x3120), low, high);
+}
+template <> __device__ __forceinline__ void crossed_pairs<int8, fp16>(u32 word, u32& low, u32& high) {
+  const u32 one = 0x3c003c00, offset = 0xe480e480;
+  word ^= 0x80808080;
+  low = multiply_add<fp16>(__byte_perm(word, 0x64646464, 0x4240), one, offset);
+  high = multiply_add<fp16>(__byte_perm(word, 0x64646464, 0x4341), one, offset);
 }
 
 /// What every number of `uint4_pairs` is too large by: less is lost where offsets are taken off sums instead of numbers.

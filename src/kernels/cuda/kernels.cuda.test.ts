@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, it } from 'vitest';
 import type { Attributes, KVCacheSpec } from '../../ir/graph.ts';
 import { ACTIVATION_KINDS } from '../../ir/ops/activation-kinds.ts';
 import { PagedKVCaches } from '../../ir/paged-kv-cache.ts';
-import { roundTo } from '../../tensor/dtype.ts';
+import { roundTo, type KVCacheDType } from '../../tensor/dtype.ts';
 import { plainStep, randomValues } from '../../../test/support/check-launch.ts';
 import { matrix, type HarnessOperand, type Matrix } from '../../../test/support/cpu-harness.ts';
 import { CudaHarness, type CudaCase } from '../../../test/support/cuda-harness.ts';
@@ -35,6 +35,21 @@ interface AttentionCase {
 function heads(numHeads: number, numKvHeads: number, headDim: number, valueHeadDim = headDim): AttentionCase {
   return { numHeads, numKvHeads, headDim, valueHeadDim };
 }
+
+/** A few shapes of each kernel that reads codes. */
+const ATTENTIONS_OF_CODES: readonly AttentionCase[] = [
+  ...[16, 48, 64, 80, 128, 256].map((headDim) => heads(4, 2, headDim)),
+  heads(3, 3, 192, 128),
+  heads(2, 1, 40, 24),
+  heads(2, 1, 37, 21),
+  heads(8, 1, 128),
+  heads(35, 1, 16),
+  { ...heads(4, 2, 32), window: 29 },
+  { ...heads(4, 2, 32), softcap: 1.5 },
+  { ...heads(3, 1, 32), alibiSlopes: [0.5, 0.1, 0.02] },
+  { ...heads(3, 1, 32), hasSinks: true },
+];
+const KV_CODES = ['float8_e4m3fn', 'int8'] as const;
 
 const ATTENTIONS: readonly AttentionCase[] = [
   ...[16, 48, 64, 80, 96, 112, 128, 144, 256].map((headDim) => heads(4, 2, headDim)),
@@ -168,12 +183,22 @@ describeCuda('kernels', () => {
       await check('linear', {}, [x, weight([24, 64], 2)], [matrix(5, 24, undefined, { columnStart: 1 })], 5);
     });
 
-    it.each(ATTENTIONS)('attention of %j', async ({ hasSinks, ...shape }) => {
+    it.each(ATTENTIONS)('attention of %j', (shape) => checkAttention(shape, dtype));
+
+    describe.each(KV_CODES)('%s KV cache', (kvDType) => {
+      it.each(ATTENTIONS_OF_CODES)('attention of %j', (shape) => checkAttention(shape, kvDType));
+    });
+
+    async function checkAttention(
+      { hasSinks, ...shape }: AttentionCase,
+      kvDType: KVCacheDType,
+    ): Promise<void> {
       const { numHeads, numKvHeads, headDim, valueHeadDim } = shape;
       const plain = { window: null, softcap: null, alibiSlopes: null };
       const attributes = { layer: 0, scale: 0.3, ...plain, ...shape } as Attributes;
       const contextLens = [1, 40, 17, 65, 1300, 130, 16];
-      const { cache, blocks } = filledCache({ numKvHeads, keyHeadDim: headDim, valueHeadDim }, contextLens);
+      const dims = { numKvHeads, keyHeadDim: headDim, valueHeadDim };
+      const { cache, blocks } = filledCache(dims, contextLens, kvDType);
       for (const numQueries of [
         [1, 1, 1, 1, 1, 1, 1],
         [1, 7, 17, 1, 1, 100, 2],
@@ -196,6 +221,35 @@ describeCuda('kernels', () => {
         const launch = { op: 'attention', attributes, inputs, outputs };
         await harness.check({ dtype, step, cache, launch }, TOLERANCES[dtype]);
       }
+    }
+
+    it.each([dtype, ...KV_CODES])('kvWrite to a cache of %s', async (kvDType) => {
+      for (const [numKvHeads, keyHeadDim, valueHeadDim] of [
+        [1, 1, 3],
+        [3, 37, 21],
+        [2, 64, 64],
+        [5, 80, 48],
+        [1, 64, 512],
+        [8, 128, 128],
+      ]) {
+        const dims = { numKvHeads, keyHeadDim, valueHeadDim };
+        const { cache, blocks } = filledCache(dims, [40, 3], kvDType);
+        const chunks = [
+          { tokenIds: new Array<number>(7).fill(0), numCached: 30, blocks: blocks[0], logitRows: [] },
+          { tokenIds: [0], numCached: 3, blocks: blocks[1], logitRows: [] },
+        ];
+        const step = stepBatch(chunks, 16);
+        const rows = [keyHeadDim, valueHeadDim].map((dim, i) => {
+          const values = random(step.numTokens * numKvHeads * dim, 4 + i, 2);
+          // A head of nothing but zeros, which has no scale.
+          values.fill(0, 0, dim);
+          return matrix(step.numTokens, numKvHeads * dim, values, { rowStride: numKvHeads * dim + 8 * i });
+        });
+        const inputs: HarnessOperand[] = [...rows, { kind: 'input', name: 'slotMapping' }];
+        const outputs: HarnessOperand[] = [{ kind: 'kvCache', layer: 0 }];
+        const launch = { op: 'kvWrite', attributes: { layer: 0 }, inputs, outputs };
+        await harness.check({ dtype, step, cache, launch }, 0);
+      }
     });
 
     it.each([
@@ -204,12 +258,20 @@ describeCuda('kernels', () => {
       [80, 64, 256],
       [5, 24, 40],
     ])('latentAttention of %d heads of %d and %d', async (numHeads, headDim, valueHeadDim) => {
+      for (const kvDType of [dtype, ...KV_CODES])
+        await checkLatentAttention(numHeads, headDim, valueHeadDim, kvDType);
+    });
+
+    async function checkLatentAttention(
+      numHeads: number,
+      headDim: number,
+      valueHeadDim: number,
+      kvDType: KVCacheDType,
+    ): Promise<void> {
       const attributes = { layer: 0, scale: 0.1, numHeads, numKvHeads: 1, headDim, valueHeadDim };
       const contextLens = [1, 40, 64, 65, 700, 130, 16];
-      const { cache, blocks } = filledCache(
-        { numKvHeads: 1, keyHeadDim: headDim, valueHeadDim },
-        contextLens,
-      );
+      const dims = { numKvHeads: 1, keyHeadDim: headDim, valueHeadDim };
+      const { cache, blocks } = filledCache(dims, contextLens, kvDType);
       for (const numQueries of [
         [1, 1, 1, 1, 1, 1, 1],
         [1, 7, 17, 1, 1, 100, 2],
@@ -229,14 +291,15 @@ describeCuda('kernels', () => {
         const launch = { op: 'latentAttention', attributes, inputs, outputs };
         await harness.check({ dtype, step, cache, launch }, TOLERANCES[dtype]);
       }
-    });
+    }
 
     /** Sequences' keys and values in scattered blocks, NaN in slots that belong to none. */
     function filledCache(
       dims: Pick<KVCacheSpec, 'numKvHeads' | 'keyHeadDim' | 'valueHeadDim'>,
       contextLens: readonly number[],
+      kvDType: KVCacheDType,
     ): { cache: NonNullable<CudaCase['cache']>; blocks: readonly (readonly number[])[] } {
-      const spec = { layer: 0, window: null, dtype, ...dims };
+      const spec = { layer: 0, window: null, dtype: kvDType, ...dims };
       let numBlocks = 0;
       const blocks = contextLens.map((length) =>
         Array.from({ length: Math.ceil(length / 16) }, () => numBlocks++),

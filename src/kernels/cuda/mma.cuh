@@ -44,6 +44,13 @@ __device__ __forceinline__ void load_tiles_transposed(u32 (&tiles)[4], const voi
                : "r"(shared_address(row)));
 }
 
+/// An 8 × 8 tile in registers, row g in lanes 4g to 4g + 3.
+__device__ __forceinline__ u32 transpose(u32 tile) {
+  u32 y;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(tile));
+  return y;
+}
+
 /// 16 bytes to shared memory beside the computation; zeros if not `is_valid`.
 __device__ __forceinline__ void copy_async(void* target, const void* source, bool is_valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(target)), "l"(source),

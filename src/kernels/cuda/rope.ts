@@ -1,6 +1,5 @@
 // Launch descriptions of rope, kvWrite and their fusion.
 import { itemSize } from '../../tensor/dtype.ts';
-import { lacksSmallCache } from '../kernel.ts';
 import {
   cacheOf,
   cudaType,
@@ -13,7 +12,6 @@ import {
   threadsFor,
   vectorWidth,
   view,
-  type CudaKernelDescription,
   type CudaLaunch,
   type CudaMatrix,
   type CudaOperand,
@@ -47,10 +45,11 @@ function greatestDivisor(a: number, b: number): number {
   return b === 0 ? a : greatestDivisor(b, a % b);
 }
 
-/** Blocks and threads for a token's pieces. */
-function shapeOf(numPieces: number): { block: number; numChunks: number } {
-  const block = threadsFor(numPieces, BLOCK_THREADS);
-  return { block, numChunks: Math.ceil(numPieces / block) };
+/** Threads of a head of `numPieces` pieces, and blocks and threads for a token's heads. */
+function shapeOf(numHeads: number, numPieces: number): { lanes: number; block: number; numChunks: number } {
+  const lanes = [2, 4, 8, 16].find((count) => count >= numPieces) ?? 32;
+  const block = threadsFor(numHeads * lanes, BLOCK_THREADS);
+  return { lanes, block, numChunks: Math.ceil((numHeads * lanes) / block) };
 }
 
 export const rope = singleKernel('rope', (launch) => {
@@ -60,7 +59,7 @@ export const rope = singleKernel('rope', (launch) => {
   const type = cudaType(x.dtype);
   const vec = pieceWidth(headDim, rotaryDim, 0, [x, y]);
   const numHeads = x.columns / headDim;
-  const { block, numChunks } = shapeOf((numHeads * (headDim - rotaryDim / 2)) / vec);
+  const { lanes, block, numChunks } = shapeOf(numHeads, (headDim - rotaryDim / 2) / vec);
   return [
     {
       kind: 'kernel',
@@ -70,6 +69,7 @@ export const rope = singleKernel('rope', (launch) => {
         X: type,
         C: type,
         VEC: vec,
+        LANES: lanes,
         INTERLEAVED: interleaved ? 1 : 0,
         BLOCK_SIZE: launch.blockSize,
       },
@@ -101,15 +101,19 @@ interface CacheWrite {
   readonly rotation: (Rotation & { readonly positions: number; readonly table: number }) | null;
 }
 
+/** Columns per access to a cache; behind scales rows start at any even byte where blocks are small. */
+function cacheWidth({ dtype }: CacheWrite['cache'], { blockSize }: CudaLaunch): number {
+  const widest = 16 / itemSize(dtype);
+  return dtype === 'int8' ? greatestDivisor(widest, 2 * blockSize) : widest;
+}
+
 function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation }: CacheWrite): KernelLaunch {
   const { numKvHeads, keyHeadDim, valueHeadDim } = cache;
   const numHeads = queries?.numHeads ?? 0;
   const rotaryDim = rotation?.rotaryDim ?? 0;
   const matrices = [queries?.q ?? k, queries?.y ?? k, k, v];
-  const widest = 16 / itemSize(cache.dtype);
-  const vec = Math.min(widest, pieceWidth(keyHeadDim, rotaryDim, valueHeadDim, matrices));
-  const numKeyPieces = ((numHeads + numKvHeads) * (keyHeadDim - rotaryDim / 2)) / vec;
-  const { block, numChunks } = shapeOf(numKeyPieces + (numKvHeads * valueHeadDim) / vec);
+  const vec = Math.min(cacheWidth(cache, launch), pieceWidth(keyHeadDim, rotaryDim, valueHeadDim, matrices));
+  const { lanes, block, numChunks } = shapeOf(numHeads + 2 * numKvHeads, (keyHeadDim - rotaryDim / 2) / vec);
   return {
     kind: 'kernel',
     source: 'rope.cu',
@@ -118,6 +122,7 @@ function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation 
       X: cudaType(k.dtype),
       C: cudaType(cache.dtype),
       VEC: vec,
+      LANES: lanes,
       INTERLEAVED: rotation?.interleaved ? 1 : 0,
       BLOCK_SIZE: launch.blockSize,
     },
@@ -138,37 +143,31 @@ function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation 
   };
 }
 
-export const kvWrite: CudaKernelDescription = {
-  ...singleKernel('kvWrite', (launch) => {
-    const [k, v, slots] = launch.inputs;
-    return [
-      writeCache(launch, {
-        queries: null,
-        k: matrixOf(k),
-        v: matrixOf(v),
-        slots: inputOf(slots).address,
-        cache: cacheOf(launch.outputs[0]),
-        rotation: null,
-      }),
-    ];
-  }),
-  lacks: lacksSmallCache,
-};
+export const kvWrite = singleKernel('kvWrite', (launch) => {
+  const [k, v, slots] = launch.inputs;
+  return [
+    writeCache(launch, {
+      queries: null,
+      k: matrixOf(k),
+      v: matrixOf(v),
+      slots: inputOf(slots).address,
+      cache: cacheOf(launch.outputs[0]),
+      rotation: null,
+    }),
+  ];
+});
 
-export const ropeKvWrite: CudaKernelDescription = {
-  ...singleKernel('ropeKvWrite', (launch) => {
-    const [q, k, v, positions, slots, table] = launch.inputs;
-    const { rope: rotation, numHeads } = launch.attributes as { rope: Rotation; numHeads: number };
-    return [
-      writeCache(launch, {
-        queries: { q: matrixOf(q), y: matrixOf(launch.outputs[0]), numHeads },
-        k: matrixOf(k),
-        v: matrixOf(v),
-        slots: inputOf(slots).address,
-        cache: cacheOf(launch.outputs[1]),
-        rotation: { ...rotation, positions: inputOf(positions).address, table: tableOf(table) },
-      }),
-    ];
-  }),
-  lacks: lacksSmallCache,
-};
+export const ropeKvWrite = singleKernel('ropeKvWrite', (launch) => {
+  const [q, k, v, positions, slots, table] = launch.inputs;
+  const { rope: rotation, numHeads } = launch.attributes as { rope: Rotation; numHeads: number };
+  return [
+    writeCache(launch, {
+      queries: { q: matrixOf(q), y: matrixOf(launch.outputs[0]), numHeads },
+      k: matrixOf(k),
+      v: matrixOf(v),
+      slots: inputOf(slots).address,
+      cache: cacheOf(launch.outputs[1]),
+      rotation: { ...rotation, positions: inputOf(positions).address, table: tableOf(table) },
+    }),
+  ];
+});

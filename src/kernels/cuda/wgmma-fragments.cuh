@@ -1,5 +1,5 @@
 // Products of four warps on Hopper's tensor cores (wgmma, sm_90a): 64 rows in registers times tiles in shared memory.
-// Left operands and sums are in the layout of mma.cuh, 16 rows to a warp. C: the operands' type.
+// Left operands and sums are in the layout of mma.cuh, 16 rows to a warp. FACTOR: the operands' type.
 #pragma once
 #include "mma.cuh"
 #include "wgmma-order.cuh"
@@ -23,7 +23,7 @@ __device__ __forceinline__ u64 describe_panel(const void* panel, int width) {
 #define WGMMA_NAMED(type) WGMMA_TYPE_##type
 #define WGMMA_TYPE(type) WGMMA_NAMED(type)
 #define WGMMA(columns) \
-  "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." WGMMA_TYPE(C) "." WGMMA_TYPE(C) " "
+  "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." WGMMA_TYPE(FACTOR) "." WGMMA_TYPE(FACTOR) " "
 #define WGMMA_SUM(i) "+f"(sum[i][0]), "+f"(sum[i][1]), "+f"(sum[i][2]), "+f"(sum[i][3])
 #define WGMMA_OPERANDS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(panel), "r"(int(adds)), "n"(kAlongRows)
 
