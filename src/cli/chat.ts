@@ -29,9 +29,6 @@ async function converse(llm: LLM, params: GenerateParams, system: string | undef
   let answering: AbortController | null = null;
   const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: '> ' });
   lines.on('SIGINT', () => (answering ? answering.abort() : lines.close()));
-  // Input from a file or a pipe ends while lines of it are still to be answered.
-  let hasEnded = false;
-  lines.once('close', () => (hasEnded = true));
   lines.prompt();
   for await (const line of lines) {
     if (line.trim() === '/exit') break;
@@ -41,7 +38,7 @@ async function converse(llm: LLM, params: GenerateParams, system: string | undef
       messages = await answer(llm, [...messages, { role: 'user', content: line }], params, answering.signal);
       answering = null;
     }
-    if (!hasEnded) lines.prompt();
+    lines.prompt();
   }
   lines.close();
 }

@@ -72,6 +72,8 @@ export interface KernelDescription {
   scalesLayout?(query: KernelQuery): WeightLayout;
   /** What of the query no kernel here can do, such as `fp8 products`; null if all is well. */
   lacks?(query: KernelQuery): string | null;
+  /** Of a fused op: whether it is better than its parts here; it is unless stated. */
+  isWanted?(query: KernelQuery): boolean;
   /** Ordered by `maxRows`; the first that fits a step is launched. */
   variants(query: KernelQuery): readonly KernelVariant[];
   /** Bytes of scratch a launch may use; the plan's workspace is the largest of them. */

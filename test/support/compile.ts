@@ -1,15 +1,18 @@
 // Compile requests for tests: any config, on a made-up target whose kernels can be told what to want.
 import type { CompileRequest } from '../../src/compiler/request.ts';
+import { GATED_PRODUCTS } from '../../src/ir/ops/gated-products.ts';
 import { OPS } from '../../src/ir/ops/index.ts';
 import type { KernelDescription } from '../../src/kernels/kernel.ts';
 import type { HFConfig } from '../../src/models/model-definition.ts';
 import { findModel } from '../../src/models/registry.ts';
 
-/** One kernel for every op, `rowMajor` weights, no workspace; `changes` by op. */
+/** One kernel for every op, but for products fused with what reads them; `rowMajor` weights, no workspace; `changes` by op. */
 export function plainKernels(
   changes: Readonly<Record<string, Partial<KernelDescription>>> = {},
 ): KernelDescription[] {
-  return [...OPS.keys()].map((op) => ({
+  const fused = GATED_PRODUCTS.map(({ name }) => name);
+  const ops = [...OPS.keys()].filter((op) => !fused.includes(op));
+  return ops.map((op) => ({
     op,
     weightLayout: () => 'rowMajor',
     variants: () => [{ kernel: op, maxRows: null }],

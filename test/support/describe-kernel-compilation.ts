@@ -38,7 +38,7 @@ const MAX_GRID = [2 ** 31 - 1, 65535, 65535];
 const MAX_SPILL_BYTES = 64;
 
 /** Kernels of instructions that only Hopper has. */
-const HOPPER_SOURCES = ['attention-latent.cu', 'attention-prefill-hopper.cu', 'quantized-wgmma.cu'];
+const HOPPER_SOURCES = ['attention-latent.cu', 'attention-prefill-hopper.cu', 'linear-wgmma.cu'];
 
 /** Kernels that no plan names: they pack weights, make tables, copy blocks, bring a step's arrays, measure. */
 const OTHER_SOURCES: readonly Pick<KernelLaunch, 'source' | 'defines'>[] = [

@@ -60,6 +60,8 @@ const MATRIX_INPUTS: Readonly<Partial<Record<string, number>>> = {
   linear: 1,
   weightOnlyLinear: 1,
   quantizedLinear: 2,
+  gatedLinear: 1,
+  gatedQuantizedLinear: 2,
 };
 
 /** The weight matrix that a launch multiplies with; a product of codes runs at twice the rate, and counts half. */
@@ -73,7 +75,7 @@ function matrixOf(
   if (operand?.kind !== 'weight') return none;
   const { shape, bytes } = plan.weights[operand.id];
   const size = shape.reduce((product, length) => product * length, 1);
-  return { size, itemBytes: bytes / size, flopsPerElement: op === 'quantizedLinear' ? 1 : 2 };
+  return { size, itemBytes: bytes / size, flopsPerElement: matrixInput === 2 ? 1 : 2 };
 }
 
 /** Heads times their width. */

@@ -15,10 +15,11 @@ function matchOperands(product: Node, activated: Value, up: Value, index: GraphI
   const [gate] = activation.inputs;
   const whole = halvedBy(gate, up, index);
   if (whole === null) return null;
+  const slices = [gate, up].filter((half) => index.soleUser(half)).map((half) => index.producer(half)!);
   const { label, outputs } = product;
   const { attributes } = activation;
   const fused: Node = { op: 'gatedActivation', label, inputs: [whole], outputs, attributes };
-  return { replaces: [activation, product], at: product, fused };
+  return { replaces: [...slices, activation, product], at: product, fused };
 }
 
 /** The value of which `first` and `second` are the two halves of columns. */

@@ -1,14 +1,11 @@
 // Chooses the kernels of every launch and the layout of every weight matrix, through the target's launch descriptions.
 import type { Graph, Node, Parameter } from '../../ir/graph.ts';
 import type { KernelDescription, KernelQuery, KernelVariant, WeightLayout } from '../../kernels/kernel.ts';
-import type { Shape } from '../../tensor/shape.ts';
-import { resolveDim } from '../../tensor/shape.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import { GraphIndex } from '../graph-index.ts';
+import { kernelQuery, matrixOf, rowsOf, type KernelRequest } from '../kernel-query.ts';
 import { opOf } from '../op-of.ts';
 import type { Launch } from '../plan.ts';
-import { activationDTypeOf, type CompileRequest } from '../request.ts';
-import { stepDims } from '../step-dims.ts';
 
 /** How one node is launched. */
 export interface ChosenKernel {
@@ -21,8 +18,6 @@ export interface ChosenKernel {
   readonly scalesLayout: WeightLayout;
   readonly workspaceBytes: number;
 }
-
-type KernelRequest = Pick<CompileRequest, 'kernels' | 'target' | 'recipe' | 'limits'>;
 
 /** One entry per node that needs a launch (views do not), in execution order. */
 export function chooseKernels(graph: Graph, request: KernelRequest): readonly ChosenKernel[] {
@@ -58,24 +53,9 @@ function candidateFor(
 ): Candidate {
   const kernel = kernels.get(node.op);
   if (!kernel) throw missingKernel(node, request);
-  const { matrixInput } = opOf(node);
-  const matrix = matrixInput === null ? null : index.parameter(node.inputs[matrixInput]);
+  const matrix = matrixOf(node, index);
   const rows = rowsOf(node);
-  const [weightRows, weightColumns] = (matrix?.value.type.shape ?? [0, 0]) as readonly number[];
-  const { weightDType, kvDType, activationPrecision, batchInvariant = false } = request.recipe;
-  const query: KernelQuery = {
-    arch: request.target.arch,
-    weightDType,
-    weightFormat: matrix?.quantization?.format ?? null,
-    kvDType,
-    activationPrecision,
-    activationDType: activationDTypeOf(request),
-    batchInvariant,
-    maxRows: resolveDim(rows, stepDims(request.limits)),
-    weightRows,
-    weightColumns,
-    attributes: node.attributes,
-  };
+  const query = kernelQuery(node, index, request);
   const lack = kernel.lacks?.(query) ?? null;
   if (lack !== null) throw missingKernel(node, request, lack);
   return { node, rows, kernel, query, matrix };
@@ -97,14 +77,6 @@ function missingKernel(
     'unsupported_model',
     `no kernel for op ${node.op} (${node.label}) on target ${target.kind} ${target.arch}; it has: ${known}`,
   );
-}
-
-/** The symbol that counts a node's rows: its first output's, or for a pure effect its first input's. */
-function rowsOf(node: Node): Launch['rows'] {
-  const shapes: readonly Shape[] = [...node.outputs, ...node.inputs].map((value) => value.type.shape);
-  const rows = shapes.find((shape) => typeof shape[0] === 'string')?.[0];
-  if (typeof rows === 'string') return rows;
-  throw new Error(`${node.op} at ${node.label} has no rows that follow the step`);
 }
 
 function checkedVariants(kernel: KernelDescription, query: KernelQuery): readonly KernelVariant[] {

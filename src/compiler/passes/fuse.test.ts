@@ -2,7 +2,9 @@ import { describe, expect, test } from 'vitest';
 import { GraphBuilder } from '../../ir/graph-builder.ts';
 import type { Attributes, Graph, Node, Value } from '../../ir/graph.ts';
 import { verifyGraph } from '../../ir/verify.ts';
+import type { KernelDescription } from '../../kernels/kernel.ts';
 import { REFERENCE_KERNELS } from '../../kernels/reference.ts';
+import type { KernelRequest } from '../kernel-query.ts';
 import { quantizationRules } from '../quantization-rules.ts';
 import { fuse } from './fuse.ts';
 import { quantize } from './quantize.ts';
@@ -17,8 +19,18 @@ function toy(build: (builder: GraphBuilder, x: Value) => Value): Graph {
   return builder.build();
 }
 
-function fused(build: (builder: GraphBuilder, x: Value) => Value): readonly Node[] {
-  const graph = removeDead(fuse(toy(build), { kernels: REFERENCE_KERNELS }));
+const REQUEST: KernelRequest = {
+  kernels: REFERENCE_KERNELS,
+  target: { kind: 'cuda', arch: 'sm_90' },
+  recipe: { weightDType: 'float32', quantization: null, kvDType: 'float32', activationPrecision: 'auto' },
+  limits: { maxNumBatchedTokens: 64, maxNumSeqs: 8, maxNumLogitRows: 8 },
+};
+
+function fused(
+  build: (builder: GraphBuilder, x: Value) => Value,
+  kernels = REFERENCE_KERNELS,
+): readonly Node[] {
+  const graph = removeDead(fuse(toy(build), { ...REQUEST, kernels }));
   verifyGraph(graph);
   return graph.nodes.slice(1);
 }
@@ -97,6 +109,45 @@ describe('gated activation', () => {
   });
 });
 
+describe('gated activation of a product', () => {
+  function gatedBy(b: GraphBuilder, product: Value): Value {
+    const [gate, up] = [0, 4].map((start) => one(b, 'slice', [product], { start, columns: 4 }));
+    return one(b, 'multiply', [one(b, 'activation', [gate], { kind: 'silu' }), up]);
+  }
+  const product = (b: GraphBuilder, x: Value): Value => one(b, 'linear', [x, b.parameter('up', [8, 8])]);
+
+  const kernelsThat = (isWanted: boolean): readonly KernelDescription[] => [
+    ...REFERENCE_KERNELS,
+    { ...REFERENCE_KERNELS[0], op: 'gatedLinear', isWanted: () => isWanted },
+  ];
+
+  test('becomes one op with it', () => {
+    const nodes = fused((b, x) => gatedBy(b, product(b, x)), kernelsThat(true));
+    expect(opsOf(nodes)).toEqual(['gatedLinear']);
+    expect(nodes[0].attributes).toEqual({ kind: 'silu' });
+    expect(nodes[0].outputs[0].type.shape).toEqual(['numTokens', 4]);
+  });
+
+  test('stays apart where others read the product, or x is a view', () => {
+    const shared = fused((b, x) => {
+      const whole = product(b, x);
+      const first = one(b, 'slice', [whole], { start: 0, columns: 4 });
+      return one(b, 'add', [first, gatedBy(b, whole)]);
+    }, kernelsThat(true));
+    expect(opsOf(shared)).not.toContain('gatedLinear');
+    const ofView = fused((b, x) => {
+      const half = one(b, 'slice', [one(b, 'scale', [x], { factor: 2 })], { start: 4, columns: 4 });
+      return gatedBy(b, one(b, 'linear', [half, b.parameter('up', [8, 4])]));
+    }, kernelsThat(true));
+    expect(opsOf(ofView)).not.toContain('gatedLinear');
+  });
+
+  test('stays apart where the target does not want it', () => {
+    const nodes = fused((b, x) => gatedBy(b, product(b, x)), kernelsThat(false));
+    expect(opsOf(nodes)).toEqual(['linear', 'gatedActivation']);
+  });
+});
+
 describe('rope and cache write', () => {
   const angles = (attentionFactor: number): Attributes => ({
     headDim: 4,
@@ -141,7 +192,7 @@ describe('rope and cache write', () => {
 });
 
 describe('quantize', () => {
-  const target = { kind: 'cuda', arch: 'sm_90' } as const;
+  const { target } = REQUEST;
   const recipe = {
     weightDType: 'bfloat16',
     quantization: quantizationRules('fp8', null, []),
@@ -157,7 +208,11 @@ describe('quantize', () => {
     build: (builder: GraphBuilder, x: Value) => Value,
     kernels = REFERENCE_KERNELS,
   ): string[] {
-    const graph = fuse(quantize(toy(build), { recipe, target, tensors: null }), { kernels });
+    const graph = fuse(quantize(toy(build), { recipe, target, tensors: null }), {
+      ...REQUEST,
+      recipe,
+      kernels,
+    });
     verifyGraph(graph);
     return opsOf(graph.nodes.slice(1));
   }

@@ -3,31 +3,42 @@ import type { Graph, Node } from '../../ir/graph.ts';
 import { fuseAddNorm } from '../fusions/add-norm.ts';
 import type { FusionRule } from '../fusions/fusion.ts';
 import { fuseGatedActivation } from '../fusions/gated-activation.ts';
+import { fuseGatedProduct } from '../fusions/gated-product.ts';
 import { fuseQuantize } from '../fusions/quantize.ts';
 import { fuseRopeKvWrite } from '../fusions/rope-kv-write.ts';
 import { GraphIndex } from '../graph-index.ts';
-import type { CompileRequest } from '../request.ts';
+import { kernelQuery, type KernelRequest } from '../kernel-query.ts';
 
-const RULES: readonly FusionRule[] = [fuseAddNorm, fuseGatedActivation, fuseRopeKvWrite, fuseQuantize];
+const RULES: readonly FusionRule[] = [
+  fuseAddNorm,
+  fuseGatedActivation,
+  fuseGatedProduct,
+  fuseRopeKvWrite,
+  fuseQuantize,
+];
 
-/** Makes only ops that `kernels` have. */
-export function fuse(graph: Graph, { kernels }: Pick<CompileRequest, 'kernels'>): Graph {
-  const ops = new Set(kernels.map(({ op }) => op));
-  return RULES.reduce((fused, rule) => applyRule(fused, rule, ops), graph);
+/** Makes only ops that the target's kernels have and want. */
+export function fuse(graph: Graph, request: KernelRequest): Graph {
+  return RULES.reduce((fused, rule) => applyRule(fused, rule, request), graph);
 }
 
 /** One sweep: every match whose nodes no earlier match has taken. */
-function applyRule(graph: Graph, rule: FusionRule, ops: ReadonlySet<string>): Graph {
+function applyRule(graph: Graph, rule: FusionRule, request: KernelRequest): Graph {
   const index = new GraphIndex(graph);
   const replaced = new Set<Node>();
   const fusedAt = new Map<Node, Node>();
   for (const node of graph.nodes) {
     const fusion = rule(node, index);
-    if (fusion === null || !ops.has(fusion.fused.op) || fusion.replaces.some((part) => replaced.has(part)))
-      continue;
+    if (fusion === null || fusion.replaces.some((part) => replaced.has(part))) continue;
+    if (!isWanted(fusion.fused, index, request)) continue;
     for (const part of fusion.replaces) replaced.add(part);
     fusedAt.set(fusion.at, fusion.fused);
   }
   const nodes = graph.nodes.flatMap((node) => fusedAt.get(node) ?? (replaced.has(node) ? [] : [node]));
   return { ...graph, nodes };
+}
+
+function isWanted(node: Node, index: GraphIndex, request: KernelRequest): boolean {
+  const kernel = request.kernels.find(({ op }) => op === node.op);
+  return kernel !== undefined && (kernel.isWanted?.(kernelQuery(node, index, request)) ?? true);
 }

@@ -13,7 +13,7 @@ import {
 import type { Address, CudaDriver } from '../../ffi/cuda/driver.ts';
 
 const MAX_CANDIDATES = 12;
-const NUM_TIMED_RUNS = 3;
+const NUM_ROUNDS = 5;
 
 export interface TunerMachine {
   readonly driver: Pick<
@@ -62,27 +62,30 @@ export class MatmulTuner {
     const { cublasLt } = this.#machine;
     const matmul = cublasLt.describe(shape);
     const candidates = cublasLt.propose(matmul, shape, maxWorkspaceBytes, MAX_CANDIDATES);
-    const times = candidates.map((algorithm) => this.#measure(matmul, algorithm, places));
+    const times = candidates.map(() => Infinity);
+    // In turns: the GPU's clock may rise or fall meanwhile.
+    for (let round = 0; round < NUM_ROUNDS; round++)
+      candidates.forEach((algorithm, i) => {
+        times[i] = Math.min(times[i], this.#measure(matmul, algorithm, places));
+      });
     cublasLt.release(matmul);
     return candidates[times.indexOf(Math.min(...times))] ?? null;
   }
 
-  /** Milliseconds of the fastest run; infinite if it does not work. */
+  /** Milliseconds of one run; infinite if it does not work. */
   #measure(matmul: Matmul, algorithm: MatmulAlgorithm, places: MatmulPlaces): number {
     const { driver, cublasLt, stream } = this.#machine;
-    const events = Array.from({ length: NUM_TIMED_RUNS + 2 }, () => driver.createEvent());
+    const [start, end] = [driver.createEvent(), driver.createEvent()];
     try {
-      for (const event of events) {
-        cublasLt.run(matmul, algorithm, places, stream);
-        driver.recordEvent(event, stream);
-      }
+      driver.recordEvent(start, stream);
+      cublasLt.run(matmul, algorithm, places, stream);
+      driver.recordEvent(end, stream);
       driver.synchronize(stream);
-      const times = events.slice(1).map((event, i) => driver.elapsedMs(events[i], event));
-      return Math.min(...times);
+      return driver.elapsedMs(start, end);
     } catch {
       return Infinity;
     } finally {
-      for (const event of events) driver.destroyEvent(event);
+      for (const event of [start, end]) driver.destroyEvent(event);
     }
   }
 

@@ -40,6 +40,8 @@ export interface TensorMapOptions {
   readonly columns: number;
   readonly rowBytes: number;
   readonly boxRows: number;
+  /** Rows come eight of the first half, then eight of the second; boxes count dimensions [bytes, 8, 2, groups]. */
+  readonly interleavesHalves?: boolean;
 }
 
 export interface GpuProperties {
@@ -267,17 +269,21 @@ export class CudaDriver {
   }
 
   /** A `CUtensorMap` (Hopper and newer). Address and `rowBytes` are multiples of 16. */
-  encodeTensorMap({ address, itemBytes, rows, columns, rowBytes, boxRows }: TensorMapOptions): Uint8Array {
+  encodeTensorMap(options: TensorMapOptions): Uint8Array {
+    const { address, itemBytes } = options;
+    const { sizes, strides, box } = options.interleavesHalves
+      ? interleavedBoxes(options)
+      : plainBoxes(options);
     const map = new Uint8Array(TENSOR_MAP_BYTES);
     const status = this.#functions.cuTensorMapEncodeTiled(
       map,
       itemBytes === 1 ? TENSOR_MAP.unsigned8 : TENSOR_MAP.unsigned16,
-      2,
+      sizes.length,
       address,
-      BigUint64Array.of(BigInt(columns), BigInt(rows)),
-      BigUint64Array.of(BigInt(rowBytes)),
-      Uint32Array.of(SWIZZLED_BYTES / itemBytes, boxRows),
-      Uint32Array.of(1, 1),
+      BigUint64Array.from(sizes, BigInt),
+      BigUint64Array.from(strides, BigInt),
+      Uint32Array.from(box),
+      new Uint32Array(sizes.length).fill(1),
       TENSOR_MAP.plain,
       TENSOR_MAP.swizzle128,
       TENSOR_MAP.plain, // Fetching more of a row at once than a box asks for slows streams of weights down.
@@ -348,6 +354,25 @@ export class CudaDriver {
     this.#functions.cuGetErrorString(status, text);
     return name[0] === null ? `error ${status}` : `${name[0]} (${text[0]})`;
   }
+}
+
+interface Boxes {
+  readonly sizes: readonly number[];
+  /** Bytes, of all dimensions but the first. */
+  readonly strides: readonly number[];
+  readonly box: readonly number[];
+}
+
+function plainBoxes({ itemBytes, rows, columns, rowBytes, boxRows }: TensorMapOptions): Boxes {
+  return { sizes: [columns, rows], strides: [rowBytes], box: [SWIZZLED_BYTES / itemBytes, boxRows] };
+}
+
+function interleavedBoxes({ itemBytes, rows, columns, rowBytes, boxRows }: TensorMapOptions): Boxes {
+  return {
+    sizes: [columns, 8, 2, rows / 16],
+    strides: [rowBytes, (rows / 2) * rowBytes, 8 * rowBytes],
+    box: [SWIZZLED_BYTES / itemBytes, 8, 2, boxRows / 16],
+  };
 }
 
 function noGpu(): NeedletailError {

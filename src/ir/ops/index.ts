@@ -5,6 +5,7 @@ import { activation, add, clamp, multiply, scale, softcap } from './elementwise.
 import { combineExperts } from './combine-experts.ts';
 import { embedding } from './embedding.ts';
 import { gatedActivation } from './gated-activation.ts';
+import { gatedLinear, gatedQuantizedLinear } from './gated-products.ts';
 import { gatherRows } from './gather-rows.ts';
 import { groupedLinear } from './grouped-linear.ts';
 import { kvWrite, ropeKvWrite } from './kv-write.ts';
@@ -44,7 +45,7 @@ const PRIMITIVE_OPS = [
 ];
 
 /** What passes make of them. */
-const FUSED_OPS = [addRmsNorm, addLayerNorm, gatedActivation, ropeKvWrite];
+const FUSED_OPS = [addRmsNorm, addLayerNorm, gatedActivation, gatedLinear, ropeKvWrite];
 
 /** What a recipe of smaller numbers makes of them. */
 const QUANTIZED_OPS = [
@@ -56,6 +57,7 @@ const QUANTIZED_OPS = [
   rmsNormQuantize,
   addRmsNormQuantize,
   gatedActivationQuantize,
+  gatedQuantizedLinear,
 ];
 
 export const OPS: ReadonlyMap<string, OpDefinition> = new Map(

@@ -253,6 +253,11 @@ describe('what ops declare to passes', () => {
       gatedActivationQuantize: [[x], { kind: 'silu', quantize: { dtype: 'int8', groupSize: 2 } }],
       weightOnlyLinear: [[x, matrix([1, 2, 3, 4]), matrix([0.5])], int8Weight],
       quantizedLinear: [[x, gains, matrix([1, 2, 3, 4]), matrix([0.5])], { ...int8Weight, xGroupSize: 4 }],
+      gatedLinear: [[x, matrix([1, 2, 3, 4], [5, 6, 7, 8])], { kind: 'silu' }],
+      gatedQuantizedLinear: [
+        [x, gains, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2])],
+        { ...int8Weight, xGroupSize: 4, kind: 'silu' },
+      ],
       weightOnlyGroupedLinear: [
         [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2]), choice],
         { ...int8Weight, numMatrices: 2, matricesPerToken: 2 },

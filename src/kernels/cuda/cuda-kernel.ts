@@ -102,6 +102,8 @@ export interface TensorMap {
   readonly rowBytes: number;
   /** At most 256. */
   readonly boxRows: number;
+  /** Eight rows of the first half follow eight of the second in turn; either half has a multiple of eight. */
+  readonly interleavesHalves?: boolean;
 }
 
 export type Defines = Readonly<Record<string, string | number>>;
@@ -205,6 +207,14 @@ export function tensorMap(
 ): Parameter {
   const itemBytes = itemSize(dtype);
   return { tensorMap: { address, itemBytes, rows, columns, rowBytes: rowStride * itemBytes, boxRows } };
+}
+
+/** The same of a weight whose first half of rows gates the second. */
+export function gatedTensorMap(matrix: CudaMatrix, boxRows: number): Parameter {
+  const { address, dtype, rows, columns, rowStride } = matrix;
+  const itemBytes = itemSize(dtype);
+  const rowBytes = rowStride * itemBytes;
+  return { tensorMap: { address, itemBytes, rows, columns, rowBytes, boxRows, interleavesHalves: true } };
 }
 
 export function int(value: unknown): Parameter {

@@ -5,6 +5,7 @@ import type { CudaKernelDescription } from './cuda-kernel.ts';
 import { activation, add, clamp, gatedActivation, multiply, scale, softcap } from './elementwise.ts';
 import { embedding, gatherRows } from './embedding.ts';
 import { combineExperts, groupedLinear, routeExperts } from './experts.ts';
+import { gatedLinear, gatedQuantizedLinear } from './gated-product.ts';
 import { linear } from './linear.ts';
 import { addLayerNorm, addRmsNorm, addRmsNormQuantize, layerNorm, rmsNorm, rmsNormQuantize } from './norm.ts';
 import { gatedActivationQuantize, quantize } from './quantize.ts';
@@ -43,4 +44,6 @@ export const CUDA_KERNELS: readonly CudaKernelDescription[] = [
   rmsNormQuantize,
   addRmsNormQuantize,
   gatedActivationQuantize,
+  gatedLinear,
+  gatedQuantizedLinear,
 ];

@@ -178,6 +178,36 @@ describeCuda('kernels', () => {
         }
     });
 
+    it('linear and gatedLinear of many rows', async () => {
+      for (const rows of [257, 520])
+        for (const [outputs, inputs] of [
+          [16, 8],
+          [144, 200],
+          [272, 72],
+        ]) {
+          const x = matrix(rows, inputs, random(rows * inputs, 1));
+          const operands = [x, weight([outputs, inputs], 2), ...(rows === 257 ? [vector(outputs, 3)] : [])];
+          const y = matrix(rows, outputs, undefined, { rowStride: outputs + 8 });
+          await check('linear', {}, operands, [y], rows);
+          await check('gatedLinear', { kind: 'silu' }, operands, [matrix(rows, outputs / 2)], rows);
+        }
+    });
+
+    it('linear and gatedLinear of more tiles than fit at once', async () => {
+      const [rows, outputs, inputs] = [257, 17024, 8];
+      const x = matrix(rows, inputs, random(rows * inputs, 1));
+      const operands = [x, weight([outputs, inputs], 2)];
+      await check('linear', {}, operands, [matrix(rows, outputs)], rows);
+      await check('gatedLinear', { kind: 'silu' }, operands, [matrix(rows, outputs / 2)], rows);
+    });
+
+    it.each(ACTIVATION_KINDS)('gatedLinear with %s', async (kind) => {
+      for (const rows of [1, 9, 70]) {
+        const x = matrix(rows, 64, random(rows * 64, 1));
+        await check('gatedLinear', { kind }, [x, weight([48, 64], 2)], [matrix(rows, 24)], rows);
+      }
+    });
+
     it('linear on views that are not aligned', async () => {
       const x = matrix(5, 64, random(5 * 64, 1), { columnStart: 3, rowStride: 69 });
       await check('linear', {}, [x, weight([24, 64], 2)], [matrix(5, 24, undefined, { columnStart: 1 })], 5);

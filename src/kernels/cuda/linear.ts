@@ -18,8 +18,11 @@ import {
   type KernelLaunch,
   type PreparedLaunch,
 } from './cuda-kernel.ts';
+import { hasWgmma, isWgmma, wgmma, wgmmaVariants } from './linear-wgmma.ts';
 import { invariant, INVARIANT_VARIANTS, isInvariant } from './linear-invariant.ts';
 
+/** Of more, our own kernel does Hopper's products of 16-bit numbers. */
+const MAX_CUBLASLT_ROWS = 256;
 /** What cuBLASLt may use; it is told so. */
 export const CUBLASLT_WORKSPACE_BYTES = 32 * 2 ** 20;
 /** Rows of x that the streaming kernel takes at once, by variant; 8 to a tensor-core tile. */
@@ -43,10 +46,13 @@ function variants(query: KernelQuery): readonly KernelVariant[] {
   if (!usesCublasLt(query)) return [{ kernel: 'tiled', maxRows: null }];
   if (query.batchInvariant)
     return query.weightDType === 'float32' ? [{ kernel: 'tiled', maxRows: null }] : INVARIANT_VARIANTS;
-  const streams = query.weightDType === 'float32' ? [] : STREAMED_ROWS;
+  if (query.weightDType === 'float32') return [{ kernel: 'cublaslt', maxRows: null }];
+  const streams = STREAMED_ROWS.map((rows) => ({ kernel: `stream${rows}`, maxRows: rows }));
+  if (!hasWgmma(query)) return [...streams, { kernel: 'cublaslt', maxRows: null }];
   return [
-    ...streams.map((rows) => ({ kernel: `stream${rows}`, maxRows: rows })),
-    { kernel: 'cublaslt', maxRows: null },
+    ...streams,
+    { kernel: 'cublaslt', maxRows: MAX_CUBLASLT_ROWS },
+    ...wgmmaVariants(query, MAX_CUBLASLT_ROWS),
   ];
 }
 
@@ -56,6 +62,8 @@ function prepare(launch: CudaLaunch): readonly PreparedLaunch[] {
   const isAligned = x.address % 16 === 0 && (x.rowStride * bytes) % 16 === 0;
   if (launch.kernel === 'tiled' || !isAligned) return [tiled(launch)];
   if (isInvariant(launch.kernel)) return [invariant(launch, operands(launch), parameters(launch))];
+  if (isWgmma(launch.kernel))
+    return [wgmma(launch, { ...operands(launch), xScales: null, scales: null, gate: null })];
   return launch.kernel === 'cublaslt'
     ? matmul(launch, operands(launch))
     : [stream(launch, Number(launch.kernel.slice('stream'.length)))];

@@ -51,6 +51,19 @@ __device__ __forceinline__ u32 transpose(u32 tile) {
   return y;
 }
 
+#if __CUDA_ARCH__ >= 900
+/// The reverse of load_tiles_transposed, of two tiles or four.
+__device__ __forceinline__ void store_tiles_transposed(void* row, u32 a, u32 b) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};" ::"r"(shared_address(row)), "r"(a), "r"(b)
+               : "memory");
+}
+__device__ __forceinline__ void store_tiles_transposed(void* row, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(shared_address(row)), "r"(a),
+               "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+#endif
+
 /// 16 bytes to shared memory beside the computation; zeros if not `is_valid`.
 __device__ __forceinline__ void copy_async(void* target, const void* source, bool is_valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(target)), "l"(source),

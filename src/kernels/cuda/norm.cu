@@ -71,10 +71,11 @@ struct Row {
     const float row_scale = static_scales ? largest(static_scales, num_static)
                                           : scale_of<Y>(reduce_block(absmax, 0.0f, MaxMagnitude()));
     if (threadIdx.x == 0) *scale = row_scale;
+    const Divisor divisor(row_scale);
     each([&](int piece, int i) {
       Vec<Y, VEC> result;
 #pragma unroll
-      for (int j = 0; j < VEC; j++) result.at[j] = encode<Y>(values[piece][j] / row_scale);
+      for (int j = 0; j < VEC; j++) result.at[j] = encode<Y>(divisor.of(values[piece][j]));
       store<VEC>(y + i, result);
     });
   }

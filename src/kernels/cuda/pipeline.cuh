@@ -11,6 +11,25 @@ constexpr int kAtomBytes = 128;
 /// The driver's description of a matrix (`CUtensorMap`).
 struct alignas(64) TensorMap { u64 words[16]; };
 
+#if HAS_COPY_ENGINE
+#define COPY_TENSOR(dimensions) \
+  "cp.async.bulk.tensor." dimensions ".shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+/// Called by a warp: one lane starts the copy of a box, from `item` of `row` on, to a tile.
+__device__ __forceinline__ void copy_box(void* tile, const TensorMap* map, int item, int row, u64* full, u64 policy) {
+  if (threadIdx.x % 32 == 0)
+    asm volatile(COPY_TENSOR("2d") ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(tile)), "l"(map),
+                 "r"(item), "r"(row), "r"(shared_address(full)), "l"(policy)
+                 : "memory");
+}
+/// A box of a matrix whose rows come in groups of eight of its first half, then eight of its second.
+__device__ __forceinline__ void copy_gated_box(void* tile, const TensorMap* map, int item, int group, u64* full, u64 policy) {
+  if (threadIdx.x % 32 == 0)
+    asm volatile(COPY_TENSOR("4d") ".L2::cache_hint [%0], [%1, {%2, %3, %3, %4}], [%5], %6;" ::"r"(shared_address(tile)),
+                 "l"(map), "r"(item), "r"(0), "r"(group), "r"(shared_address(full)), "l"(policy)
+                 : "memory");
+}
+#endif
+
 /// A matrix of bytes as the filling warp finds it. Past its end there are zeros, or with the copy engine off, the last row again.
 struct Tiles {
 #if HAS_COPY_ENGINE
@@ -18,12 +37,7 @@ struct Tiles {
   u64 policy;
 
   __device__ __forceinline__ void fill(u8* target, int row, int byte, int num_rows, int item_bytes, u64* full) const {
-    if (threadIdx.x % 32 != 0) return;
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
-        "[%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(target)),
-        "l"(map), "r"(byte / item_bytes), "r"(row), "r"(shared_address(full)), "l"(policy)
-        : "memory");
+    copy_box(target, map, byte / item_bytes, row, full, policy);
   }
 #else
   const u8* at;

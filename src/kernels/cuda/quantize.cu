@@ -36,13 +36,14 @@ extern "C" __global__ void quantize(const int* num_rows, const X* x, i64 x_strid
   const float scale = static_scales ? largest(static_scales, num_static)
                                     : scale_of<CODE>(reduce_block(absmax, 0.0f, MaxMagnitude()));
   if (threadIdx.x == 0) scales[row * scales_stride + blockIdx.y] = scale;
+  const Divisor divisor(scale);
 #pragma unroll
   for (int piece = 0; piece < PIECES; piece++) {
     const int i = (piece * blockDim.x + threadIdx.x) * VEC;
     if (i >= group_size) break;
     Vec<CODE, VEC> result;
 #pragma unroll
-    for (int j = 0; j < VEC; j++) result.at[j] = encode<CODE>(values[piece][j] / scale);
+    for (int j = 0; j < VEC; j++) result.at[j] = encode<CODE>(divisor.of(values[piece][j]));
     store<VEC>(codes + i, result);
   }
 }

@@ -20,17 +20,13 @@ import {
   type Parameter,
   type PreparedLaunch,
 } from './cuda-kernel.ts';
+import { hasWgmma, isWgmma, wgmma, wgmmaVariants } from './linear-wgmma.ts';
 import { COPY_ENGINE_CAPABILITY, CUBLASLT_WORKSPACE_BYTES, matmul, STAGE_BARRIER_BYTES } from './linear.ts';
 
 /** Bytes of a row that a warp of the streaming kernel takes at a time; groups are multiples of half of it. */
 const PIECE_BYTES = 128;
 const STREAM_WARPS = 8;
 const TILED_TILE = 64;
-/** Hopper's, by the compute capability: neither older nor newer chips have wgmma. */
-const WGMMA_CAPABILITY = 90;
-/** Inputs of a tile of quantized-wgmma.cu. */
-const WGMMA_DEPTH = 128;
-
 /** How a block of the streaming kernel works: what quantized-stream.cu calls by these names in capitals. */
 interface StreamShape {
   readonly rowTiles: number;
@@ -64,31 +60,6 @@ const RING_SHAPES: Readonly<Record<string, RingShape>> = {
   ring32: { rows: 32, rowTiles: 2, rowGroups: 2, depthGroups: 4, depth: 256, stages: 3 },
   ring64: { rows: 64, rowTiles: 2, rowGroups: 4, depthGroups: 2, depth: 128, stages: 3 },
 };
-
-/** How a block of quantized-wgmma.cu works. */
-interface WgmmaShape {
-  readonly outputs: number;
-  readonly tokens: number;
-  readonly stages: number;
-  /** Tiles of fp8 products after which sums move to float32 registers. */
-  readonly promote: number;
-  readonly minBlocks: number;
-}
-
-/** By the rows of x in a tile. */
-const WGMMA_SHAPES: Readonly<Record<string, WgmmaShape>> = {
-  wgmma16: { outputs: 64, tokens: 16, stages: 8, promote: 4, minBlocks: 2 },
-  wgmma64: { outputs: 64, tokens: 64, stages: 6, promote: 4, minBlocks: 2 },
-  wgmma128: { outputs: 128, tokens: 128, stages: 6, promote: 4, minBlocks: 1 },
-  wgmma256: { outputs: 128, tokens: 256, stages: 4, promote: 0, minBlocks: 1 },
-};
-
-/** Steps of up to so many rows have a variant of their own. */
-const WGMMA_ROWS = [16, 64, 128, 256, 512, 1024, null];
-/** Of an H100 or H200; what a wave of blocks is. */
-const HOPPER_MULTIPROCESSORS = 132;
-/** A product is split until its blocks fill as many places as there are, at most so often. */
-const MAX_SPLIT = 2;
 
 /** A product's operands; `xScales` is null if x is of numbers. */
 export interface QuantizedOperands {
@@ -147,26 +118,8 @@ function quantizedVariants(query: KernelQuery): readonly KernelVariant[] {
   const isPerRow = groupSize === weightColumns && xGroupSize === weightColumns;
   if (weightFormat?.dtype === 'uint4' || !isPerRow || !canStream(query))
     return [{ kernel: 'tiled', maxRows: null }];
-  const hasWgmma = query.arch === `sm_${WGMMA_CAPABILITY}`;
-  if (query.batchInvariant) return [{ kernel: hasWgmma ? 'wgmma128' : 'stream8', maxRows: null }];
-  if (!hasWgmma) return streamVariants(null);
-  return WGMMA_ROWS.map((maxRows) => ({ kernel: bestWgmma(maxRows ?? Infinity, query), maxRows }));
-}
-
-/** By the time that its waves take: half the rows in a tile take more than half of it. */
-function bestWgmma(rows: number, { weightRows }: KernelQuery): string {
-  const small = ['wgmma16', 'wgmma64', 'wgmma128'].find((kernel) => rows <= WGMMA_SHAPES[kernel].tokens);
-  if (small) return small;
-  if (rows === Infinity) return 'wgmma256';
-  const waves = (kernel: string): number => {
-    const { tokens, outputs } = WGMMA_SHAPES[kernel];
-    return Math.ceil((Math.ceil(rows / tokens) * Math.ceil(weightRows / outputs)) / HOPPER_MULTIPROCESSORS);
-  };
-  return waves('wgmma128') * 0.56 < waves('wgmma256') ? 'wgmma128' : 'wgmma256';
-}
-
-function splitOf(numBlocks: number, numPlaces: number): number {
-  return 2 * numBlocks <= numPlaces ? MAX_SPLIT : 1;
+  if (query.batchInvariant) return [{ kernel: hasWgmma(query) ? 'wgmma128' : 'stream8', maxRows: null }];
+  return hasWgmma(query) ? wgmmaVariants(query) : streamVariants(null);
 }
 
 function streamVariants(maxRows: number | null): readonly KernelVariant[] {
@@ -229,7 +182,7 @@ function product(launch: CudaLaunch, operands: QuantizedOperands): KernelLaunch 
   if (!isAligned(x) || !isCodeByCode) return tiled(launch, operands);
   if (launch.kernel in RING_SHAPES) return ring(launch, operands);
   if (launch.kernel in STREAM_SHAPES) return stream(launch, operands);
-  return launch.kernel in WGMMA_SHAPES ? wgmma(launch, operands) : tiled(launch, operands);
+  return isWgmma(launch.kernel) ? wgmma(launch, { ...operands, gate: null }) : tiled(launch, operands);
 }
 
 function isAligned({ address, rowStride, dtype }: CudaMatrix): boolean {
@@ -316,44 +269,6 @@ function ring(launch: CudaLaunch, operands: QuantizedOperands): KernelLaunch {
         ? [tensorMap(weight, tile), tensorMap(x, rows)]
         : [pointer(weight.address), ...view(x), int(x.rows)]),
       rowCount(launch),
-      pointer(scales.address),
-      pointer(bias?.address ?? 0),
-      ...view(y),
-      int(weight.columns),
-      int(y.columns),
-    ],
-  };
-}
-
-function wgmma(launch: CudaLaunch, operands: QuantizedOperands): KernelLaunch {
-  const { x, xScales, weight, scales, bias, y } = operands;
-  const { outputs, tokens, stages, promote, minBlocks } = WGMMA_SHAPES[launch.kernel];
-  const numTiles = Math.ceil(y.columns / outputs);
-  const split = splitOf(numTiles, minBlocks * launch.gpu.numMultiprocessors);
-  const { CODES, BIAS, Y } = types(operands);
-  return {
-    kind: 'kernel',
-    source: 'quantized-wgmma.cu',
-    entry: 'quantized_wgmma',
-    defines: {
-      ...{ CODES, BIAS, Y },
-      OUTPUTS: outputs,
-      TOKENS: tokens,
-      SPLIT: split,
-      STAGES: stages,
-      PROMOTE: weight.dtype === 'int8' ? 0 : promote,
-      MIN_BLOCKS: minBlocks,
-      IS_ALIGNED: isAligned(y) ? 1 : 0,
-    },
-    block: 2 * outputs + 128,
-    sharedBytes: stages * WGMMA_DEPTH * (outputs + tokens) + 16 * stages + 1024,
-    overlaps: true,
-    grid: (counts) => [Math.ceil(counts[launch.rows] / tokens), numTiles, split],
-    parameters: [
-      tensorMap(x, tokens),
-      tensorMap(weight, outputs),
-      rowCount(launch),
-      ...view(xScales!),
       pointer(scales.address),
       pointer(bias?.address ?? 0),
       ...view(y),

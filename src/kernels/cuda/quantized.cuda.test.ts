@@ -175,6 +175,23 @@ describeCuda('kernels of quantized operands', () => {
           }
       });
 
+      it('gatedQuantizedLinear by every kernel that fits', async () => {
+        for (const rows of NUM_ROWS)
+          for (const [outputs, inputs] of [
+            [48, 128],
+            [272, 1152],
+          ]) {
+            const format = { dtype: codeDType, groupSize: inputs, hasZeros: false };
+            const { attributes, operands } = weights(outputs, inputs, format);
+            const bias = rows % 2 === 0 ? { kind: 'none' as const } : floats([outputs], 4);
+            const all = { ...attributes, xGroupSize: inputs, kind: 'silu' };
+            const x = activations(rows, inputs, codeDType, inputs);
+            const y = [matrix(rows, outputs / 2)];
+            const tolerance = Math.max(TOLERANCES[dtype], codeDType === 'int8' ? 0 : 3 * FLOAT8_SUM);
+            await check('gatedQuantizedLinear', all, [...x, ...operands, bias], y, tolerance);
+          }
+      });
+
       it('quantizedLinear in groups, and on views that are not aligned', async () => {
         const format = { dtype: codeDType, groupSize: 32, hasZeros: false };
         const { attributes, operands } = weights(24, 128, format);

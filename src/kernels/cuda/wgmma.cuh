@@ -1,5 +1,5 @@
-// Products of 8-bit codes by a warpgroup of Hopper's (wgmma, sm_90a): both operands lie in shared memory, rows of 128 bytes swizzled
-// as the copy engine does.
+// Products by a warpgroup of Hopper's (wgmma, sm_90a) of 8-bit codes or 16-bit numbers: both operands lie in shared memory, rows of
+// 128 bytes swizzled as the copy engine does. And what blocks of a cluster do together.
 #pragma once
 #include "dequantize.cuh"
 #include "pipeline.cuh"
@@ -10,14 +10,21 @@ __device__ __forceinline__ void sync_cluster() {
   asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+/// The address of the same place in the shared memory of another block of the cluster.
+__device__ __forceinline__ u32 address_in_block(const void* place, u32 rank) {
+  u32 remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(place)), "r"(rank));
+  return remote;
+}
+
 /// Rows of 128 bytes, swizzled, 1024-byte aligned in groups of eight.
 __device__ __forceinline__ u64 describe_tile(const void* tile) {
   return u64(shared_address(tile) & 0x3ffff) >> 4 | u64(1) << 16 | u64(64) << 32 | u64(1) << 62;
 }
 
-/// sum [64, 2 · size] (+)= 64 rows of 32 codes · 2 · size rows of 32 codes, transposed. Thread 32w + 4g + c of the warpgroup has
+/// sum [64, 2 · size] (+)= 64 rows of 32 bytes · 2 · size rows of 32 bytes, transposed. Thread 32w + 4g + c of the warpgroup has
 /// rows 16w + g and 16w + g + 8, columns 8i + 2c and 8i + 2c + 1.
-template <typename Code, typename Sum, int kSize>
+template <typename Item, typename Sum, int kSize>
 __device__ __forceinline__ void wgmma(Sum (&sum)[kSize], u64 a, u64 b, int accumulate);
 
 #define OPERANDS_8(C, x, i) C(x[i]), C(x[i + 1]), C(x[i + 2]), C(x[i + 3]), C(x[i + 4]), C(x[i + 5]), C(x[i + 6]), C(x[i + 7])
@@ -29,26 +36,28 @@ __device__ __forceinline__ void wgmma(Sum (&sum)[kSize], u64 a, u64 b, int accum
 #define NUMBERS_8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define NUMBERS_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 
-#define DEFINE_WGMMA(Code, Sum, C, types, flags, columns, size, numbers, a_number, b_number, p_number, ...)                   \
-  template <> __device__ __forceinline__ void wgmma<Code, Sum, size>(Sum(&sum)[size], u64 a, u64 b, int accumulate) {        \
+#define DEFINE_WGMMA(Item, Sum, C, types, depth, flags, columns, size, numbers, a_number, b_number, p_number, ...)                   \
+  template <> __device__ __forceinline__ void wgmma<Item, Sum, size>(Sum(&sum)[size], u64 a, u64 b, int accumulate) {           \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p_number ", 0;\n"                                                       \
-                 "wgmma.mma_async.sync.aligned.m64n" columns "k32." types " {" numbers "}, " a_number ", " b_number           \
+                 "wgmma.mma_async.sync.aligned.m64n" columns depth types " {" numbers "}, " a_number ", " b_number           \
                  ", p" flags ";\n}"                                                                                          \
                  : __VA_ARGS__                                                                                                \
                  : "l"(a), "l"(b), "r"(accumulate));                                                                          \
   }
-#define DEFINE_WGMMAS(Code, Sum, C, types, flags)                                                                             \
-  DEFINE_WGMMA(Code, Sum, C, types, flags, "16", 8, NUMBERS_8, "%8", "%9", "%10", OPERANDS_8(C, sum, 0))                      \
-  DEFINE_WGMMA(Code, Sum, C, types, flags, "32", 16, NUMBERS_16, "%16", "%17", "%18", OPERANDS_8(C, sum, 0),                  \
+#define DEFINE_WGMMAS(Item, Sum, C, types, depth, flags)                                                                          \
+  DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "16", 8, NUMBERS_8, "%8", "%9", "%10", OPERANDS_8(C, sum, 0))                      \
+  DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "32", 16, NUMBERS_16, "%16", "%17", "%18", OPERANDS_8(C, sum, 0),                  \
                OPERANDS_8(C, sum, 8))                                                                                         \
-  DEFINE_WGMMA(Code, Sum, C, types, flags, "64", 32, NUMBERS_32_0, "%32", "%33", "%34", OPERANDS_32(C, sum, 0))               \
-  DEFINE_WGMMA(Code, Sum, C, types, flags, "128", 64, NUMBERS_32_0 "," NUMBERS_32_1, "%64", "%65", "%66",                     \
+  DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "64", 32, NUMBERS_32_0, "%32", "%33", "%34", OPERANDS_32(C, sum, 0))               \
+  DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "128", 64, NUMBERS_32_0 "," NUMBERS_32_1, "%64", "%65", "%66",                     \
                OPERANDS_32(C, sum, 0), OPERANDS_32(C, sum, 32))                                                               \
-  DEFINE_WGMMA(Code, Sum, C, types, flags, "256", 128, NUMBERS_32_0 "," NUMBERS_32_1 "," NUMBERS_32_2 "," NUMBERS_32_3,       \
+  DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "256", 128, NUMBERS_32_0 "," NUMBERS_32_1 "," NUMBERS_32_2 "," NUMBERS_32_3,       \
                "%128", "%129", "%130", OPERANDS_32(C, sum, 0), OPERANDS_32(C, sum, 32), OPERANDS_32(C, sum, 64),              \
                OPERANDS_32(C, sum, 96))
 
 #define FLOAT_OPERAND "+f"
 #define INT_OPERAND "+r"
-DEFINE_WGMMAS(e4m3, float, FLOAT_OPERAND, "f32.e4m3.e4m3", ", 1, 1")
-DEFINE_WGMMAS(int8, int, INT_OPERAND, "s32.s8.s8", "")
+DEFINE_WGMMAS(bf16, float, FLOAT_OPERAND, "f32.bf16.bf16", "k16.", ", 1, 1, 0, 0")
+DEFINE_WGMMAS(fp16, float, FLOAT_OPERAND, "f32.f16.f16", "k16.", ", 1, 1, 0, 0")
+DEFINE_WGMMAS(e4m3, float, FLOAT_OPERAND, "f32.e4m3.e4m3", "k32.", ", 1, 1")
+DEFINE_WGMMAS(int8, int, INT_OPERAND, "s32.s8.s8", "k32.", "")

@@ -1,0 +1,317 @@
+// linear and quantizedLinear on Hopper, alone or with the gatedActivation after them (GATE: its function): tiles of weight and x
+// come by the copy engine, warpgroups multiply them in shared memory. A block takes tile after tile of OUTPUTS rows of the weight,
+// 64 to a warpgroup, by TOKENS rows of x, 16 to 256, and fetches the next tile's first bytes while it writes the last one's results.
+// HALVES: 1 if tiles that are left over, for half of the blocks or fewer, are done as two. SPLIT: blocks that divide a tile's inputs
+// and send their sums to the first. X: of x and weight, numbers of 16 bits or codes, which have scales; Y: of the output, BIAS: of
+// the bias; STAGES: parts of tiles on their way; PROMOTE: parts after which sums move to float32 registers, for the tensor cores add
+// fp8 products with fewer bits; 0: never. IS_ALIGNED: 1 if rows of y are multiples of 16 bytes.
+#include "activations.cuh"
+#include "wgmma.cuh"
+
+template <typename Item> struct SumOf { typedef float type; };
+template <> struct SumOf<int8> { typedef int type; };
+typedef SumOf<X>::type Total;
+
+#ifdef GATE
+constexpr bool kIsGated = true;
+__device__ __forceinline__ float activate(float x) { return GATE(x, 0.0f, 0.0f); }
+#else
+constexpr bool kIsGated = false;
+__device__ __forceinline__ float activate(float x) { return x; }
+#endif
+constexpr bool kHasScales = sizeof(X) == 1;
+constexpr int kDepth = 128, kGroups = OUTPUTS / 64, kConsumers = 128 * kGroups;
+/// Of x, in rows; a half tile is one.
+constexpr int kBox = HALVES ? TOKENS / 2 : TOKENS;
+/// Columns of y that a warp, a warpgroup and a block make. A gated weight's rows come eight of the gate, then eight of the other half.
+constexpr int kWarpWidth = kIsGated ? 8 : 16, kGroupWidth = 4 * kWarpWidth, kBlockWidth = kGroups * kGroupWidth;
+/// Tokens whose results a warpgroup turns at a time.
+constexpr int kTurned = TOKENS < 128 / sizeof(Y) ? TOKENS : 128 / sizeof(Y), kPitch = kGroupWidth + 16 / sizeof(Y);
+
+struct Stage {
+  u8 weight[OUTPUTS][kDepth], x[TOKENS][kDepth];
+};
+struct Memory {
+  Stage stages[STAGES];
+  Y turned[kGroups][kTurned][kPitch];
+  float x_scales[kHasScales ? TOKENS : 1];
+  Ring<STAGES, kConsumers / 32> ring;
+};
+
+/// The tiles in the order in which blocks take them: those that share rows of the weight follow one another.
+struct Schedule {
+  int token_tiles, num_tiles, num_whole, part, num_parts;
+
+  __device__ __forceinline__ Schedule(int rows, int inputs, int outputs) {
+    token_tiles = (rows + TOKENS - 1) / TOKENS;
+    num_tiles = token_tiles * ((outputs + kBlockWidth - 1) / kBlockWidth);
+    const int left = num_tiles % gridDim.x;
+    num_whole = HALVES && 2 * left <= gridDim.x ? num_tiles - left : num_tiles;
+    const int all_parts = (inputs * int(sizeof(X)) + kDepth - 1) / kDepth, rank = SPLIT > 1 ? blockIdx.y : 0;
+    part = all_parts * rank / SPLIT;
+    num_parts = all_parts * (rank + 1) / SPLIT - part;
+  }
+  /// f(first row of x, first column of y, is a half) for each of this block's tiles.
+  template <typename F> __device__ __forceinline__ void each(F f) const {
+    const auto tile = [&](int i, int row, bool is_half) {
+      f(i % token_tiles * TOKENS + row, i / token_tiles * kBlockWidth, is_half);
+    };
+    for (int i = blockIdx.x; i < num_whole; i += gridDim.x) tile(i, 0, false);
+#if HALVES
+    const int left = blockIdx.x;
+    if (left < 2 * (num_tiles - num_whole)) tile(num_whole + left / 2, left % 2 * kBox, true);
+#endif
+  }
+};
+
+/// The filling warp.
+struct Producer {
+  Memory& memory;
+  const TensorMap* x;
+  const TensorMap* weight;
+  const Schedule& schedule;
+  int turn = 0;
+
+  __device__ __forceinline__ void fill_weight(int turn, int output, int part, bool is_half) const {
+    Stage& stage = memory.stages[turn % STAGES];
+    u64* full = &memory.ring.full[turn % STAGES];
+    memory.ring.begin_fill(turn, sizeof(stage.weight) + (is_half ? kBox * kDepth : sizeof(stage.x)));
+    const u64 policy = schedule.token_tiles > 1 ? policy_to_keep() : policy_to_drop();
+    const int item = (schedule.part + part) * (kDepth / sizeof(X));
+    if (kIsGated)
+      copy_gated_box(stage.weight, weight, item, output / 8, full, policy);
+    else
+      copy_box(stage.weight, weight, item, output, full, policy);
+  }
+  __device__ __forceinline__ void fill_x(int turn, int row, int part, bool is_half) const {
+    Stage& stage = memory.stages[turn % STAGES];
+    const int item = (schedule.part + part) * (kDepth / sizeof(X));
+#pragma unroll
+    for (int at = 0; at < TOKENS; at += kBox)
+      if (at == 0 || !is_half) copy_box(stage.x[at], x, item, row + at, &memory.ring.full[turn % STAGES], policy_to_keep());
+  }
+
+  __device__ __forceinline__ void run() {
+    schedule.each([&](int row, int output, bool is_half) {
+      int part = 0;
+      if (turn == 0) {
+        const int early = min(schedule.num_parts, STAGES);
+        for (int i = 0; i < early; i++) fill_weight(i, output, i, is_half);
+        wait_for_previous();
+        for (; part < early; part++, turn++) fill_x(turn, row, part, is_half);
+      }
+      for (; part < schedule.num_parts; part++, turn++)
+        fill_weight(turn, output, part, is_half), fill_x(turn, row, part, is_half);
+    });
+  }
+};
+
+/// Adds up a tile; `turn` counts the parts that have come.
+template <int kSize>
+__device__ __forceinline__ void multiply(Memory& memory, int group, int& turn, int num_parts, Total (&sum)[kSize]) {
+#pragma unroll
+  for (int j = 0; j < kSize; j++) sum[j] = 0;
+#if PROMOTE
+  Total partial[kSize];
+#else
+  Total(&partial)[kSize] = sum;
+#endif
+  for (int part = 0; part < num_parts; part++, turn++) {
+#if PROMOTE
+    const bool is_first = part % PROMOTE == 0;
+#else
+    constexpr bool is_first = false;
+#endif
+    memory.ring.wait_full(turn);
+    Stage& stage = memory.stages[turn % STAGES];
+    const u64 a = describe_tile(stage.weight[64 * group]), b = describe_tile(stage.x);
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < kDepth / 32; k++) wgmma<X, Total, kSize>(partial, a + 2 * k, b + 2 * k, !is_first || k > 0);
+    commit_products();
+#if PROMOTE
+    wait_products<0>();
+    memory.ring.release(turn);
+    if (part % PROMOTE == PROMOTE - 1 || part == num_parts - 1)
+#pragma unroll
+      for (int j = 0; j < kSize; j++) sum[j] += partial[j];
+#else
+    // The products before these are done: their parts are used.
+    wait_products<1>();
+    if (part > 0) memory.ring.release(turn - 1);
+#endif
+  }
+#if !PROMOTE
+  wait_products<0>();
+  if (num_parts > 0) memory.ring.release(turn - 1);
+#endif
+}
+
+#if SPLIT > 1
+/// Adds the sums of the cluster's other blocks to those of the first, through its shared memory.
+template <int kSize> __device__ __forceinline__ void gather_sums(Memory& memory, int rank, Total (&sum)[kSize]) {
+  static_assert((SPLIT - 1) * kSize * kConsumers * sizeof(Total) <= sizeof(memory.stages), "sums fit");
+  sync_cluster();  // The first block's tiles are used up.
+  if (rank > 0) {
+    const u32 remote = address_in_block(reinterpret_cast<Total*>(&memory) + (rank - 1) * kSize * kConsumers + threadIdx.x, 0);
+#pragma unroll
+    for (int j = 0; j < kSize; j++)
+      asm volatile("st.shared::cluster.b32 [%0], %1;" ::"r"(remote + j * kConsumers * 4), "r"(reinterpret_cast<u32&>(sum[j]))
+                   : "memory");
+  }
+  sync_cluster();
+  if (rank > 0) return;
+  const Total* others = reinterpret_cast<const Total*>(&memory) + threadIdx.x;
+#pragma unroll
+  for (int r = 0; r < SPLIT - 1; r++)
+#pragma unroll
+    for (int j = 0; j < kSize; j++) sum[j] += others[(r * kSize + j) * kConsumers];
+}
+#endif
+
+__device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory"); }
+__device__ __forceinline__ void sync_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(2 + group) : "memory"); }
+
+/// What becomes of sums on their way to y.
+struct Epilogue {
+  Memory& memory;
+  const float* scales;  // of the weight's rows, if those are codes
+  const BIAS* bias;     // may be null
+  Y* y;
+  i64 y_stride;
+  int rows, outputs;
+  float scale[2], offset[2];
+
+  /// Of the two rows of the weight that this thread has.
+  __device__ __forceinline__ void read_scales(int output) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int column = output + threadIdx.x / 32 * kWarpWidth + threadIdx.x % 32 / 4 + (kIsGated ? 0 : 8 * half);
+      const int at = min(column, outputs - 1) + (kIsGated ? half * outputs : 0);
+      scale[half] = kHasScales ? scales[at] : 1.0f;
+      offset[half] = bias ? to_float(bias[at]) : 0.0f;
+    }
+  }
+
+  __device__ __forceinline__ float number(Total sum, int half, float x_scale) const {
+    return kHasScales ? float(sum) * scale[half] * x_scale + offset[half] : float(sum) + offset[half];
+  }
+
+  /// Turns results of 16 tokens in shared memory, so that rows of y are written in whole lines. Out is Y.
+  template <typename Out> __device__ __forceinline__ void turn(const Total* sum, int token, Out (*turned)[kPitch]) const {
+    const int lane = threadIdx.x % 32, c = lane % 4, column = threadIdx.x / 32 % 4 * kWarpWidth;
+    float x_scale[2][2], result[2][2][2];  // [8 tokens each][half][token]
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        x_scale[i][j] = kHasScales ? memory.x_scales[token + 8 * i + 2 * c + j] : 1.0f;
+#pragma unroll
+        for (int half = 0; half < 2; half++) result[i][half][j] = number(sum[4 * i + 2 * half + j], half, x_scale[i][j]);
+        if (kIsGated) result[i][0][j] = activate(result[i][0][j]) * result[i][1][j];
+      }
+    const int row = token % kTurned;
+    if constexpr (sizeof(Out) == 4) {
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int half = 0; half < (kIsGated ? 1 : 2); half++)
+#pragma unroll
+          for (int j = 0; j < 2; j++) 
+            turned[row + 8 * i + 2 * c + j][column + 8 * half + lane / 4] = from_float<Y>(result[i][half][j]);
+    } else if constexpr (kIsGated) {
+      store_tiles_transposed(&turned[row + lane % 16][column], pack<Out>(result[0][0][0], result[0][0][1]),
+                             pack<Out>(result[1][0][0], result[1][0][1]));
+    } else {
+      store_tiles_transposed(&turned[row + lane / 16 * 8 + lane % 8][column + lane / 8 % 2 * 8],
+                             pack<Out>(result[0][0][0], result[0][0][1]), pack<Out>(result[0][1][0], result[0][1][1]),
+                             pack<Out>(result[1][0][0], result[1][0][1]), pack<Out>(result[1][1][0], result[1][1][1]));
+    }
+  }
+
+  /// Of kTurned tokens and the warpgroup's columns.
+  __device__ __forceinline__ void write(int row, int output, const Y (*turned)[kPitch]) const {
+    constexpr int kVec = 16 / sizeof(Y), kPieces = kGroupWidth / kVec;
+#pragma unroll
+    for (int i = threadIdx.x % 128; i < kTurned * kPieces; i += 128) {
+      const int token = i / kPieces, at = i % kPieces * kVec, column = output + at;
+      if (row + token >= rows || column >= outputs) continue;
+      Y* target = y + (row + token) * y_stride + column;
+      if (column + kVec <= outputs && IS_ALIGNED)
+        store(target, load<kVec>(&turned[token][at]));
+      else
+        for (int j = 0; j < kVec && column + j < outputs; j++) target[j] = turned[token][at + j];
+    }
+  }
+
+  template <int kSize> __device__ __forceinline__ void run(const Total (&sum)[kSize], int row, int output) {
+    const int group = threadIdx.x / 128;
+    Y(*turned)[kPitch] = memory.turned[group];
+    read_scales(output);
+#pragma unroll
+    for (int first = 0; first < 2 * kSize; first += kTurned) {
+      sync_group(group);
+#pragma unroll
+      for (int token = first; token < first + kTurned; token += 16) turn(sum + token / 2, token, turned);
+      sync_group(group);
+      write(row + first, output + group * kGroupWidth, turned);
+    }
+  }
+};
+
+/// A warpgroup's share of a tile of 2 · kSize tokens.
+template <int kSize>
+__device__ __forceinline__ void make_tile(Epilogue& epilogue, int& turn, int num_parts, int row, int output) {
+  Total sum[kSize];
+  multiply(epilogue.memory, threadIdx.x / 128, turn, num_parts, sum);
+#if SPLIT > 1
+  gather_sums(epilogue.memory, blockIdx.y, sum);
+  if (blockIdx.y > 0) return;
+#endif
+  epilogue.run(sum, row, output);
+}
+
+extern "C" __global__ void
+#if SPLIT > 1
+    __cluster_dims__(1, SPLIT, 1)
+#endif
+    __launch_bounds__(kConsumers + 128, MIN_BLOCKS)
+        linear_wgmma(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight, const int* num_rows,
+                     const float* x_scales, i64 x_scales_stride, const float* scales, const BIAS* bias, Y* y, i64 y_stride,
+                     int inputs, int outputs) {
+  extern __shared__ u8 shared[];
+  Memory& memory = *reinterpret_cast<Memory*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
+  const int rows = *num_rows;
+  const Schedule schedule(rows, inputs, outputs);
+  if (threadIdx.x == 0) memory.ring.init();
+  __syncthreads();
+  let_next_start();
+
+  if (threadIdx.x >= kConsumers) {
+#if OUTPUTS > 64
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+#endif
+    if (threadIdx.x < kConsumers + 32) Producer{memory, &x, &weight, schedule}.run();
+    __syncwarp();
+    if (SPLIT > 1) sync_cluster(), sync_cluster();
+    return;
+  }
+#if OUTPUTS > 64
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+#endif
+  wait_for_previous();
+  Epilogue epilogue{memory, scales, bias, y, y_stride, rows, outputs};
+  int turn = 0;
+  schedule.each([&](int row, int output, bool is_half) {
+    if (kHasScales) {
+      sync_consumers();
+      for (int i = threadIdx.x; i < TOKENS; i += kConsumers)
+        memory.x_scales[i] = row + i < rows ? x_scales[(row + i) * x_scales_stride] : 0.0f;
+      sync_consumers();
+    }
+    if (is_half)
+      make_tile<kBox / 2>(epilogue, turn, schedule.num_parts, row, output);
+    else
+      make_tile<TOKENS / 2>(epilogue, turn, schedule.num_parts, row, output);
+  });
+}
