@@ -21,7 +21,7 @@ struct Panel { int start, width; };  // bytes of a row
 /// The panel that holds byte `at` of rows of `row_bytes`: those of 128, then one for each binary digit of the rest.
 __device__ __forceinline__ constexpr Panel panel_of(int at, int row_bytes) {
   int start = row_bytes / 128 * 128, width = 64;
-  if (at < start) return {at / 128 * 128, 128};
+  if (at < start || start == row_bytes) return {at / 128 * 128, 128};
   for (; width > 16 && at >= start + (row_bytes & width); width /= 2) start += row_bytes & width;
   return {start, width};
 }
