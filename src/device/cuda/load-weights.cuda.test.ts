@@ -1,10 +1,13 @@
 // Weights quantized, cut and laid out on the GPU against packWeight, to the last bit.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { packWeight } from '../../compiler/pack-weight.ts';
 import type { Plan, WeightSpec } from '../../compiler/plan.ts';
 import type { ParameterQuantization, WeightPart } from '../../ir/graph.ts';
 import { itemSize, type DType } from '../../tensor/dtype.ts';
-import type { TensorSource, TensorView } from '../../tensor/tensor-source.ts';
+import type { PackedWeightSource, TensorSource, TensorView } from '../../tensor/tensor-source.ts';
 import { scaleColumns, type WeightFormat } from '../../tensor/weight-format.ts';
 import { randomValues } from '../../../test/support/check-launch.ts';
 import { describeCuda } from '../../../test/support/cuda.ts';
@@ -83,15 +86,25 @@ describeCuda('weights on the GPU', () => {
   });
   afterAll(() => device.dispose());
 
-  async function expectPacked(weights: readonly WeightSpec[], source: TensorSource): Promise<void> {
+  /** What lies on the device of each weight. */
+  async function loaded(
+    weights: readonly WeightSpec[],
+    source: TensorSource | PackedWeightSource,
+  ): Promise<Uint8Array[]> {
     const { runtime } = device;
     const pool = new DeviceMemoryPool(runtime);
-    const places = weights.map(({ bytes }) => pool.allocate(bytes));
-    const plan = { weights, ropeTables: [] } as unknown as Plan;
-    await loadWeights(plan, { weights: places, ropeTables: [] }, source, { numBlocks: [] }, runtime);
-    for (const spec of weights)
-      expect(readDevice(runtime, places[spec.id], spec.bytes)).toEqual(packWeight(spec, source));
-    pool.freeAll();
+    try {
+      const places = weights.map(({ bytes }) => pool.allocate(bytes));
+      const plan = { weights, ropeTables: [] } as unknown as Plan;
+      await loadWeights(plan, { weights: places, ropeTables: [] }, source, { numBlocks: [] }, runtime);
+      return weights.map(({ id, bytes }) => readDevice(runtime, places[id], bytes));
+    } finally {
+      pool.freeAll();
+    }
+  }
+
+  async function expectPacked(weights: readonly WeightSpec[], source: TensorSource): Promise<void> {
+    expect(await loaded(weights, source)).toEqual(weights.map((spec) => packWeight(spec, source)));
   }
 
   it.each(FORMATS)('quantized from floats to %j', async (format) => {
@@ -116,6 +129,29 @@ describeCuda('weights on the GPU', () => {
       [weight(0, parts, format.dtype, COLUMNS, quantization)],
       randomSource(() => format.dtype),
     );
+  });
+
+  it('of a plan directory', async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'needletail-'));
+    const file = path.join(folder, 'weights.bin');
+    const [format] = FORMATS;
+    const weights = [0, 1].map((id) =>
+      weight(id, PARTS, 'int8', COLUMNS, { format, holds: 'codes', origin: 'checkpoint' }),
+    );
+    const [bytes] = weights.map((spec) => spec.bytes);
+    const stored = Uint8Array.from({ length: 2 * bytes }, (_, i) => (i * 31) >> 3);
+    writeFileSync(file, stored);
+    const unread = (): never => {
+      throw new Error('it lies in the file');
+    };
+    const source = {
+      path: file,
+      offsetOf: (id: number) => id * bytes,
+      readPacked: unread,
+      close: () => undefined,
+    };
+    expect(await loaded(weights, source)).toEqual([stored.slice(0, bytes), stored.slice(bytes)]);
+    rmSync(folder, { recursive: true });
   });
 
   it('of values that are not finite are refused, with the tensor', async () => {
