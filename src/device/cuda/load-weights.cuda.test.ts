@@ -38,9 +38,10 @@ const PARTS: readonly WeightPart[] = [
 ];
 const TRANSPOSED = part({
   tensor: 'turned',
-  tensorShape: [COLUMNS, 7],
+  tensorShape: [2 * COLUMNS, 7],
   rowStart: 2,
   rowCount: 4,
+  columnStart: COLUMNS,
   transpose: true,
 });
 

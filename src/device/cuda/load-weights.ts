@@ -37,7 +37,7 @@ export async function loadWeights(
   try {
     for (const table of plan.ropeTables) await loader.fillTable(table, places.ropeTables[table.id]);
     for (const weight of plan.weights) await loader.load(weight, source);
-    await loader.drain();
+    await loader.finish();
   } finally {
     await loader.close();
   }
@@ -51,6 +51,11 @@ class WeightLoader {
   readonly #totalBytes: number;
   readonly #pool: DeviceMemoryPool;
   readonly #uploader: Uploader;
+  /** Where a tensor lies until it is packed; what packs it and what brings the next one follow each other on the stream. */
+  #scratch = { address: 0, bytes: 0 };
+  /** Names of tensors that were quantized, and for each the device's count of groups without a finite scale. */
+  readonly #quantized: string[] = [];
+  readonly #numBad: Address;
   #loadedBytes = 0;
 
   constructor(plan: Plan, places: WeightPlaces, options: LoadOptions, runtime: CudaRuntime) {
@@ -61,10 +66,21 @@ class WeightLoader {
     this.#totalBytes = [...plan.weights, ...plan.ropeTables].reduce((sum, { bytes }) => sum + bytes, 0);
     this.#pool = new DeviceMemoryPool(runtime);
     this.#uploader = new Uploader(runtime);
+    const numCounts = plan.weights.reduce((sum, { parts }) => sum + parts.length, 0);
+    this.#numBad = this.#pool.allocate(4 * numCounts);
+    runtime.driver.fill(this.#numBad, 0, 4 * numCounts, runtime.stream);
   }
 
-  drain(): Promise<void> {
-    return this.#uploader.drain();
+  async finish(): Promise<void> {
+    await this.#uploader.drain();
+    if (this.#quantized.length === 0) return;
+    const counts = new Uint32Array(this.#download(this.#numBad, 4 * this.#quantized.length).buffer);
+    const bad = this.#quantized.find((_, i) => counts[i] > 0);
+    if (bad === undefined) return;
+    throw new NeedletailError(
+      'bad_checkpoint',
+      `tensor ${bad} holds NaN or infinite values, which cannot be quantized`,
+    );
   }
 
   async close(): Promise<void> {
@@ -115,7 +131,7 @@ class WeightLoader {
     await this.#send(slice(bytesOf(view), start, start + part.rowCount * rowBytes), target);
   }
 
-  /** Sends the tensor as it is and has the GPU cut, transpose, convert or quantize it. */
+  /** Sends the tensor's rows as they are and has the GPU cut, transpose, convert or quantize them. */
   async #packPart(
     weight: WeightSpec,
     part: WeightPart,
@@ -123,28 +139,31 @@ class WeightLoader {
     firstRow: number,
     view: TensorView,
   ): Promise<void> {
-    const tensor = this.#pool.allocate(view.bytes.byteLength);
-    await this.#send(bytesOf(view), tensor);
-    await this.drain();
-    const placed: PlacedPart = { part, tensor, from: view.dtype, weight, target };
+    const rowBytes = asMatrix(part.tensorShape)[1] * itemSize(view.dtype);
+    const [start, end] = tensorRows(part).map((row) => row * rowBytes);
+    const address = this.#scratchFor(end - start);
+    await this.#send(slice(bytesOf(view), start, end), address);
+    await this.#uploader.drain();
+    const placed: PlacedPart = { part, tensor: address - start, from: view.dtype, weight, target };
     if (weight.quantization?.origin === 'quantize') this.#quantize(placed, firstRow);
     else this.#launch(packingLaunch(placed));
-    this.#runtime.driver.synchronize(this.#runtime.stream);
-    this.#pool.free(tensor);
+  }
+
+  #scratchFor(bytes: number): Address {
+    if (this.#scratch.bytes < bytes) {
+      this.#runtime.driver.synchronize(this.#runtime.stream);
+      this.#pool.free(this.#scratch.address);
+      this.#scratch = { address: this.#pool.allocate(bytes), bytes };
+    }
+    return this.#scratch.address;
   }
 
   #quantize(placed: PlacedPart, firstRow: number): void {
     const scales = scalesFor(placed.weight, this.#plan);
     const firstScale = this.#places.weights[scales.id] + firstRow * scales.shape[1] * itemSize('float32');
-    const numBad = this.#pool.upload(new Uint8Array(4));
+    const numBad = this.#numBad + 4 * this.#quantized.length;
+    this.#quantized.push(placed.part.tensor);
     for (const launch of quantizingLaunches(placed, firstScale, numBad)) this.#launch(launch);
-    const isBad = this.#download(numBad, 4).some((byte) => byte !== 0);
-    this.#pool.free(numBad);
-    if (!isBad) return;
-    throw new NeedletailError(
-      'bad_checkpoint',
-      `tensor ${placed.part.tensor} holds NaN or infinite values, which cannot be quantized`,
-    );
   }
 
   #download(address: Address, numBytes: number): Uint8Array {
@@ -180,6 +199,14 @@ function bytesOf({ bytes, file }: TensorView): UploadSource {
 
 function packedRange({ id, bytes }: WeightSpec, source: PackedWeightSource): UploadSource {
   return { path: source.path, start: source.offsetOf(id), byteLength: bytes };
+}
+
+/** Of the tensor as a matrix, the rows [start, end) that the part is cut from. */
+function tensorRows(part: WeightPart): readonly [start: number, end: number] {
+  const { rowStart, rowCount, rowStep, columnStart, columnCount, transpose } = part;
+  return transpose
+    ? [columnStart, columnStart + columnCount]
+    : [rowStart, rowStart + (rowCount - 1) * rowStep + 1];
 }
 
 /** Scales that are made of floats are made together with their codes. */

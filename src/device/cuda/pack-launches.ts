@@ -13,6 +13,7 @@ const TILE = 32;
 /** A part with its tensor on the device, and where its rows go. */
 export interface PlacedPart {
   readonly part: WeightPart;
+  /** Where the tensor's first element would be: rows that the part is not cut from are not there. */
   readonly tensor: Address;
   /** The tensor's type. */
   readonly from: DType;
