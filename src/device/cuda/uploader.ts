@@ -41,8 +41,13 @@ export class Uploader {
   constructor(runtime: CudaRuntime) {
     this.#runtime = runtime;
     this.#pool = new DeviceMemoryPool(runtime);
-    this.#stages = Array.from({ length: NUM_STAGES }, () => ({
-      buffer: this.#pool.allocatePinned(STAGE_BYTES),
+    // One allocation: page-locking takes long, many small ones longer.
+    const { address, bytes } = this.#pool.allocatePinned(NUM_STAGES * STAGE_BYTES);
+    this.#stages = Array.from({ length: NUM_STAGES }, (_, i) => ({
+      buffer: {
+        address: address + i * STAGE_BYTES,
+        bytes: bytes.subarray(i * STAGE_BYTES, (i + 1) * STAGE_BYTES),
+      },
       copied: runtime.driver.createEvent(),
     }));
     this.#unused = [...this.#stages];
