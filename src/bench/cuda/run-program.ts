@@ -24,7 +24,7 @@ export async function runProgram(
     text += piece;
     if (text.endsWith('\n')) seconds = (performance.now() - startMs) / 1000;
   });
-  const status = await new Promise((resolve) => child.once('exit', resolve));
+  const status = await new Promise((resolve) => child.once('close', resolve));
   if (status !== 0) throw new Error(`${file} ended with status ${String(status)}`);
   return { result: JSON.parse(text) as object, seconds };
 }
