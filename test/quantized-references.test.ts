@@ -3,17 +3,21 @@ import { afterAll, beforeAll, describe } from 'vitest';
 import { CpuDevice } from '../src/device/cpu/cpu-device.ts';
 import { ReferenceDevice } from '../src/device/reference/reference-device.ts';
 import { CpuLibrary } from '../src/ffi/cpu-library.ts';
-import { CPU_KERNELS } from '../src/kernels/cpu/index.ts';
-import { REFERENCE_KERNELS } from '../src/kernels/reference.ts';
-import { describeQuantizedReferences, runPlanOn } from './support/quantized-references.ts';
+import {
+  CALIBRATED_RECIPES,
+  describeQuantizedReferences,
+  KV_TYPES,
+  ROUNDED_RECIPES,
+} from './support/quantized-references.ts';
 
 const reference = new ReferenceDevice();
 
-describeQuantizedReferences(
-  'reference device',
-  { target: reference.target, kernels: REFERENCE_KERNELS },
-  runPlanOn(() => reference),
-);
+describeQuantizedReferences('reference device', {
+  recipes: ROUNDED_RECIPES,
+  kvTypes: KV_TYPES,
+  device: () => reference,
+  maxRoundingError: 0,
+});
 
 describe.each(CpuLibrary.available())('%s', (arch) => {
   let device: CpuDevice;
@@ -22,9 +26,10 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
   });
   afterAll(() => device.dispose());
 
-  describeQuantizedReferences(
-    'cpu device',
-    { target: { kind: 'cpu', arch }, kernels: CPU_KERNELS },
-    runPlanOn(() => device),
-  );
+  describeQuantizedReferences('cpu device', {
+    recipes: [...ROUNDED_RECIPES, ...CALIBRATED_RECIPES],
+    kvTypes: KV_TYPES,
+    device: () => device,
+    maxRoundingError: 0,
+  });
 });

@@ -1,19 +1,23 @@
 // One suite for every device: each recipe of smaller numbers with each type of KV cache on reference checkpoints, its
-// logits' error against float32 measured and bounded.
-import { describe, expect, it } from 'vitest';
+// logits' error against float32 measured, told and bounded.
+import { beforeAll, describe, expect, it } from 'vitest';
 import { compile } from '../../src/compiler/compile.ts';
 import type { Plan, Target } from '../../src/compiler/plan.ts';
-import { quantizationRules } from '../../src/compiler/quantization-rules.ts';
+import { publishedQuantization, quantizationRules } from '../../src/compiler/quantization-rules.ts';
 import type { CompileRecipe } from '../../src/compiler/request.ts';
+import { kernelsFor } from '../../src/device/create-device.ts';
 import type { Device } from '../../src/device/device.ts';
 import type { StepBatch } from '../../src/device/step.ts';
+import type { Attributes } from '../../src/ir/graph.ts';
 import { Interpreter } from '../../src/ir/interpret.ts';
-import type { KernelDescription } from '../../src/kernels/kernel.ts';
 import type { HFConfig } from '../../src/models/model-definition.ts';
 import { findModel } from '../../src/models/registry.ts';
+import type { CalibratedRecipe } from '../../src/quantization/calibrate.ts';
+import { GPTQ_OPTIONS } from '../../src/quantization/gptq.ts';
 import type { KVCacheDType } from '../../src/tensor/dtype.ts';
 import { DEFAULT_QUANTIZATION_KEEP, type Quantization } from '../../src/tensor/precision.ts';
-import type { TensorSource } from '../../src/tensor/tensor-source.ts';
+import type { TensorCatalog, TensorSource } from '../../src/tensor/tensor-source.ts';
+import { calibrateReference } from './calibrated-reference.ts';
 import { loadReference, type ReferenceCheckpoint } from './reference-checkpoint.ts';
 import { stepBatch } from './step-batch.ts';
 
@@ -22,22 +26,55 @@ const NUM_BLOCKS = 16;
 const MAX_TOKENS = 128;
 
 const MODELS = ['llama3_gqa', 'gpt2', 'mixtral', 'falcon_7b_style', 'falcon_40b_style'] as const;
-const RECIPES = ['int8', 'int4', 'fp8', 'smoothquant'] as const satisfies readonly Quantization[];
-const KV_TYPES = ['bfloat16', 'float8_e4m3fn', 'int8'] as const satisfies readonly KVCacheDType[];
+export const KV_TYPES = ['bfloat16', 'float8_e4m3fn', 'int8'] as const satisfies readonly KVCacheDType[];
 
-/** Columns of the smallest weights are no multiple of 128. */
+/** Of int4: columns of the smallest weights are no multiple of 128. */
 const INT4_GROUP_SIZE = 32;
 
-/**
- * Standard deviations of errors in those of the logits, half as much again as the reference device's on the worst of these
- * random models, which magnify every error: 0.022 for weights in int8, 0.33 in int4, 0.18 for fp8 with its activations …
- */
-const MAX_WEIGHT_ERROR: Readonly<Record<(typeof RECIPES)[number], number>> = {
-  int8: 0.034,
-  int4: 0.5,
-  fp8: 0.19,
-  smoothquant: 0.034,
-};
+export interface RecipeUnderTest {
+  readonly title: string;
+  readonly quantization: Quantization;
+  readonly groupSize: number | null;
+  /** What learns from a text how to round; null: floats are rounded as they are loaded. */
+  readonly calibration: CalibratedRecipe | null;
+  /**
+   * Standard deviations of errors in those of the logits, half as much again as the reference device's on the worst of these
+   * random models, which magnify every error: 0.022 for weights in int8, 0.33 in int4, 0.18 for fp8 with its activations …
+   */
+  readonly maxWeightError: number;
+}
+
+function rounded(
+  quantization: Quantization,
+  maxWeightError: number,
+  groupSize: number | null = null,
+): RecipeUnderTest {
+  return { title: quantization, quantization, groupSize, calibration: null, maxWeightError };
+}
+
+function calibrated(
+  calibration: CalibratedRecipe,
+  maxWeightError: number,
+  groupSize: number | null = null,
+): RecipeUnderTest {
+  const { name } = calibration;
+  return { title: `calibrated ${name}`, quantization: name, groupSize, calibration, maxWeightError };
+}
+
+export const ROUNDED_RECIPES: readonly RecipeUnderTest[] = [
+  rounded('int8', 0.034),
+  rounded('int4', 0.5, INT4_GROUP_SIZE),
+  rounded('fp8', 0.19),
+  rounded('smoothquant', 0.034),
+];
+
+export const CALIBRATED_RECIPES: readonly RecipeUnderTest[] = [
+  calibrated({ name: 'awq' }, 0.5, INT4_GROUP_SIZE),
+  calibrated({ name: 'gptq', options: GPTQ_OPTIONS }, 0.5, INT4_GROUP_SIZE),
+  calibrated({ name: 'fp8', range: 'absmax' }, 0.19),
+  calibrated({ name: 'smoothquant', alpha: 0.5 }, 0.034),
+];
+
 const MAX_ACTIVATION_ERROR: Readonly<Record<string, number>> = { int8: 0.055, float8_e4m3fn: 0.19 };
 const MAX_KV_ERROR: Readonly<Record<(typeof KV_TYPES)[number], number>> = {
   bfloat16: 0,
@@ -45,51 +82,72 @@ const MAX_KV_ERROR: Readonly<Record<(typeof KV_TYPES)[number], number>> = {
   int8: 0.034,
 };
 
-/** Loads a plan and runs steps that follow each other; gives each one's raw logits. */
-export type RunPlan = (
-  plan: Plan,
-  source: TensorSource,
-  numBlocks: readonly number[],
-  steps: readonly StepBatch[],
-) => Promise<readonly Float32Array[]>;
-
-/** A `RunPlan` on a device. */
-export function runPlanOn(device: () => Device): RunPlan {
-  return async (plan, source, numBlocks, steps) => {
-    const executable = await device().load(plan, source, { numBlocks });
-    const logits: Float32Array[] = [];
-    for (const step of steps) logits.push((await executable.run(step)).logits!);
-    await executable.dispose();
-    return logits;
-  };
+export interface QuantizedSuite {
+  readonly recipes: readonly RecipeUnderTest[];
+  readonly kvTypes: readonly (typeof KV_TYPES)[number][];
+  /** Called when a test runs. */
+  readonly device: () => Device;
+  /** What the type of the device's activations may add to the error; 0 for float32. */
+  readonly maxRoundingError: number;
 }
 
 export function describeQuantizedReferences(
   title: string,
-  { target, kernels }: { readonly target: Target; readonly kernels: readonly KernelDescription[] },
-  run: RunPlan,
+  { recipes, kvTypes, device, maxRoundingError }: QuantizedSuite,
 ): void {
   describe.each(MODELS)(`${title}: %s`, (name) => {
     const reference = withoutChoice(loadReference(name));
-    const { vocabSize } = findModel(reference.config).facts(reference.config);
-    const expected = floatLogits(reference);
-    const expectedLast = lastRows(reference, expected, vocabSize);
-    for (const recipe of RECIPES) {
-      it.each(KV_TYPES)(`${recipe} with %s KV cache`, async (kvDType) => {
-        const plan = compile(requestOf(reference, recipe, kvDType, target, kernels));
-        const numBlocks = plan.kvCacheGroups.map(() => NUM_BLOCKS);
+    let expected: Float32Array;
+    beforeAll(() => {
+      expected = floatLogits(reference);
+    });
+    for (const recipe of recipes) {
+      it.for(kvTypes)(`${recipe.title} with %s KV cache`, async (kvDType, { annotate }) => {
+        const { catalog, source } = await checkpointOf(reference, recipe);
+        const plan = compile(requestOf(reference, recipe, catalog, kvDType, device().target));
         const steps = [promptsOf(reference), lastTokensOf(reference)];
-        const [actual, decoded] = await run(plan, reference.source, numBlocks, steps);
+        const [prompts, decodes] = await runSteps(device(), plan, source, steps);
+        const error = errorOf(expected, prompts);
+        const decodeError = errorOf(lastRows(reference, expected), decodes);
+        await annotate(
+          `errors in standard deviations of the logits: ${error.toFixed(4)}, ${decodeError.toFixed(4)}`,
+        );
         const activations = MAX_ACTIVATION_ERROR[activationCodes(plan) ?? ''] ?? 0;
         // Independent of each other.
-        const bound = Math.hypot(MAX_WEIGHT_ERROR[recipe], activations, MAX_KV_ERROR[kvDType]);
-        expect(errorOf(expected, actual)).toBeLessThan(bound);
-        expect(errorOf(expected, actual)).toBeGreaterThan(0);
+        const bound = Math.hypot(recipe.maxWeightError, activations, MAX_KV_ERROR[kvDType], maxRoundingError);
+        expect(error).toBeLessThan(bound);
+        expect(error).toBeGreaterThan(0);
         // Of a few rows the error varies more.
-        expect(errorOf(expectedLast, decoded)).toBeLessThan(1.5 * bound);
+        expect(decodeError).toBeLessThan(1.5 * bound);
       });
     }
   });
+}
+
+interface CheckpointUnderTest {
+  readonly catalog: TensorCatalog;
+  readonly source: TensorSource;
+}
+
+function checkpointOf(
+  reference: ReferenceCheckpoint,
+  { calibration, groupSize }: RecipeUnderTest,
+): CheckpointUnderTest | Promise<CheckpointUnderTest> {
+  return calibration === null ? reference : calibrateReference(reference, calibration, groupSize);
+}
+
+/** The raw logits of each step. */
+async function runSteps(
+  device: Device,
+  plan: Plan,
+  source: TensorSource,
+  steps: readonly StepBatch[],
+): Promise<readonly Float32Array[]> {
+  const executable = await device.load(plan, source, { numBlocks: plan.kvCacheGroups.map(() => NUM_BLOCKS) });
+  const logits: Float32Array[] = [];
+  for (const step of steps) logits.push((await executable.run(step)).logits!);
+  await executable.dispose();
+  return logits;
 }
 
 /**
@@ -141,7 +199,8 @@ function lastTokensOf({ prompts }: ReferenceCheckpoint): StepBatch {
   return stepBatch(chunks, BLOCK_SIZE, 1);
 }
 
-function lastRows({ prompts }: ReferenceCheckpoint, logits: Float32Array, vocabSize: number): Float32Array {
+function lastRows({ config, prompts }: ReferenceCheckpoint, logits: Float32Array): Float32Array {
+  const { vocabSize } = findModel(config).facts(config);
   let end = 0;
   const rows = prompts.map((tokenIds) => {
     end += tokenIds.length * vocabSize;
@@ -151,16 +210,16 @@ function lastRows({ prompts }: ReferenceCheckpoint, logits: Float32Array, vocabS
 }
 
 function requestOf(
-  { config, catalog }: ReferenceCheckpoint,
-  name: Quantization,
+  { config }: ReferenceCheckpoint,
+  { quantization, groupSize }: RecipeUnderTest,
+  catalog: TensorCatalog,
   kvDType: KVCacheDType,
   target: Target,
-  kernels: readonly KernelDescription[],
 ) {
-  const groupSize = name === 'int4' ? INT4_GROUP_SIZE : null;
   const recipe: CompileRecipe = {
     weightDType: 'bfloat16',
-    quantization: quantizationRules(name, groupSize, DEFAULT_QUANTIZATION_KEEP),
+    quantization:
+      publishedQuantization(catalog) ?? quantizationRules(quantization, groupSize, DEFAULT_QUANTIZATION_KEEP),
     kvDType,
     activationPrecision: 'auto',
   };
@@ -174,13 +233,16 @@ function requestOf(
     limits: { maxNumBatchedTokens: MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: MAX_TOKENS },
     blockSize: BLOCK_SIZE,
     maxModelLen: MAX_TOKENS,
-    kernels,
+    kernels: kernelsFor(target),
   };
 }
 
-/** What activations are quantized to, which the device decides. */
+/** What activations are quantized to, by an op of its own or beside another, which the device decides. */
 function activationCodes({ launches }: Plan): string | undefined {
-  return launches.find(({ op }) => op === 'quantize')?.attributes['dtype'] as string | undefined;
+  const quantizing = launches.map(({ op, attributes }) =>
+    op === 'quantize' ? attributes : (attributes['quantize'] as Attributes | undefined),
+  );
+  return quantizing.find((attributes) => attributes !== undefined)?.['dtype'] as string | undefined;
 }
 
 function errorOf(expected: Float32Array, actual: Float32Array): number {
