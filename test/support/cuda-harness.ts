@@ -207,13 +207,16 @@ function tiled(
 ): Uint8Array {
   const tileBytes = BLOCK_SIZE * (rowBytes + (scales ? 2 : 0));
   const sorted = new Uint8Array(numBlocks * numKvHeads * tileBytes);
+  const places = Uint32Array.from({ length: BLOCK_SIZE * rowBytes }, (_, i) =>
+    tileByte(Math.floor(i / rowBytes), i % rowBytes, rowBytes),
+  );
   for (let slot = 0; slot < numBlocks * BLOCK_SIZE; slot++)
     for (let head = 0; head < numKvHeads; head++) {
       const [block, row] = [Math.floor(slot / BLOCK_SIZE), slot % BLOCK_SIZE];
       const from = slot * numKvHeads + head;
       const tile = (block * numKvHeads + head) * tileBytes;
       for (let at = 0; at < rowBytes; at++)
-        sorted[tile + tileByte(row, at, rowBytes)] = rows[from * rowBytes + at];
+        sorted[tile + places[row * rowBytes + at]] = rows[from * rowBytes + at];
       if (scales)
         new DataView(sorted.buffer).setUint16(tile + BLOCK_SIZE * rowBytes + 2 * row, scales[from], true);
     }
