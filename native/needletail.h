@@ -18,6 +18,7 @@ enum NtStatus : int32_t {
 };
 
 struct NtLoadTask;
+struct NtMatrixProduct;
 struct NtProgramHeader;
 
 // Runtime: a pool of threads, the first of which takes jobs in order. When a job has ended, the 32-bit words
@@ -39,6 +40,9 @@ NT_EXPORT int32_t nt_is_supported();
 /// Packs weights and computes rope tables; see load.h. Tasks and what they point to must outlive the job, which writes
 /// into them what it found.
 NT_EXPORT int32_t nt_load_submit(void* runtime, NtLoadTask* tasks, int32_t num_tasks, int32_t job);
+
+/// Adds a product of matrices to a third, see matrix-product.h. The matrices must outlive the job.
+NT_EXPORT int32_t nt_matrix_product_submit(void* runtime, const NtMatrixProduct* product, int32_t job);
 
 /// A program is a copy of a command list; see program-header.h.
 NT_EXPORT int32_t nt_program_create(void* runtime, const NtProgramHeader* header, void** program);

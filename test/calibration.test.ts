@@ -25,7 +25,7 @@ import { weightOf, type Product } from '../src/quantization/products.ts';
 import { ScaledWeights } from '../src/quantization/scaled-weights.ts';
 import { findScalingGroups } from '../src/quantization/scaling-groups.ts';
 import { decodeTensor } from '../src/tensor/codes.ts';
-import type { PackedWeightSource, TensorSource } from '../src/tensor/tensor-source.ts';
+import type { PackedWeightSource, TensorSource, TensorView } from '../src/tensor/tensor-source.ts';
 import { interpretTwoSteps, randomTensors } from './support/interpret.ts';
 import { loadReference, writeReference } from './support/reference-checkpoint.ts';
 import { SMALL_CONFIGS } from './support/small-configs.ts';
@@ -111,8 +111,8 @@ const RECIPES: readonly (readonly [
   quantization: 'awq' | 'gptq' | 'smoothquant' | 'fp8',
   CalibratedRecipe,
 ])[] = [
-  ['awq', { name: 'awq' }],
-  ['gptq', { name: 'gptq', options: GPTQ_OPTIONS }],
+  ['awq', { name: 'awq', maxNumStages: 4 }],
+  ['gptq', { name: 'gptq', maxNumStages: 4, options: GPTQ_OPTIONS }],
   ['smoothquant', { name: 'smoothquant', alpha: 0.5 }],
   ['fp8', { name: 'fp8', range: 'absmax' }],
 ];
@@ -196,12 +196,12 @@ describe('calibrated checkpoints', () => {
     const rounded = await logitsOf(planOf(subject.model, plain), floatSource, prompt);
     const error = distance(logits, exact) / distance(rounded, exact);
     // Beside rounding that leaves activations alone, or scales them anew for each token; an expert may be chosen otherwise.
-    expect(error).toBeLessThan({ awq: 1.1, gptq: 1, smoothquant: 2, fp8: 1.5 }[quantization]);
+    expect(error).toBeLessThan({ awq: 1.25, gptq: 1, smoothquant: 2, fp8: 1.5 }[quantization]);
   });
 
   it('refuses a text that is too short, and says how long it must be', async () => {
     const { subject, config } = await open('llama2');
-    const few = { recipe: { name: 'awq' }, file: path.join(folder, 'few.json') } as const;
+    const few = { recipe: { name: 'awq', maxNumStages: 4 }, file: path.join(folder, 'few.json') } as const;
     await expect(calibrateModel(subject, config, { ...few, numTokens: null })).rejects.toThrow(
       /few\.json has 100 tokens, and calibration needs 4096/,
     );
@@ -214,7 +214,7 @@ describe('calibrated checkpoints', () => {
     const { subject, config } = await open('llama2');
     const stop = new AbortController();
     const request = {
-      recipe: { name: 'awq' },
+      recipe: { name: 'awq', maxNumStages: 4 },
       file: path.join(folder, 'ids.json'),
       numTokens: 1024,
     } as const;
@@ -230,10 +230,34 @@ describe('calibrated checkpoints', () => {
     expect([...stages]).toEqual(['reading', 'scaling']);
   });
 
+  it.each(['model.layers.0.mlp.up_proj.weight', 'model.layers.1.input_layernorm.weight'])(
+    'refuses a checkpoint whose %s is damaged',
+    async (damaged) => {
+      const { subject, config } = await open('llama3_gqa');
+      const { source } = subject.checkpoint!;
+      const read = (name: string): TensorView => {
+        const view = source.read(name);
+        if (name !== damaged) return view;
+        const values = decodeTensor(view).fill(NaN, 3, 4);
+        return { dtype: 'float32', shape: view.shape, bytes: new Uint8Array(values.buffer) };
+      };
+      const broken = { ...subject.checkpoint!, source: { read, close: () => source.close() } };
+      const request = {
+        recipe: { name: 'gptq', maxNumStages: 99, options: GPTQ_OPTIONS },
+        file: path.join(folder, 'ids.json'),
+        numTokens: 1024,
+      } as const;
+      const settings = { ...config, quantization: 'gptq', quantizationGroupSize: 32 } as const;
+      await expect(calibrateModel({ ...subject, checkpoint: broken }, settings, request)).rejects.toThrow(
+        /NaN or infinite/,
+      );
+    },
+  );
+
   it('refuses groups that do not fit, naming those that do', async () => {
     const { subject, config } = await open('llama2');
     const request = {
-      recipe: { name: 'awq' },
+      recipe: { name: 'awq', maxNumStages: 4 },
       file: path.join(folder, 'ids.json'),
       numTokens: 1024,
     } as const;

@@ -14,9 +14,13 @@ export interface CalibrationFlags {
   readonly calibration?: string;
   readonly calibrationTokens?: number;
   readonly calibrationRange?: RangeKind;
+  readonly calibrationStages?: number;
   readonly smoothquantAlpha?: number;
   readonly gptqActOrder: boolean;
 }
+
+/** As often awq and gptq have a model read the text, at most. */
+const DEFAULT_STAGES = 32;
 
 export function addCalibrationFlags(command: Command): Command {
   const options = [
@@ -31,6 +35,10 @@ export function addCalibrationFlags(command: Command): Command {
       '--calibration-range <range>',
       "what fp8's static scales cover: absmax (the default), moving, or a percentile such as 99.99",
     ).argParser(rangeKind),
+    new Option(
+      '--calibration-stages <n>',
+      'awq, gptq: parts of the model that are quantized one after the other, the text read anew for each (default: at most 32)',
+    ).argParser(wholeNumber(1, 2 ** 16)),
     new Option('--smoothquant-alpha <share>', 'instead of a search for each layer').argParser(
       decimalNumber(0, 1),
     ),
@@ -43,9 +51,11 @@ export function addCalibrationFlags(command: Command): Command {
 /** Null where no calibration is asked for. Throws `invalid_request` for flags that the recipe has no use for. */
 export function calibrationRequest(flags: CalibrationFlags): CalibrationRequest | null {
   const { quantization, calibration, calibrationTokens, calibrationRange, smoothquantAlpha } = flags;
+  const isStaged = quantization === 'awq' || quantization === 'gptq';
   const given: readonly (readonly [flag: string, isGiven: boolean, fits: boolean])[] = [
     ['calibration-tokens', calibrationTokens !== undefined, true],
     ['calibration-range', calibrationRange !== undefined, quantization === 'fp8'],
+    ['calibration-stages', flags.calibrationStages !== undefined, isStaged],
     ['smoothquant-alpha', smoothquantAlpha !== undefined, quantization === 'smoothquant'],
     ['no-gptq-act-order', !flags.gptqActOrder, quantization === 'gptq'],
   ];
@@ -61,11 +71,12 @@ export function calibrationRequest(flags: CalibrationFlags): CalibrationRequest 
 
 function recipeOf(flags: CalibrationFlags): CalibratedRecipe {
   const { quantization, calibrationRange = 'absmax', smoothquantAlpha = null, gptqActOrder } = flags;
+  const { calibrationStages: maxNumStages = DEFAULT_STAGES } = flags;
   switch (quantization) {
     case 'awq':
-      return { name: 'awq' };
+      return { name: 'awq', maxNumStages };
     case 'gptq':
-      return { name: 'gptq', options: { ...GPTQ_OPTIONS, actOrder: gptqActOrder } };
+      return { name: 'gptq', maxNumStages, options: { ...GPTQ_OPTIONS, actOrder: gptqActOrder } };
     case 'smoothquant':
       return { name: 'smoothquant', alpha: smoothquantAlpha };
     case 'fp8':

@@ -6,25 +6,20 @@ import { bindTensors } from '../compiler/passes/bind-tensors.ts';
 import { quantizationRules } from '../compiler/quantization-rules.ts';
 import type { QuantizationRules } from '../compiler/request.ts';
 import type { EngineConfig } from '../engine/config.ts';
-import { loadExecutable, type LoadHooks } from '../engine/load-engine.ts';
+import type { LoadHooks } from '../engine/load-engine.ts';
 import { checkpointTensors, type ModelSubject } from '../engine/subject.ts';
 import {
   calibrate,
-  needsGram,
   type CalibratedCheckpoint,
   type CalibratedRecipe,
-  type CalibrationStatistics,
   type CalibrationSubject,
 } from '../quantization/calibrate.ts';
 import { storableProducts } from '../quantization/code-tensors.ts';
-import { InputObserver } from '../quantization/input-statistics.ts';
-import { inputsOf, type ProductFormats, type ProductInput } from '../quantization/products.ts';
-import { NO_QUANTIZATION } from '../tensor/precision.ts';
+import type { ProductFormats } from '../quantization/products.ts';
 import { NeedletailError } from '../util/errors.ts';
-import { observingDefinition, outputName } from './observing-definition.ts';
+import { CalibrationReader } from './calibration-reader.ts';
 import { readEvaluationText } from './read-text.ts';
 import { tokenWindows, type TokenWindow } from './token-windows.ts';
-import { windowSteps } from './window-steps.ts';
 
 export interface CalibrationRequest {
   readonly recipe: CalibratedRecipe;
@@ -48,11 +43,8 @@ export interface CalibratedModel extends CalibratedCheckpoint {
 /** Without `numTokens` a text must have the first number of tokens, and no more than the second are read. */
 const [LEAST_TOKENS, DEFAULT_TOKENS] = [4096, 16384];
 
-/** Tokens that one step reads, and a window at most: what products read is kept for all of a step's tokens. */
-const [STEP_TOKENS, MAX_WINDOW] = [256, 2048];
-
-/** Rows of each input that searches try candidates on. */
-const SAMPLE_SIZE = 512;
+/** Tokens of a window, at most. */
+const MAX_WINDOW = 2048;
 
 /**
  * Throws `invalid_request` for a text that is too short, a checkpoint that is quantized already, rules that leave nothing
@@ -71,9 +63,21 @@ export async function calibrateModel(
   const windowLen = Math.min(config.maxModelLen ?? maxPositions, maxPositions, MAX_WINDOW);
   const windows = await readWindows(file, checkpoint.directory, windowLen, numTokens);
   const { subject: calibrated, numLeft } = subjectOf(subject, config, recipe);
-  const statistics = await observe(subject, config, inputsOf(calibrated.products), windows, recipe, hooks);
-  const result = await calibrate(calibrated, recipe, statistics, hooks);
-  return { ...result, numTokens: countTokens(windows), numLeft };
+  const reader = await CalibrationReader.open({
+    model,
+    subject: calibrated,
+    config,
+    windows,
+    range: recipe.name === 'fp8' ? recipe.range : 'absmax',
+    onProgress: (done, total) => hooks.onProgress?.(done, total, 'reading'),
+    ...(hooks.signal && { signal: hooks.signal }),
+  });
+  try {
+    const result = await calibrate(calibrated, recipe, reader, hooks);
+    return { ...result, numTokens: countTokens(windows), numLeft };
+  } finally {
+    await reader.close();
+  }
 }
 
 async function readWindows(
@@ -135,60 +139,6 @@ function calibratedRules(recipe: CalibratedRecipe, config: EngineConfig): Quanti
   const { activations } = rules;
   if (recipe.name !== 'fp8' || activations === null) return rules;
   return { ...rules, activations: { ...activations, isStatic: true } };
-}
-
-/** What the float model's products read while it reads the windows, on the cpu. */
-async function observe(
-  subject: ModelSubject,
-  config: EngineConfig,
-  inputs: readonly ProductInput[],
-  windows: readonly TokenWindow[],
-  recipe: CalibratedRecipe,
-  { onProgress, signal }: CalibrationProgress,
-): Promise<CalibrationStatistics> {
-  const windowLen = Math.max(...windows.map(({ tokenIds }) => tokenIds.length));
-  const floats: EngineConfig = {
-    ...config,
-    ...NO_QUANTIZATION,
-    device: config.device === 'reference' ? 'reference' : 'cpu',
-    maxNumSeqs: 1,
-    maxModelLen: windowLen,
-    maxNumBatchedTokens: STEP_TOKENS,
-    batchInvariant: false,
-  };
-  const model = await loadExecutable(floats, {
-    models: [observingDefinition(subject.model.definition, inputs)],
-    ...(signal && { signal }),
-  });
-  const observers = createObservers(inputs, countTokens(windows), recipe);
-  try {
-    for (const [i, { tokenIds }] of windows.entries()) {
-      for (const step of windowSteps(tokenIds, model.plan, STEP_TOKENS)) {
-        signal?.throwIfAborted();
-        const { outputs } = await model.executable.run({ ...step, returnLogits: false });
-        for (const [id, observer] of observers) observer.add(outputs!.get(outputName(id))!);
-      }
-      onProgress?.(i + 1, windows.length, 'reading');
-    }
-  } finally {
-    await model.close();
-  }
-  return new Map([...observers].map(([id, observer]) => [id, observer.statistics()]));
-}
-
-function createObservers(
-  inputs: readonly ProductInput[],
-  numTokens: number,
-  recipe: CalibratedRecipe,
-): ReadonlyMap<number, InputObserver> {
-  return new Map(
-    inputs.map(({ value, columns }) => {
-      const numRows = (numTokens * (value.type.shape[1] as number)) / columns;
-      const range = recipe.name === 'fp8' ? recipe.range : 'absmax';
-      const options = { columns, numRows, sampleSize: SAMPLE_SIZE, hasGram: needsGram(recipe), range };
-      return [value.id, new InputObserver(options)];
-    }),
-  );
 }
 
 function countTokens(windows: readonly TokenWindow[]): number {

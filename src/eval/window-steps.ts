@@ -10,6 +10,12 @@ export function windowSteps(tokenIds: Int32Array, plan: Plan, chunkLen: number):
   );
 }
 
+/** The same for a model whose logits nobody wants. */
+export function readingSteps(tokenIds: Int32Array, plan: Plan, chunkLen: number): readonly StepBatch[] {
+  const logits = { logitRows: Int32Array.of(0), sampling: scoring(Int32Array.of(0)), returnLogits: false };
+  return windowSteps(tokenIds, plan, chunkLen).map((step) => ({ ...step, ...logits }));
+}
+
 /** Tokens of a step whose logits a plan can give back all at once. */
 export function largestChunk({ limits }: Plan): number {
   return Math.min(limits.maxNumBatchedTokens, limits.maxNumLogitRows);

@@ -115,6 +115,10 @@ export class CpuLibrary {
     check('nt_load_submit', this.#functions.nt_load_submit(runtime, tasks, numTasks, job));
   }
 
+  submitMatrixProduct(runtime: Address, product: Uint8Array, job: number): void {
+    check('nt_matrix_product_submit', this.#functions.nt_matrix_product_submit(runtime, product, job));
+  }
+
   createProgram(runtime: Address, blob: Uint8Array): Address {
     const program = new BigUint64Array(1);
     check('nt_program_create', this.#functions.nt_program_create(runtime, blob, program));
@@ -170,6 +174,9 @@ function bind(arch: string) {
     nt_load_submit: library.func(
       'int nt_load_submit(uintptr_t runtime, const void *tasks, int count, int job)',
     ) as (runtime: Address, tasks: Uint8Array, numTasks: number, job: number) => number,
+    nt_matrix_product_submit: library.func(
+      'int nt_matrix_product_submit(uintptr_t runtime, const void *product, int job)',
+    ) as (runtime: Address, product: Uint8Array, job: number) => number,
     nt_program_create: library.func(
       'int nt_program_create(uintptr_t runtime, const void *header, void *program)',
     ) as (runtime: Address, blob: Uint8Array, program: BigUint64Array) => number,

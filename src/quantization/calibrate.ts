@@ -2,10 +2,13 @@
 // need such knowledge. Whoever calls it runs the model.
 import { setImmediate } from 'node:timers/promises';
 import type { Parameter } from '../ir/graph.ts';
+import type { AddProduct } from '../tensor/matrix-product.ts';
 import { quantizeRows, type QuantizedRows } from '../tensor/quantize-rows.ts';
 import type { TensorCatalog, TensorFacts, TensorSource, TensorView } from '../tensor/tensor-source.ts';
+import { NeedletailError } from '../util/errors.ts';
 import { CodeTensors } from './code-tensors.ts';
-import { gptq, type GptqOptions } from './gptq.ts';
+import { gptq, GPTQ_OPTIONS, type GptqOptions } from './gptq.ts';
+import { makeUpForDrift } from './drift.ts';
 import type { InputStatistics } from './input-statistics.ts';
 import { columnsOf, type GraphReader, type Product, type ProductFormats } from './products.ts';
 import { searchRanges } from './range-search.ts';
@@ -13,10 +16,15 @@ import type { RangeKind } from './range-observers.ts';
 import { AWQ_RULE, searchScales, smoothQuantRule, type ScaleRule } from './scale-search.ts';
 import { ScaledWeights } from './scaled-weights.ts';
 import { findScalingGroups } from './scaling-groups.ts';
+import { stagesOf, type StageDrift } from './stages.ts';
+
+/** Recipes of 4 bits: the model reads the text anew for each of at most so many stages. */
+export type StagedRecipe = { readonly maxNumStages: number } & (
+  { readonly name: 'awq' } | { readonly name: 'gptq'; readonly options: GptqOptions }
+);
 
 export type CalibratedRecipe =
-  | { readonly name: 'awq' }
-  | { readonly name: 'gptq'; readonly options: GptqOptions }
+  | StagedRecipe
   /** `alpha`: null searches for it, group by group. */
   | { readonly name: 'smoothquant'; readonly alpha: number | null }
   /** Activations get one scale for a whole tensor, made for the `range` that was seen. */
@@ -34,15 +42,28 @@ export interface CalibrationSubject {
 /** By the id of the value that products read. */
 export type CalibrationStatistics = ReadonlyMap<number, InputStatistics>;
 
+/** A checkpoint as far as it is calibrated. */
+export interface Tensors {
+  readonly source: TensorSource;
+  readonly catalog: TensorCatalog;
+}
+
+/** Whoever calibrates has the model read a text, as often as a recipe wants to know what its products read. */
+export interface TextReader {
+  /** Of the float model. */
+  readStatistics(): Promise<CalibrationStatistics>;
+  /** Of the products of one stage, in a model of which all before is quantized, beside the same model in floats. */
+  readDrift(stage: readonly Product[], floats: Tensors, quantized: Tensors): Promise<StageDrift>;
+  readonly addProduct: AddProduct;
+}
+
 export interface CalibrationHooks {
   /** Called with steps done and in all; `stage` is `scaling`, then `quantizing`. */
   readonly onProgress?: (done: number, total: number, stage: string) => void;
   readonly signal?: AbortSignal;
 }
 
-export interface CalibratedCheckpoint {
-  readonly source: TensorSource;
-  readonly catalog: TensorCatalog;
+export interface CalibratedCheckpoint extends Tensors {
   /** Inputs of products that took factors, of all. */
   readonly numScaled: number;
 }
@@ -51,25 +72,18 @@ export interface CalibratedCheckpoint {
 export async function calibrate(
   subject: CalibrationSubject,
   recipe: CalibratedRecipe,
-  statistics: CalibrationStatistics,
+  reader: TextReader,
   hooks: CalibrationHooks = {},
 ): Promise<CalibratedCheckpoint> {
   const weights = new ScaledWeights(subject.source);
+  const statistics = recipe.name === 'gptq' ? null : await reader.readStatistics();
   const rule = scaleRuleOf(recipe);
-  const numScaled = rule === null ? 0 : await foldScales(subject, rule, weights, statistics, hooks);
-  const codes = new CodeTensors();
-  for (const [i, product] of subject.products.entries()) {
-    await pause(hooks);
-    const input = statistics.get(product.node.inputs[0].id)!;
-    codes.add(product.weight, subject.formats, quantizeWeight(product, recipe, weights, input), input.range);
-    hooks.onProgress?.(i + 1, subject.products.length, 'quantizing');
-  }
-  return { ...checkpointOf(subject, weights, codes), numScaled };
-}
-
-/** What a recipe's statistics must hold beside the columns'. */
-export function needsGram({ name }: CalibratedRecipe): boolean {
-  return name === 'gptq';
+  const numScaled = rule === null ? 0 : await foldScales(subject, rule, weights, statistics!, hooks);
+  const codes =
+    recipe.name === 'awq' || recipe.name === 'gptq'
+      ? await quantizeInStages(subject, recipe, weights, reader, hooks)
+      : await quantizeAtOnce(subject, weights, statistics!, hooks);
+  return { ...tensorsOf(subject, weights, codes), numScaled };
 }
 
 function scaleRuleOf(recipe: CalibratedRecipe): ScaleRule | null {
@@ -96,43 +110,79 @@ async function foldScales(
   return numScaled;
 }
 
-function quantizeWeight(
-  { weight, format }: Product,
-  recipe: CalibratedRecipe,
+/** Plain rounding, for static activations with the range that was seen. */
+async function quantizeAtOnce(
+  { products, formats }: CalibrationSubject,
   weights: ScaledWeights,
-  input: InputStatistics,
-): QuantizedRows {
-  const values = weights.read(weight);
-  const grouped = { ...format, groupSize: format.groupSize ?? columnsOf(weight) };
-  switch (recipe.name) {
-    case 'awq':
-      return searchRanges(values, grouped, importanceOf(weight, weights, input));
-    case 'gptq':
-      return gptq(values, grouped, input.gram!, recipe.options);
-    case 'smoothquant':
-    case 'fp8':
-      return quantizeRows(values, grouped);
+  statistics: CalibrationStatistics,
+  hooks: CalibrationHooks,
+): Promise<CodeTensors> {
+  const codes = new CodeTensors();
+  for (const [i, { node, weight, format }] of products.entries()) {
+    await pause(hooks);
+    const grouped = { ...format, groupSize: format.groupSize ?? columnsOf(weight) };
+    const { range } = statistics.get(node.inputs[0].id)!;
+    codes.add(weight, formats, quantizeRows(weights.read(weight), grouped), range);
+    hooks.onProgress?.(i + 1, products.length, 'quantizing');
   }
+  return codes;
 }
 
-/** Mean squares of the input's columns as they are after scaling. */
-function importanceOf(
-  weight: Parameter,
+/**
+ * From the first layers to the last, as GPTQ does it: weights are chosen for what their products will read from the
+ * quantized ones before them.
+ */
+async function quantizeInStages(
+  subject: CalibrationSubject,
+  recipe: StagedRecipe,
   weights: ScaledWeights,
-  { meanSquare }: InputStatistics,
-): Float64Array {
-  const factors = weights.columnFactors(weight);
-  return meanSquare.map((square, column) => square / (factors?.[column] ?? 1) ** 2);
+  reader: TextReader,
+  hooks: CalibrationHooks,
+): Promise<CodeTensors> {
+  const { products, formats } = subject;
+  const codes = new CodeTensors();
+  const floats = tensorsOf(subject, weights, codes);
+  let numDone = 0;
+  for (const stage of stagesOf(products, recipe.maxNumStages)) {
+    const drifts = await reader.readDrift(stage, floats, tensorsOf(subject, weights, codes));
+    for (const product of stage) {
+      await pause(hooks);
+      const made = await quantizeProduct(product, recipe, weights, drifts, reader.addProduct);
+      codes.add(product.weight, formats, made, 0);
+      hooks.onProgress?.(++numDone, products.length, 'quantizing');
+    }
+  }
+  return codes;
 }
 
-function checkpointOf(
+async function quantizeProduct(
+  product: Product,
+  recipe: StagedRecipe,
+  weights: ScaledWeights,
+  { inputs, residuals }: StageDrift,
+  addProduct: AddProduct,
+): Promise<QuantizedRows> {
+  const { weight, node, format } = product;
+  const values = weights.read(weight);
+  const drift = inputs.get(node.inputs[0].id)!;
+  if (!drift.gram.every(Number.isFinite)) throw inputsNotFinite(weight);
+  const residual = residuals.get(product) ?? null;
+  const { damping } = GPTQ_OPTIONS;
+  const aimedAt = await makeUpForDrift(values, drift, residual, damping, addProduct);
+  const groupSize = format.groupSize ?? columnsOf(weight);
+  return recipe.name === 'awq'
+    ? searchRanges(aimedAt, groupSize, drift.gram, addProduct)
+    : gptq(aimedAt, groupSize, drift.gram, recipe.options, addProduct);
+}
+
+/** The float checkpoint with factors in its weights, and codes in the place of those that have some. */
+function tensorsOf(
   { source, catalog, products }: CalibrationSubject,
   weights: ScaledWeights,
   codes: CodeTensors,
-): { source: TensorSource; catalog: TensorCatalog } {
-  const views = new Map<string, TensorView>(
-    weights.changedTensors(new Set(products.map(({ weight }) => weight))),
-  );
+): Tensors {
+  const quantized = new Set(products.map(({ weight }) => weight).filter((weight) => codes.has(weight)));
+  const views = new Map<string, TensorView>(weights.changedTensors(quantized));
   const facts = new Map<string, TensorFacts>(catalog);
   for (const [name, tensorFacts, view] of codes.tensors()) {
     facts.set(name, tensorFacts);
@@ -148,4 +198,12 @@ function checkpointOf(
 async function pause({ signal }: CalibrationHooks): Promise<void> {
   await setImmediate();
   signal?.throwIfAborted();
+}
+
+function inputsNotFinite({ name }: Parameter): NeedletailError {
+  return new NeedletailError(
+    'bad_checkpoint',
+    `what ${name} is multiplied with is NaN or infinite: a weight before it is damaged, or ` +
+      "the model's type is too narrow for it",
+  );
 }

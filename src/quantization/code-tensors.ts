@@ -72,9 +72,15 @@ interface Pending {
 
 export class CodeTensors {
   readonly #pending = new Map<string, Pending>();
+  readonly #added = new Set<Parameter>();
+
+  has(weight: Parameter): boolean {
+    return this.#added.has(weight);
+  }
 
   /** `range`: of static activations the magnitude that the largest code stands for. */
   add(weight: Parameter, formats: ProductFormats, { codes, scales }: QuantizedRows, range: number): void {
+    this.#added.add(weight);
     const columns = columnsOf(weight);
     const scaleCount = scaleColumns(formats.weights, columns);
     let row = 0;

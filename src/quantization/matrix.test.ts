@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { inverseUpperCholesky, someRows, timesTransposed, transposed, withColumnsScaled } from './matrix.ts';
+import { someRows, timesTransposed, transposed, withColumnsScaled } from './matrix.ts';
 
 const sizes = fc.record({ n: fc.integer({ min: 1, max: 9 }), size: fc.integer({ min: 1, max: 11 }) });
 
@@ -21,37 +21,6 @@ describe('timesTransposed', () => {
         expect(transposed(timesTransposed(a, b, size), m)).toEqual(timesTransposed(b, a, size));
       }),
     );
-  });
-});
-
-describe('inverseUpperCholesky', () => {
-  it('gives a triangle U with UᵀU · A = 1', () => {
-    fc.assert(
-      fc.property(sizes, fc.integer({ min: 1, max: 100 }), ({ size }, seed) => {
-        const rows = values(20 * size, seed);
-        const gram = Float64Array.from(
-          timesTransposed(transposed(rows, size), transposed(rows, size), 20),
-          (value, i) => value + (i % (size + 1) === 0 ? 0.1 : 0),
-        );
-        const upper = inverseUpperCholesky(gram, size);
-        for (let i = 0; i < size; i++) {
-          for (let j = 0; j < size; j++) {
-            if (j < i) expect(upper[i * size + j]).toBe(0);
-            let product = 0;
-            for (let k = 0; k < size; k++) {
-              for (let u = 0; u < size; u++) {
-                product += upper[u * size + i] * upper[u * size + k] * gram[k * size + j];
-              }
-            }
-            expect(product).toBeCloseTo(i === j ? 1 : 0, 3);
-          }
-        }
-      }),
-    );
-  });
-
-  it('refuses a matrix that is not positive definite', () => {
-    expect(() => inverseUpperCholesky(Float64Array.of(1, 2, 2, 1), 2)).toThrow(RangeError);
   });
 });
 

@@ -1,85 +1,124 @@
-// Scales of weights by search: a group's range may be cut where that costs the products less than it saves in rounding.
-import { quantizeRows, quantizeUnderScales, type QuantizedRows } from '../tensor/quantize-rows.ts';
-import { impliedZero, scaleColumns, type GroupedFormat } from '../tensor/weight-format.ts';
+// Scales and zeros of 4-bit codes by search: a group's range may be cut at either end where that costs a product less than
+// it saves in rounding.
+import type { AddProduct } from '../tensor/matrix-product.ts';
+import type { QuantizedRows } from '../tensor/quantize-rows.ts';
 
-/** Shares of a group's range that are tried; of either end apart where codes have zeros. */
+const { fround } = Math;
+
+/** Shares of a group's range, of either end apart, that are tried. */
 const SHARES: readonly number[] = Array.from({ length: 10 }, (_, i) => 1 - i * 0.05);
 
-/**
- * Scales of `values` `[rows, columns]` under which Σ error² · importance is least in each group, and their codes;
- * `importance` `[columns]` is the mean square of each column's inputs.
- */
-export function searchRanges(
-  values: Float32Array,
-  format: GroupedFormat,
-  importance: Float64Array,
-): QuantizedRows {
-  const { groupSize } = format;
-  const scales = new Float32Array(scaleColumns(format, values.length));
-  const perGroup = format.hasZeros ? 2 : 1;
-  for (let start = 0, group = 0; start < values.length; start += groupSize, group++) {
-    const first = start % importance.length;
-    const own = searchGroup(
-      values.subarray(start, start + groupSize),
-      format,
-      importance.subarray(first, first + groupSize),
-    );
-    scales.set(own, group * perGroup);
-  }
-  return { codes: quantizeUnderScales(values, scales, format), scales };
+/** The code of a value under a scale and a zero that need be no whole number. */
+export function encodeUint4(value: number, scale: number, zero: number): number {
+  const code = Math.round(value / scale + zero);
+  return code < 0 ? 0 : code > 15 ? 15 : code;
 }
 
-/** The scale of one group, with its zero if it has one. */
-function searchGroup(values: Float32Array, format: GroupedFormat, importance: Float64Array): Float32Array {
-  const { scales: whole } = quantizeRows(values, format);
-  const [min, max] = extremes(values);
-  let best = whole;
-  let least = groupError(values, whole, format, importance, Infinity);
-  for (const lower of SHARES) {
-    for (const upper of format.hasZeros ? SHARES : [lower]) {
-      // Two values in a group of their own have just the scale that a group of this range has.
-      const range = Float32Array.of(lower * min, upper * max);
-      const { scales } = quantizeRows(range, { ...format, groupSize: 2 });
-      const error = groupError(values, scales, format, importance, least);
-      if (error < least) [best, least] = [scales, error];
+/**
+ * Pairs (scale, zero) of `values` `[rows, columns]`, and codes rounded to the nearest under them. Of each group the range
+ * is chosen that the product loses least by: eGeᵀ for its errors e and the inputs' Gram matrix `gram`
+ * `[columns, columns]`, between the group's own columns alone, as AutoAWQ's search for clipped weights has it. Zeros are
+ * not rounded, so that the 16 values of a group fill its range.
+ */
+export async function searchRanges(
+  values: Float32Array,
+  groupSize: number,
+  gram: Float32Array,
+  addProduct: AddProduct,
+): Promise<QuantizedRows> {
+  const columns = Math.sqrt(gram.length);
+  const codes = new Float32Array(values.length);
+  const scales = new Float32Array((2 * values.length) / groupSize);
+  for (let start = 0; start < columns; start += groupSize) {
+    const group = new ColumnGroup(values, columns, start, groupSize);
+    for (const lower of SHARES) {
+      for (const upper of SHARES) {
+        const products = new Float32Array(group.errors.length);
+        group.round(lower, upper);
+        await addProduct({
+          a: { values: group.errors, stride: groupSize },
+          b: { values: gram.subarray(start * columns + start), stride: columns },
+          c: { values: products, stride: groupSize },
+          rows: group.rows,
+          depth: groupSize,
+          columns: groupSize,
+        });
+        group.keepBetter(products);
+      }
+    }
+    group.write(codes, scales);
+  }
+  return { codes, scales };
+}
+
+/** One group of columns: for each row its range, the scale and the zero at hand, and the best so far. */
+class ColumnGroup {
+  readonly rows: number;
+  /** Of rounding under the scales at hand, `[rows, size]`. */
+  readonly errors: Float32Array;
+  readonly #values: Float32Array;
+  readonly #columns: number;
+  readonly #start: number;
+  readonly #size: number;
+  /** Pairs: least and most value; the scale and the zero at hand; the best. */
+  readonly #ranges: Float32Array;
+  readonly #tried: Float32Array;
+  readonly #best: Float32Array;
+  readonly #least: Float64Array;
+
+  constructor(values: Float32Array, columns: number, start: number, size: number) {
+    this.rows = values.length / columns;
+    [this.#values, this.#columns, this.#start, this.#size] = [values, columns, start, size];
+    this.errors = new Float32Array(this.rows * size);
+    [this.#ranges, this.#tried, this.#best] = [0, 1, 2].map(() => new Float32Array(2 * this.rows));
+    this.#least = new Float64Array(this.rows).fill(Infinity);
+    for (let row = 0; row < this.rows; row++) {
+      const own = values.subarray(this.#at(row), this.#at(row) + size);
+      this.#ranges[2 * row] = own.reduce((a, b) => Math.min(a, b), 0);
+      this.#ranges[2 * row + 1] = own.reduce((a, b) => Math.max(a, b), 0);
     }
   }
-  return best;
-}
 
-function extremes(values: Float32Array): readonly [min: number, max: number] {
-  let [min, max] = [0, 0];
-  for (const value of values) {
-    if (value < min) min = value;
-    if (value > max) max = value;
+  /** Rounds under the scales that this share of each range has. */
+  round(lower: number, upper: number): void {
+    for (let row = 0; row < this.rows; row++) {
+      const [least, most] = [lower * this.#ranges[2 * row], upper * this.#ranges[2 * row + 1]];
+      const scale = fround((most - least) / 15) || 1;
+      const zero = fround((0 - least) / scale);
+      this.#tried[2 * row] = scale;
+      this.#tried[2 * row + 1] = zero;
+      const [from, to] = [this.#at(row), row * this.#size];
+      for (let i = 0; i < this.#size; i++) {
+        const value = this.#values[from + i];
+        this.errors[to + i] = (encodeUint4(value, scale, zero) - zero) * scale - value;
+      }
+    }
   }
-  return [min, max];
-}
 
-/** Σ error² · importance, or any number that is not below `limit` once the sum has reached it. */
-function groupError(
-  values: Float32Array,
-  scales: Float32Array,
-  { dtype, hasZeros }: GroupedFormat,
-  importance: Float64Array,
-  limit: number,
-): number {
-  const [scale, zero = impliedZero(dtype)] = scales;
-  let sum = 0;
-  if (dtype === 'float8_e4m3fn') {
-    const codes = quantizeUnderScales(values, scales, { dtype, hasZeros, groupSize: values.length });
-    for (let i = 0; i < values.length; i++) sum += (values[i] - codes[i] * scale) ** 2 * importance[i];
-    return sum;
+  /** `products`: errors times the Gram matrix. */
+  keepBetter(products: Float32Array): void {
+    for (let row = 0; row < this.rows; row++) {
+      let loss = 0;
+      const end = (row + 1) * this.#size;
+      for (let i = row * this.#size; i < end; i++) loss += this.errors[i] * products[i];
+      if (loss >= this.#least[row]) continue;
+      this.#least[row] = loss;
+      this.#best[2 * row] = this.#tried[2 * row];
+      this.#best[2 * row + 1] = this.#tried[2 * row + 1];
+    }
   }
-  const [lowest, highest] = dtype === 'uint4' ? [-zero, 15 - zero] : [-127, 127];
-  const inverse = 1 / scale;
-  for (let i = 0; i < values.length && sum < limit; i++) {
-    const value = values[i];
-    let steps = Math.round(value * inverse);
-    if (steps < lowest) steps = lowest;
-    else if (steps > highest) steps = highest;
-    const error = value - steps * scale;
-    sum += error * error * importance[i];
+
+  write(codes: Float32Array, scales: Float32Array): void {
+    const pairsPerRow = (2 * this.#columns) / this.#size;
+    for (let row = 0; row < this.rows; row++) {
+      const [scale, zero] = this.#best.subarray(2 * row, 2 * row + 2);
+      scales.set([scale, zero], row * pairsPerRow + (2 * this.#start) / this.#size);
+      const from = this.#at(row);
+      for (let i = from; i < from + this.#size; i++) codes[i] = encodeUint4(this.#values[i], scale, zero);
+    }
   }
-  return sum;
+
+  #at(row: number): number {
+    return row * this.#columns + this.#start;
+  }
 }

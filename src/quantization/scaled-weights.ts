@@ -35,11 +35,6 @@ export class ScaledWeights {
     );
   }
 
-  /** What the weight's columns were multiplied by, and so its inputs divided by; null for nothing. */
-  columnFactors(parameter: Parameter): Float64Array | null {
-    return this.#columnFactors.get(parameter) ?? null;
-  }
-
   /** Divides the group's value by `factors` `[numFactors]` at its source, and multiplies the columns of what reads it. */
   fold({ source, products, kept, factorOf, numFactors }: ScalingGroup, factors: Float64Array): void {
     const { weight, bias, normOffset } = source;

@@ -1,0 +1,174 @@
+// Has a model read the calibration text on the cpu, in floats or quantized in part, and sums up what its products read.
+import { compileToFit, type ModelToCompile } from '../compiler/compile-to-fit.ts';
+import { CpuDevice } from '../device/cpu/cpu-device.ts';
+import { createDevice, kernelsFor } from '../device/create-device.ts';
+import type { Device, Executable } from '../device/device.ts';
+import type { EngineConfig } from '../engine/config.ts';
+import type { Value } from '../ir/graph.ts';
+import type {
+  CalibrationStatistics,
+  CalibrationSubject,
+  Tensors,
+  TextReader,
+} from '../quantization/calibrate.ts';
+import { CrossGram } from '../quantization/gram.ts';
+import { InputObserver } from '../quantization/input-statistics.ts';
+import { columnsOf, inputsOf, type Product } from '../quantization/products.ts';
+import type { RangeKind } from '../quantization/range-observers.ts';
+import { residualOf, type StageDrift } from '../quantization/stages.ts';
+import { addProduct, type AddProduct } from '../tensor/matrix-product.ts';
+import { NO_QUANTIZATION } from '../tensor/precision.ts';
+import { NeedletailError } from '../util/errors.ts';
+import { observingDefinition, outputName } from './observing-definition.ts';
+import type { TokenWindow } from './token-windows.ts';
+import { readingSteps } from './window-steps.ts';
+
+export interface ReaderOptions {
+  readonly model: ModelToCompile;
+  readonly subject: CalibrationSubject;
+  readonly config: EngineConfig;
+  readonly windows: readonly TokenWindow[];
+  /** What static scales are made for. */
+  readonly range: RangeKind;
+  /** Called with windows done and in all of one reading. */
+  readonly onProgress?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Tokens that one step reads: what products read is kept for all of them. */
+const STEP_TOKENS = 256;
+
+/** Rows of each input that searches try candidates on. */
+const SAMPLE_SIZE = 512;
+
+/** Values of a step, by their ids. */
+type Observed = (value: Value) => Float32Array;
+
+export class CalibrationReader implements TextReader {
+  readonly addProduct: AddProduct;
+  readonly #options: ReaderOptions;
+  readonly #device: Device;
+
+  private constructor(options: ReaderOptions, device: Device) {
+    this.#options = options;
+    this.#device = device;
+    this.addProduct = device instanceof CpuDevice ? (product) => device.addProduct(product) : addProduct;
+  }
+
+  /** On the reference device if that was asked for, otherwise the cpu. */
+  static async open(options: ReaderOptions): Promise<CalibrationReader> {
+    const { config } = options;
+    const kind = config.device === 'reference' ? 'reference' : 'cpu';
+    return new CalibrationReader(options, await createDevice(kind, config));
+  }
+
+  async readStatistics(): Promise<CalibrationStatistics> {
+    const { subject, windows, range } = this.#options;
+    const inputs = inputsOf(subject.products);
+    const numTokens = windows.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
+    const observers = inputs.map(({ value, columns }) => {
+      const numRows = (numTokens * (value.type.shape[1] as number)) / columns;
+      return new InputObserver({ columns, numRows, sampleSize: SAMPLE_SIZE, range });
+    });
+    await this.#read(
+      [subject],
+      inputs.map(({ value }) => value),
+      async ([observed]) => {
+        for (const [i, { value }] of inputs.entries()) observers[i].add(observed(value));
+      },
+    );
+    return new Map(inputs.map(({ value }, i) => [value.id, observers[i].statistics()]));
+  }
+
+  async readDrift(stage: readonly Product[], floats: Tensors, quantized: Tensors): Promise<StageDrift> {
+    const { index } = this.#options.subject;
+    const inputs = inputsOf(stage).map(({ value, columns }) => {
+      const [gram, drift] = [0, 1].map(() => new CrossGram(columns, columns, this.addProduct));
+      return { value, gram, drift };
+    });
+    const residuals = stage.flatMap((product) => {
+      const value = residualOf(product, index);
+      if (value === null) return [];
+      const numRows = product.weight.value.type.shape[0] as number;
+      return [{ product, value, drift: new CrossGram(numRows, columnsOf(product.weight), this.addProduct) }];
+    });
+    const values = [...inputs, ...residuals].map(({ value }) => value);
+    await this.#read([floats, quantized], values, async ([expected, actual]) => {
+      for (const { value, gram, drift } of inputs) {
+        const x = actual(value);
+        await gram.add(x, x);
+        await drift.add(difference(expected(value), x), x);
+      }
+      for (const { product, value, drift } of residuals) {
+        await drift.add(difference(expected(value), actual(value)), actual(product.node.inputs[0]));
+      }
+    });
+    return {
+      inputs: new Map(
+        inputs.map(({ value, gram, drift }) => [value.id, { gram: gram.mean(), drift: drift.mean() }]),
+      ),
+      residuals: new Map(residuals.map(({ product, drift }) => [product, drift.mean()])),
+    };
+  }
+
+  close(): Promise<void> {
+    return this.#device.dispose();
+  }
+
+  /** The models read the windows in step; `look` sees the values of each step. */
+  async #read(
+    models: readonly Tensors[],
+    values: readonly Value[],
+    look: (observed: readonly Observed[]) => Promise<void>,
+  ): Promise<void> {
+    const { windows, signal, onProgress } = this.#options;
+    const executables: Executable[] = [];
+    try {
+      for (const tensors of models) executables.push(await this.#load(tensors, values));
+      for (const [i, { tokenIds }] of windows.entries()) {
+        for (const step of readingSteps(tokenIds, executables[0].plan, STEP_TOKENS)) {
+          signal?.throwIfAborted();
+          const results = [];
+          for (const executable of executables) results.push(await executable.run(step));
+          await look(
+            results.map(
+              ({ outputs }) =>
+                (value) =>
+                  outputs!.get(outputName(value.id))!,
+            ),
+          );
+        }
+        onProgress?.(i + 1, windows.length);
+      }
+    } finally {
+      for (const executable of executables) await executable.dispose();
+    }
+  }
+
+  #load({ source, catalog }: Tensors, values: readonly Value[]): Promise<Executable> {
+    const { model, config, windows } = this.#options;
+    const { target } = this.#device;
+    const observing = {
+      ...model,
+      definition: observingDefinition(model.definition, values),
+      tensors: catalog,
+    };
+    const settings: EngineConfig = {
+      ...config,
+      ...NO_QUANTIZATION,
+      activationDType: '16bit',
+      maxNumSeqs: 1,
+      maxModelLen: Math.max(...windows.map(({ tokenIds }) => tokenIds.length)),
+      maxNumBatchedTokens: STEP_TOKENS,
+      batchInvariant: false,
+    };
+    const available = this.#device.availableMemory();
+    const { plan, ledger } = compileToFit(observing, settings, target, kernelsFor(target), available);
+    if (ledger.error !== null) throw new NeedletailError('out_of_memory', ledger.error);
+    return this.#device.load(plan, source, { numBlocks: ledger.numBlocks });
+  }
+}
+
+function difference(a: Float32Array, b: Float32Array): Float32Array {
+  return a.map((value, i) => value - b[i]);
+}

@@ -1,0 +1,37 @@
+// The order in which a model's products are quantized, and what is known of each when its turn comes.
+import type { Value } from '../ir/graph.ts';
+import type { DriftStatistics } from './drift.ts';
+import { columnsOf, inputsOf, type GraphReader, type Product } from './products.ts';
+
+export interface StageDrift {
+  /** By the id of the value that products read. */
+  readonly inputs: ReadonlyMap<number, DriftStatistics>;
+  /** Mean of (r − r̃)ᵀx̃, `[rows, columns]`, for products whose results are added to an r. */
+  readonly residuals: ReadonlyMap<Product, Float32Array>;
+}
+
+/** Runs of products, in the order of the graph, that read equally many inputs, give or take one. */
+export function stagesOf(
+  products: readonly Product[],
+  maxNumStages: number,
+): readonly (readonly Product[])[] {
+  const inputs = inputsOf(products);
+  const numStages = Math.min(maxNumStages, inputs.length);
+  const stageOf = new Map(
+    inputs.map(({ value }, i) => [value.id, Math.floor((i * numStages) / inputs.length)]),
+  );
+  return Array.from({ length: numStages }, (_, stage) =>
+    products.filter(({ node }) => stageOf.get(node.inputs[0].id) === stage),
+  );
+}
+
+/** What alone becomes of the product's results is that this value is added to them: the residual stream; null otherwise. */
+export function residualOf({ node, weight }: Product, index: GraphReader): Value | null {
+  const [result] = node.outputs;
+  const users = index.users(result);
+  if (users.length !== 1 || users[0].op !== 'add' || index.isOutput(result)) return null;
+  const other = users[0].inputs.find(({ id }) => id !== result.id);
+  const isFlat = node.inputs[0].type.shape[1] === columnsOf(weight);
+  const hasRows = other?.type.shape[0] === result.type.shape[0];
+  return isFlat && hasRows && index.producer(other) !== null ? other : null;
+}

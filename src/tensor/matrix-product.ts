@@ -1,0 +1,32 @@
+// Products of matrices as whoever computes them is asked for them, and the plain way to compute them.
+
+/** Rows of float32 that start `stride` elements apart, the first at the array's start. */
+export interface Matrix {
+  readonly values: Float32Array;
+  readonly stride: number;
+}
+
+/** c `[rows, columns]` += a `[rows, depth]` · b `[depth, columns]`. */
+export interface MatrixProduct {
+  readonly a: Matrix;
+  readonly b: Matrix;
+  readonly c: Matrix;
+  readonly rows: number;
+  readonly depth: number;
+  readonly columns: number;
+}
+
+/** Adds a product to its `c`. */
+export type AddProduct = (product: MatrixProduct) => Promise<void>;
+
+/** One thread, one element of `a` after the other. */
+export const addProduct: AddProduct = async ({ a, b, c, rows, depth, columns }) => {
+  for (let row = 0; row < rows; row++) {
+    const sums = c.values.subarray(row * c.stride, row * c.stride + columns);
+    for (let k = 0; k < depth; k++) {
+      const factor = a.values[row * a.stride + k];
+      const from = k * b.stride;
+      for (let column = 0; column < columns; column++) sums[column] += factor * b.values[from + column];
+    }
+  }
+};
