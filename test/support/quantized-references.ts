@@ -69,8 +69,8 @@ export const ROUNDED_RECIPES: readonly RecipeUnderTest[] = [
 ];
 
 export const CALIBRATED_RECIPES: readonly RecipeUnderTest[] = [
-  calibrated({ name: 'awq' }, 0.5, INT4_GROUP_SIZE),
-  calibrated({ name: 'gptq', options: GPTQ_OPTIONS }, 0.5, INT4_GROUP_SIZE),
+  calibrated({ name: 'awq', maxNumStages: 1 }, 0.5, INT4_GROUP_SIZE),
+  calibrated({ name: 'gptq', maxNumStages: 1, options: GPTQ_OPTIONS }, 0.5, INT4_GROUP_SIZE),
   calibrated({ name: 'fp8', range: 'absmax' }, 0.19),
   calibrated({ name: 'smoothquant', alpha: 0.5 }, 0.034),
 ];
