@@ -111,6 +111,10 @@ export class OpChecks {
     this.check(isCountRight, `takes (${operands.join(', ')}), was given ${node.inputs.length} operands`);
   }
 
+  get label(): string {
+    return this.#node.label;
+  }
+
   check(isTrue: boolean, problem: string): void {
     if (!isTrue) this.fail(problem);
   }

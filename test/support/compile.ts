@@ -2,16 +2,23 @@
 import type { CompileRequest } from '../../src/compiler/request.ts';
 import { GATED_PRODUCTS } from '../../src/ir/ops/gated-products.ts';
 import { OPS } from '../../src/ir/ops/index.ts';
+import { FED_PRODUCTS } from '../../src/ir/ops/product-fusions.ts';
 import type { KernelDescription } from '../../src/kernels/kernel.ts';
 import type { HFConfig } from '../../src/models/model-definition.ts';
 import { findModel } from '../../src/models/registry.ts';
 
-/** One kernel for every op, but for products fused with what reads them; `rowMajor` weights, no workspace; `changes` by op. */
+const FUSED_WITH_OTHERS = new Set(
+  [...GATED_PRODUCTS, ...FED_PRODUCTS.map(({ op }) => op)].map(({ name }) => name),
+);
+
+/**
+ * One kernel for every op but for products fused with what they read or what reads them, which a cpu has not either;
+ * `rowMajor` weights, no workspace; `changes` by op.
+ */
 export function plainKernels(
   changes: Readonly<Record<string, Partial<KernelDescription>>> = {},
 ): KernelDescription[] {
-  const fused = GATED_PRODUCTS.map(({ name }) => name);
-  const ops = [...OPS.keys()].filter((op) => !fused.includes(op));
+  const ops = [...OPS.keys()].filter((op) => !FUSED_WITH_OTHERS.has(op));
   return ops.map((op) => ({
     op,
     weightLayout: () => 'rowMajor',

@@ -241,10 +241,14 @@ function variantsOf({ launch: { op, attributes, inputs }, step, dtype, cache }: 
   readonly variants: readonly KernelVariant[];
   readonly workspaceBytes: number;
 } {
-  const weight = inputs.find((operand) => operand.kind === 'weight');
+  const { matrixInput } = OPS.get(op)!;
+  const weight = inputs.find((operand, i) => operand.kind === 'weight' && i >= (matrixInput ?? 0)) as
+    Weight | undefined;
   const [weightRows, weightColumns = 1] = weight?.shape ?? [1, 1];
   const query = {
-    ...(isCodes(weight) ? codesQuery(weight, attributes, dtype) : floatsQuery(weight, dtype)),
+    ...(isCodes(weight)
+      ? codesQuery(weight, (attributes['product'] ?? attributes) as Attributes, dtype)
+      : floatsQuery(weight, dtype)),
     arch: 'sm_90',
     activationPrecision: 'auto',
     kvDType: cache?.spec.dtype ?? dtype,

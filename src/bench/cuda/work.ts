@@ -1,5 +1,7 @@
 // The least work of a step, counted from its plan: bytes that must be read, operations that must be done.
 import type { Launch, Plan } from '../../compiler/plan.ts';
+import { OPS } from '../../ir/ops/index.ts';
+import { FED_PRODUCTS } from '../../ir/ops/product-fusions.ts';
 import { memoryRoof, type Roofs } from './roofs.ts';
 
 export interface Work {
@@ -55,14 +57,19 @@ export function utilization(
   return { mbu: bytes / seconds / memoryRoof(roofs), mfu: flops / seconds / roofs.matmulFlops };
 }
 
-/** Where the products have their matrix. */
-const MATRIX_INPUTS: Readonly<Partial<Record<string, number>>> = {
-  linear: 1,
-  weightOnlyLinear: 1,
-  quantizedLinear: 2,
-  gatedLinear: 1,
-  gatedQuantizedLinear: 2,
-};
+const PRODUCT_NAMES = [
+  'linear',
+  'weightOnlyLinear',
+  'quantizedLinear',
+  'gatedLinear',
+  'gatedQuantizedLinear',
+];
+
+/** The product that each op is or ends with, by the op's name. */
+const PRODUCTS: ReadonlyMap<string, string> = new Map([
+  ...PRODUCT_NAMES.map((name) => [name, name] as const),
+  ...FED_PRODUCTS.map(({ op, product }) => [op.name, product.name] as const),
+]);
 
 /** The weight matrix that a launch multiplies with; a product of codes runs at twice the rate, and counts half. */
 function matrixOf(
@@ -70,12 +77,14 @@ function matrixOf(
   plan: Plan,
 ): { size: number; itemBytes: number; flopsPerElement: number } {
   const none = { size: 0, itemBytes: 0, flopsPerElement: 0 };
-  const matrixInput = MATRIX_INPUTS[op];
-  const operand = matrixInput === undefined ? undefined : inputs[matrixInput];
+  const product = PRODUCTS.get(op);
+  if (product === undefined) return none;
+  const operand = inputs[OPS.get(op)!.matrixInput!];
   if (operand?.kind !== 'weight') return none;
   const { shape, bytes } = plan.weights[operand.id];
   const size = shape.reduce((product, length) => product * length, 1);
-  return { size, itemBytes: bytes / size, flopsPerElement: matrixInput === 2 ? 1 : 2 };
+  const isOfCodes = product === 'quantizedLinear' || product === 'gatedQuantizedLinear';
+  return { size, itemBytes: bytes / size, flopsPerElement: isOfCodes ? 1 : 2 };
 }
 
 /** Heads times their width. */

@@ -1,7 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import { GraphBuilder } from '../../ir/graph-builder.ts';
 import type { Attributes, Graph, Node, Value } from '../../ir/graph.ts';
+import { FED_PRODUCTS } from '../../ir/ops/product-fusions.ts';
 import { verifyGraph } from '../../ir/verify.ts';
+import { CUDA_KERNELS } from '../../kernels/cuda/index.ts';
 import type { KernelDescription } from '../../kernels/kernel.ts';
 import { REFERENCE_KERNELS } from '../../kernels/reference.ts';
 import type { KernelRequest } from '../kernel-query.ts';
@@ -9,6 +11,7 @@ import { quantizationRules } from '../quantization-rules.ts';
 import { fuse } from './fuse.ts';
 import { quantize } from './quantize.ts';
 import { removeDead } from './remove-dead.ts';
+import { plainKernels } from '../../../test/support/compile.ts';
 
 /** A graph over an embedded input `[numTokens, 8]`; `build` returns its logits. */
 function toy(build: (builder: GraphBuilder, x: Value) => Value): Graph {
@@ -235,5 +238,57 @@ describe('quantize', () => {
     const kernels = REFERENCE_KERNELS.filter(({ op }) => op !== 'rmsNormQuantize');
     const ops = fusedOps((b, x) => product(b, norm(b, x)), kernels);
     expect(ops).toEqual(['rmsNorm', 'quantize', 'quantizedLinear']);
+  });
+});
+
+describe('a product', () => {
+  test('is fused on cuda with every op that feeds it', () => {
+    const ops = CUDA_KERNELS.map(({ op }) => op);
+    expect(ops).toEqual(expect.arrayContaining(FED_PRODUCTS.map(({ op }) => op.name)));
+  });
+
+  const kernels = plainKernels();
+  const fed = (ops: readonly string[]) => [...kernels, ...ops.map((op) => ({ ...kernels[0], op }))];
+  const norm = (b: GraphBuilder, x: Value, groupSize = 8): Value =>
+    one(b, 'rmsNorm', [x, b.parameter('norm', [groupSize])], { eps: 1e-5, weightOffset: 0, groupSize });
+  const linear = (b: GraphBuilder, x: Value): Value => one(b, 'linear', [x, b.parameter('up', [16, 8])]);
+
+  function nodesOf(build: (builder: GraphBuilder, x: Value) => Value, ops: readonly string[]): Node[] {
+    const graph = fuse(toy(build), { ...REQUEST, kernels: fed(ops) });
+    verifyGraph(graph);
+    return graph.nodes.slice(1);
+  }
+
+  test('takes in what alone makes its input', () => {
+    const [node] = nodesOf((b, x) => linear(b, norm(b, x)), ['rmsNormLinear']);
+    expect(node).toMatchObject({
+      op: 'rmsNormLinear',
+      attributes: { source: { eps: 1e-5, weightOffset: 0, groupSize: 8 }, product: {} },
+    });
+    expect(node.inputs.map(({ name }) => name)).toEqual(['embed.embedding', 'norm', 'up']);
+    expect(node.outputs).toHaveLength(2);
+  });
+
+  test('leaves the sum of an addRmsNorm to others, also before the product', () => {
+    const ops = nodesOf(
+      (b, x) => {
+        const sum = one(b, 'add', [x, one(b, 'scale', [x], { factor: 2 })]);
+        const other = linear(b, one(b, 'scale', [sum], { factor: 3 }));
+        return one(b, 'multiply', [other, one(b, 'linear', [norm(b, sum), b.parameter('down', [16, 8])])]);
+      },
+      ['addRmsNormLinear'],
+    );
+    expect(opsOf(ops)).toEqual(['scale', 'addRmsNormLinear', 'scale', 'linear', 'multiply']);
+  });
+
+  test('stays apart from what others read, from norms of groups, and where the target has no kernel', () => {
+    const readTwice = (b: GraphBuilder, x: Value): Value => {
+      const normed = norm(b, x);
+      return one(b, 'multiply', [one(b, 'linear', [normed, b.parameter('up', [8, 8])]), normed]);
+    };
+    const apart = ['rmsNorm', 'linear'];
+    expect(opsOf(nodesOf(readTwice, ['rmsNormLinear']))).toEqual([...apart, 'multiply']);
+    expect(opsOf(nodesOf((b, x) => linear(b, norm(b, x, 4)), ['rmsNormLinear']))).toEqual(apart);
+    expect(opsOf(nodesOf((b, x) => linear(b, norm(b, x)), []))).toEqual(apart);
   });
 });

@@ -4,6 +4,7 @@ import { fuseAddNorm } from '../fusions/add-norm.ts';
 import type { FusionRule } from '../fusions/fusion.ts';
 import { fuseGatedActivation } from '../fusions/gated-activation.ts';
 import { fuseGatedProduct } from '../fusions/gated-product.ts';
+import { fuseProduct } from '../fusions/product.ts';
 import { fuseQuantize } from '../fusions/quantize.ts';
 import { fuseRopeKvWrite } from '../fusions/rope-kv-write.ts';
 import { GraphIndex } from '../graph-index.ts';
@@ -15,6 +16,7 @@ const RULES: readonly FusionRule[] = [
   fuseGatedProduct,
   fuseRopeKvWrite,
   fuseQuantize,
+  fuseProduct,
 ];
 
 /** Makes only ops that the target's kernels have and want. */

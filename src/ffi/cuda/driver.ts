@@ -32,7 +32,10 @@ const TENSOR_MAP = {
 } as const;
 const SWIZZLED_BYTES = 128;
 
-/** A row-major matrix of 1- or 2-byte items, and the boxes of it that the copy engine moves: `boxRows` rows of 128 bytes. */
+/**
+ * A row-major matrix of 1- or 2-byte items, and the boxes of it that the copy engine moves: `boxRows` rows of 128 bytes, or
+ * `boxAtoms` times so many, one after the other.
+ */
 export interface TensorMapOptions {
   readonly address: Address;
   readonly itemBytes: number;
@@ -42,6 +45,7 @@ export interface TensorMapOptions {
   readonly boxRows: number;
   /** Rows come eight of the first half, then eight of the second; boxes count dimensions [bytes, 8, 2, groups]. */
   readonly interleavesHalves?: boolean;
+  readonly boxAtoms?: number;
 }
 
 export interface GpuProperties {
@@ -271,9 +275,7 @@ export class CudaDriver {
   /** A `CUtensorMap` (Hopper and newer). Address and `rowBytes` are multiples of 16. */
   encodeTensorMap(options: TensorMapOptions): Uint8Array {
     const { address, itemBytes } = options;
-    const { sizes, strides, box } = options.interleavesHalves
-      ? interleavedBoxes(options)
-      : plainBoxes(options);
+    const { sizes, strides, box } = boxesOf(options);
     const map = new Uint8Array(TENSOR_MAP_BYTES);
     const status = this.#functions.cuTensorMapEncodeTiled(
       map,
@@ -361,6 +363,23 @@ interface Boxes {
   /** Bytes, of all dimensions but the first. */
   readonly strides: readonly number[];
   readonly box: readonly number[];
+}
+
+function boxesOf(options: TensorMapOptions): Boxes {
+  if (options.interleavesHalves) return interleavedBoxes(options);
+  return options.boxAtoms === undefined ? plainBoxes(options) : severalAtoms(options, options.boxAtoms);
+}
+
+function severalAtoms(
+  { itemBytes, rows, columns, rowBytes, boxRows }: TensorMapOptions,
+  boxAtoms: number,
+): Boxes {
+  const atom = SWIZZLED_BYTES / itemBytes;
+  return {
+    sizes: [atom, rows, Math.ceil(columns / atom)],
+    strides: [rowBytes, SWIZZLED_BYTES],
+    box: [atom, boxRows, boxAtoms],
+  };
 }
 
 function plainBoxes({ itemBytes, rows, columns, rowBytes, boxRows }: TensorMapOptions): Boxes {

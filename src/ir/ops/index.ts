@@ -13,6 +13,7 @@ import { latentAttention } from './latent-attention.ts';
 import { addLayerNorm, layerNorm } from './layer-norm.ts';
 import { linear } from './linear.ts';
 import { addRmsNorm, rmsNorm } from './rms-norm.ts';
+import { FED_PRODUCTS } from './product-fusions.ts';
 import { addRmsNormQuantize, gatedActivationQuantize, rmsNormQuantize } from './quantize-fusions.ts';
 import { quantize } from './quantize.ts';
 import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-grouped-linear.ts';
@@ -61,5 +62,8 @@ const QUANTIZED_OPS = [
 ];
 
 export const OPS: ReadonlyMap<string, OpDefinition> = new Map(
-  [...PRIMITIVE_OPS, ...FUSED_OPS, ...QUANTIZED_OPS].map((op) => [op.name, op]),
+  [...PRIMITIVE_OPS, ...FUSED_OPS, ...QUANTIZED_OPS, ...FED_PRODUCTS.map(({ op }) => op)].map((op) => [
+    op.name,
+    op,
+  ]),
 );

@@ -4,6 +4,7 @@ import type { Attributes } from '../graph.ts';
 import { floatTensor, TOKEN, type HostTensor } from '../host-tensor.ts';
 import { PagedKVCaches } from '../paged-kv-cache.ts';
 import { OPS } from './index.ts';
+import { FED_PRODUCTS } from './product-fusions.ts';
 
 /** Rows of numbers as a float tensor. */
 function matrix(...rows: number[][]): HostTensor {
@@ -216,58 +217,77 @@ describe('what ops declare to passes', () => {
   const choice = { shape: [3, 2], data: Int32Array.of(0, 1, 1, 0, 1, 1) };
   const int8Weight = { weightDType: 'int8', groupSize: 4, hasZeros: false };
   const rope = { rotaryDim: 2, interleaved: false, inverseFrequencies: [1], attentionFactor: 1 };
-  const examples: Readonly<Record<string, readonly [inputs: readonly HostTensor[], attributes: Attributes]>> =
-    {
-      linear: [[x, matrix([1, 2, 3, 4])], {}],
-      rmsNorm: [[x, gain], { eps: 0.1, groupSize: 4, weightOffset: 0 }],
-      layerNorm: [[x, gain], { eps: 0.1, groupSize: 4 }],
-      addRmsNorm: [[x, other, gain], { eps: 0.1, weightOffset: 0 }],
-      addLayerNorm: [[x, other, gain], { eps: 0.1 }],
-      add: [[x, other], {}],
-      multiply: [[x, other], {}],
-      scale: [[x], { factor: 3 }],
-      clamp: [[x], { min: -1, max: 2 }],
-      softcap: [[x], { cap: 2 }],
-      activation: [[x], { kind: 'silu' }],
-      gatedActivation: [[x], { kind: 'silu' }],
-      slice: [[x], { start: 1, columns: 2 }],
-      rope: [[x, ints(5, 6, 9)], { headDim: 2, rope }],
-      routeExperts: [
-        [x],
-        { numExpertsPerToken: 2, scoring: 'softmax', normalize: true, scale: 1, groups: null },
-      ],
-      groupedLinear: [
-        [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), choice],
-        { numMatrices: 2, matricesPerToken: 2 },
-      ],
-      combineExperts: [[x, matrix([1, 2], [3, 4], [5, 6])], {}],
-      quantize: [[x], { dtype: 'int8', groupSize: 2 }],
-      rmsNormQuantize: [
-        [x, gain],
-        { eps: 0.1, groupSize: 4, weightOffset: 0, quantize: { dtype: 'int8', groupSize: 4 } },
-      ],
-      addRmsNormQuantize: [
-        [x, other, gain],
-        { eps: 0.1, weightOffset: 0, quantize: { dtype: 'float8_e4m3fn', groupSize: 2 } },
-      ],
-      gatedActivationQuantize: [[x], { kind: 'silu', quantize: { dtype: 'int8', groupSize: 2 } }],
-      weightOnlyLinear: [[x, matrix([1, 2, 3, 4]), matrix([0.5])], int8Weight],
-      quantizedLinear: [[x, gains, matrix([1, 2, 3, 4]), matrix([0.5])], { ...int8Weight, xGroupSize: 4 }],
-      gatedLinear: [[x, matrix([1, 2, 3, 4], [5, 6, 7, 8])], { kind: 'silu' }],
-      gatedQuantizedLinear: [
-        [x, gains, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2])],
-        { ...int8Weight, xGroupSize: 4, kind: 'silu' },
-      ],
-      weightOnlyGroupedLinear: [
-        [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2]), choice],
-        { ...int8Weight, numMatrices: 2, matricesPerToken: 2 },
-      ],
-      quantizedGroupedLinear: [
-        [x, gains, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2]), choice],
-        { ...int8Weight, xGroupSize: 4, numMatrices: 2, matricesPerToken: 2 },
-      ],
-    };
+  type Example = readonly [inputs: readonly HostTensor[], attributes: Attributes];
+  const unfed: Readonly<Record<string, Example>> = {
+    linear: [[x, matrix([1, 2, 3, 4])], {}],
+    rmsNorm: [[x, gain], { eps: 0.1, groupSize: 4, weightOffset: 0 }],
+    layerNorm: [[x, gain], { eps: 0.1, groupSize: 4 }],
+    addRmsNorm: [[x, other, gain], { eps: 0.1, weightOffset: 0 }],
+    addLayerNorm: [[x, other, gain], { eps: 0.1 }],
+    add: [[x, other], {}],
+    multiply: [[x, other], {}],
+    scale: [[x], { factor: 3 }],
+    clamp: [[x], { min: -1, max: 2 }],
+    softcap: [[x], { cap: 2 }],
+    activation: [[x], { kind: 'silu' }],
+    gatedActivation: [[x], { kind: 'silu' }],
+    slice: [[x], { start: 1, columns: 2 }],
+    rope: [[x, ints(5, 6, 9)], { headDim: 2, rope }],
+    routeExperts: [
+      [x],
+      { numExpertsPerToken: 2, scoring: 'softmax', normalize: true, scale: 1, groups: null },
+    ],
+    groupedLinear: [[x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), choice], { numMatrices: 2, matricesPerToken: 2 }],
+    combineExperts: [[x, matrix([1, 2], [3, 4], [5, 6])], {}],
+    quantize: [[x], { dtype: 'int8', groupSize: 2 }],
+    rmsNormQuantize: [
+      [x, gain],
+      { eps: 0.1, groupSize: 4, weightOffset: 0, quantize: { dtype: 'int8', groupSize: 4 } },
+    ],
+    addRmsNormQuantize: [
+      [x, other, gain],
+      { eps: 0.1, weightOffset: 0, quantize: { dtype: 'float8_e4m3fn', groupSize: 2 } },
+    ],
+    gatedActivationQuantize: [[x], { kind: 'silu', quantize: { dtype: 'int8', groupSize: 2 } }],
+    weightOnlyLinear: [[x, matrix([1, 2, 3, 4]), matrix([0.5])], int8Weight],
+    quantizedLinear: [[x, gains, matrix([1, 2, 3, 4]), matrix([0.5])], { ...int8Weight, xGroupSize: 4 }],
+    gatedLinear: [[x, matrix([1, 2, 3, 4], [5, 6, 7, 8])], { kind: 'silu' }],
+    gatedQuantizedLinear: [
+      [x, gains, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2])],
+      { ...int8Weight, xGroupSize: 4, kind: 'silu' },
+    ],
+    weightOnlyGroupedLinear: [
+      [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2]), choice],
+      { ...int8Weight, numMatrices: 2, matricesPerToken: 2 },
+    ],
+    quantizedGroupedLinear: [
+      [x, gains, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2]), choice],
+      { ...int8Weight, xGroupSize: 4, numMatrices: 2, matricesPerToken: 2 },
+    ],
+  };
+  const fed = FED_PRODUCTS.map(({ op, source, product }): readonly [string, Example] => {
+    const [sourceInputs, sourceAttributes] = unfed[source.name];
+    const columns = source.name.startsWith('gated') ? 2 : 4;
+    const weight = matrix([1, 2, 3, 4].slice(0, columns));
+    const format = { weightDType: 'int8', groupSize: columns, hasZeros: false };
+    const quantize = { dtype: 'int8', groupSize: columns };
+    const inputs = [...sourceInputs, weight, ...(product.scalesInput === null ? [] : [matrix([0.5])])];
+    if (product.name === 'linear') return [op.name, [inputs, { source: sourceAttributes, product: {} }]];
+    if (product.name === 'weightOnlyLinear')
+      return [op.name, [inputs, { source: sourceAttributes, product: format }]];
+    const own = { ...sourceAttributes, quantize };
+    return [op.name, [inputs, { source: own, product: { ...format, xGroupSize: columns } }]];
+  });
+  const examples: Readonly<Record<string, Example>> = { ...unfed, ...Object.fromEntries(fed) };
   const numRows = x.shape[0];
+
+  it.each(FED_PRODUCTS)('$op.name does one after the other', ({ op, source, product }) => {
+    const [inputs, attributes] = examples[op.name];
+    const made = run(source.name, inputs.slice(0, op.matrixInput!), attributes['source'] as Attributes);
+    const operands = [...made.slice(-product.matrixInput!), ...inputs.slice(op.matrixInput!)];
+    const y = run(product.name, operands, attributes['product'] as Attributes);
+    expect(run(op.name, inputs, attributes)).toEqual([...made, ...y]);
+  });
 
   it('has an example of every op that claims to treat rows alone', () => {
     expect(Object.keys(examples).sort()).toEqual(

@@ -139,8 +139,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
   const Decodes<kTileRows> decodes{cu_seqlens_q, context_lens, *num_seqs, num_kv_heads * kGroupTiles,
                                    ScoreRule{scale, softcap, 0.0f, window}};
   const int num_tiles = decodes.count();
-  const bool by_blocks = blocks_work(decodes.num_seqs * decodes.num_heads, num_tiles, gridDim.x);
-  const Shares shares(num_tiles, by_blocks ? gridDim.x : WARPS * gridDim.x);
+  const int num_results = decodes.num_seqs * decodes.num_heads;
+  const bool by_blocks = blocks_work(num_results, num_tiles, gridDim.x);
+  // The heads of one sequence are equal units: a block has a part of one of them, not the ends of two.
+  const bool has_units = by_blocks && decodes.num_seqs == 1 && num_results <= gridDim.x;
+  const Shares shares(num_tiles, by_blocks ? gridDim.x : WARPS * gridDim.x, has_units ? num_results : 1);
   // Neighbours in the row of tiles go to different blocks, so that few tiles are spread over all of them.
   const int worker = by_blocks ? blockIdx.x : warp * gridDim.x + blockIdx.x;
   int index = shares.begin(worker);

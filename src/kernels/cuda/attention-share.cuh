@@ -5,20 +5,29 @@
 #include "attention-score.cuh"
 #include "common.cuh"
 
-/// How contexts are split: into one share for each worker, of the same size or one group more. Nothing else decides it, so the
+/// How contexts are split: into one share for each worker, of the same size or one group more. The row may be cut into equal
+/// units before, with as many workers each, so that no share reaches from one into the next. Nothing else decides it, so the
 /// order of sums depends on the step's batch here alone.
 struct Shares {
-  int least, num_larger;
+  int num_groups, unit, workers, least, num_larger;
 
-  __device__ __forceinline__ Shares(int num_groups, int num_workers)
-      : least(num_groups / num_workers), num_larger(num_groups % num_workers) {}
+  __device__ __forceinline__ Shares(int num_groups, int num_workers, int num_units = 1)
+      : num_groups(num_groups),
+        unit(num_groups / num_units),
+        workers(num_workers / num_units),
+        least(unit / workers),
+        num_larger(unit % workers) {}
 
   /// First group of a worker's share.
-  __device__ __forceinline__ int begin(int worker) const { return worker * least + min(worker, num_larger); }
+  __device__ __forceinline__ int begin(int worker) const {
+    const int in_unit = worker % workers;
+    return min(worker / workers * unit + in_unit * least + min(in_unit, num_larger), num_groups);
+  }
   /// Whose share a group is in.
   __device__ __forceinline__ int owner(int group) const {
-    const int behind_larger = num_larger * (least + 1);
-    return group < behind_larger ? group / (least + 1) : num_larger + (group - behind_larger) / least;
+    const int in_unit = group % unit, first = group / unit * workers, behind_larger = num_larger * (least + 1);
+    return first +
+           (in_unit < behind_larger ? in_unit / (least + 1) : num_larger + (in_unit - behind_larger) / max(least, 1));
   }
 };
 

@@ -17,6 +17,8 @@ export interface StepCounts {
 }
 
 export const QUERIES_PER_TILE = 64;
+/** First compute capability with the engine that copies tiles to shared memory: Hopper's. */
+export const COPY_ENGINE_CAPABILITY = 90;
 
 /** A matrix in device memory, rows `rowStride` elements apart; a vector is one row. */
 export interface CudaMatrix {
@@ -91,7 +93,10 @@ export type Parameter =
   /** Known when the step is. */
   | { readonly count: (counts: StepCounts) => number };
 
-/** Boxes of a matrix that arrive as rows of 128 bytes, swizzled by 128 bytes; past the matrix's end they hold zeros. */
+/**
+ * Boxes of a matrix that arrive as rows of 128 bytes, swizzled by 128 bytes; past the matrix's end they hold zeros. With
+ * `boxAtoms`, a box is so many neighbours of that kind, one after the other, of rows of a multiple of 128 bytes.
+ */
 export interface TensorMap {
   /** A multiple of 16. */
   readonly address: number;
@@ -104,6 +109,7 @@ export interface TensorMap {
   readonly boxRows: number;
   /** Eight rows of the first half follow eight of the second in turn; either half has a multiple of eight. */
   readonly interleavesHalves?: boolean;
+  readonly boxAtoms?: number;
 }
 
 export type Defines = Readonly<Record<string, string | number>>;
@@ -215,6 +221,17 @@ export function gatedTensorMap(matrix: CudaMatrix, boxRows: number): Parameter {
   const itemBytes = itemSize(dtype);
   const rowBytes = rowStride * itemBytes;
   return { tensorMap: { address, itemBytes, rows, columns, rowBytes, boxRows, interleavesHalves: true } };
+}
+
+/** Boxes of 128 bytes of `boxRows` rows, whatever the rows hold, or of `boxAtoms` times so many. */
+export function byteMap(
+  { address, dtype, rows, columns, rowStride }: CudaMatrix,
+  boxRows: number,
+  boxAtoms?: number,
+): Parameter {
+  const bytes = { columns: columns * itemSize(dtype), rowBytes: rowStride * itemSize(dtype) };
+  const box = boxAtoms === undefined ? { boxRows } : { boxRows, boxAtoms };
+  return { tensorMap: { address, itemBytes: 1, rows, ...bytes, ...box } };
 }
 
 export function int(value: unknown): Parameter {

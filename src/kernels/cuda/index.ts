@@ -5,6 +5,7 @@ import type { CudaKernelDescription } from './cuda-kernel.ts';
 import { activation, add, clamp, gatedActivation, multiply, scale, softcap } from './elementwise.ts';
 import { embedding, gatherRows } from './embedding.ts';
 import { combineExperts, groupedLinear, routeExperts } from './experts.ts';
+import { fedProducts } from './fed-product.ts';
 import { gatedLinear, gatedQuantizedLinear } from './gated-product.ts';
 import { linear } from './linear.ts';
 import { addLayerNorm, addRmsNorm, addRmsNormQuantize, layerNorm, rmsNorm, rmsNormQuantize } from './norm.ts';
@@ -13,7 +14,7 @@ import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-exp
 import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
 import { kvWrite, rope, ropeKvWrite } from './rope.ts';
 
-export const CUDA_KERNELS: readonly CudaKernelDescription[] = [
+const PARTS: readonly CudaKernelDescription[] = [
   embedding,
   linear,
   quantize,
@@ -47,3 +48,5 @@ export const CUDA_KERNELS: readonly CudaKernelDescription[] = [
   gatedLinear,
   gatedQuantizedLinear,
 ];
+
+export const CUDA_KERNELS: readonly CudaKernelDescription[] = [...PARTS, ...fedProducts(PARTS)];

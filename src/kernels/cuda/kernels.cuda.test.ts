@@ -208,6 +208,31 @@ describeCuda('kernels', () => {
       }
     });
 
+    it('linear fused with a norm or a gated activation before it', async () => {
+      for (const rows of [1, 2])
+        for (const [outputs, inputs] of [
+          [40, 64],
+          [2200, 192],
+          [33, 4160],
+          [50, 2600],
+        ]) {
+          const x = matrix(rows, inputs, random(rows * inputs, 1));
+          const residual = matrix(rows, inputs, random(rows * inputs, 2));
+          const both = matrix(rows, 2 * inputs, random(2 * rows * inputs, 3, 3));
+          const made = (): Matrix => matrix(rows, inputs);
+          const y = matrix(rows, outputs);
+          const operands = [weight([outputs, inputs], 4), ...(rows === 1 ? [vector(outputs, 5)] : [])];
+          const norm = { eps: 1e-5, weightOffset: rows - 1 };
+          const gain = vector(inputs, 6);
+          const alone = { source: { ...norm, groupSize: inputs }, product: {} };
+          await check('rmsNormLinear', alone, [x, gain, ...operands], [made(), y], rows);
+          const after = [x, residual, gain, ...operands];
+          await check('addRmsNormLinear', { source: norm, product: {} }, after, [made(), made(), y], rows);
+          const gated = { source: { kind: 'silu' }, product: {} };
+          await check('gatedActivationLinear', gated, [both, ...operands], [made(), y], rows);
+        }
+    });
+
     it('linear on views that are not aligned', async () => {
       const x = matrix(5, 64, random(5 * 64, 1), { columnStart: 3, rowStride: 69 });
       await check('linear', {}, [x, weight([24, 64], 2)], [matrix(5, 24, undefined, { columnStart: 1 })], 5);

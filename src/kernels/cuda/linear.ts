@@ -3,6 +3,7 @@
 import { itemSize } from '../../tensor/dtype.ts';
 import type { KernelQuery, KernelVariant } from '../kernel.ts';
 import {
+  COPY_ENGINE_CAPABILITY,
   cudaType,
   int,
   matrixOf,
@@ -20,6 +21,7 @@ import {
 } from './cuda-kernel.ts';
 import { hasWgmma, isWgmma, wgmma, wgmmaVariants } from './linear-wgmma.ts';
 import { invariant, INVARIANT_VARIANTS, isInvariant } from './linear-invariant.ts';
+import { canRow, row, ROW_VARIANT } from './linear-row.ts';
 
 /** Of more, our own kernel does Hopper's products of 16-bit numbers. */
 const MAX_CUBLASLT_ROWS = 256;
@@ -28,8 +30,6 @@ export const CUBLASLT_WORKSPACE_BYTES = 32 * 2 ** 20;
 /** Rows of x that the streaming kernel takes at once, by variant; 8 to a tensor-core tile. */
 const STREAMED_ROWS = [8, 16];
 const TILE = 64;
-/** Hopper's, by the compute capability. */
-export const COPY_ENGINE_CAPABILITY = 90;
 export const STAGE_BARRIER_BYTES = 16;
 
 export const linear: CudaKernelDescription = {
@@ -47,7 +47,10 @@ function variants(query: KernelQuery): readonly KernelVariant[] {
   if (query.batchInvariant)
     return query.weightDType === 'float32' ? [{ kernel: 'tiled', maxRows: null }] : INVARIANT_VARIANTS;
   if (query.weightDType === 'float32') return [{ kernel: 'cublaslt', maxRows: null }];
-  const streams = STREAMED_ROWS.map((rows) => ({ kernel: `stream${rows}`, maxRows: rows }));
+  const streams = [
+    ...(canRow(query, query.weightDType, null) ? [ROW_VARIANT] : []),
+    ...STREAMED_ROWS.map((rows) => ({ kernel: `stream${rows}`, maxRows: rows })),
+  ];
   if (!hasWgmma(query)) return [...streams, { kernel: 'cublaslt', maxRows: null }];
   return [
     ...streams,
@@ -64,6 +67,8 @@ function prepare(launch: CudaLaunch): readonly PreparedLaunch[] {
   if (isInvariant(launch.kernel)) return [invariant(launch, operands(launch), parameters(launch))];
   if (isWgmma(launch.kernel))
     return [wgmma(launch, { ...operands(launch), xScales: null, scales: null, gate: null })];
+  if (launch.kernel === ROW_VARIANT.kernel)
+    return [row(launch, { ...operands(launch), source: null, xScales: null, scales: null })];
   return launch.kernel === 'cublaslt'
     ? matmul(launch, operands(launch))
     : [stream(launch, Number(launch.kernel.slice('stream'.length)))];

@@ -56,6 +56,23 @@ struct Tiles {
 #endif
 };
 
+#if HAS_COPY_ENGINE
+/// A matrix of bytes in boxes of several neighbouring tiles, each of which comes at once.
+struct Boxes {
+  const TensorMap* map;
+  u64 policy;
+
+  /// One thread; `atom` counts kAtomBytes of a row.
+  __device__ __forceinline__ void fill(u8* target, int row, int atom, u64* full) const {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+        "[%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(target)),
+        "l"(map), "r"(0), "r"(row), "r"(atom), "r"(shared_address(full)), "l"(policy)
+        : "memory");
+  }
+};
+#endif
+
 /// L2 is told to drop first what is read once, and to keep what others read too.
 __device__ __forceinline__ u64 policy_to_drop() {
   u64 policy = 0;

@@ -3,6 +3,7 @@
 import { itemSize, type DType } from '../../tensor/dtype.ts';
 import type { KernelQuery, KernelVariant, WeightLayout } from '../kernel.ts';
 import {
+  COPY_ENGINE_CAPABILITY,
   cudaType,
   int,
   matrixOf,
@@ -20,8 +21,9 @@ import {
   type Parameter,
   type PreparedLaunch,
 } from './cuda-kernel.ts';
+import { canRow, row, ROW_VARIANT } from './linear-row.ts';
 import { hasWgmma, isWgmma, wgmma, wgmmaVariants } from './linear-wgmma.ts';
-import { COPY_ENGINE_CAPABILITY, CUBLASLT_WORKSPACE_BYTES, matmul, STAGE_BARRIER_BYTES } from './linear.ts';
+import { CUBLASLT_WORKSPACE_BYTES, matmul, STAGE_BARRIER_BYTES } from './linear.ts';
 
 /** Bytes of a row that a warp of the streaming kernel takes at a time; groups are multiples of half of it. */
 const PIECE_BYTES = 128;
@@ -108,8 +110,9 @@ function weightOnlyVariants(query: KernelQuery): readonly KernelVariant[] {
     return [{ kernel: isHalf(query) && canStream(query) ? 'stream8' : 'tiled', maxRows: null }];
   const last = { kernel: canDequantize(query) ? 'dequantize' : 'tiled', maxRows: null };
   if (!isHalf(query)) return [last];
-  if (canRing(query)) return [...ringVariants(), last];
-  return canStream(query) ? [...streamVariants(32), last] : [last];
+  const rows = rowVariants(query);
+  if (canRing(query)) return [...rows, ...ringVariants(), last];
+  return canStream(query) ? [...rows, ...streamVariants(32), last] : [...rows, last];
 }
 
 function quantizedVariants(query: KernelQuery): readonly KernelVariant[] {
@@ -119,7 +122,13 @@ function quantizedVariants(query: KernelQuery): readonly KernelVariant[] {
   if (weightFormat?.dtype === 'uint4' || !isPerRow || !canStream(query))
     return [{ kernel: 'tiled', maxRows: null }];
   if (query.batchInvariant) return [{ kernel: hasWgmma(query) ? 'wgmma128' : 'stream8', maxRows: null }];
-  return hasWgmma(query) ? wgmmaVariants(query) : streamVariants(null);
+  const rows = rowVariants(query);
+  return [...rows, ...(hasWgmma(query) ? wgmmaVariants(query) : streamVariants(null))];
+}
+
+function rowVariants(query: KernelQuery): readonly KernelVariant[] {
+  const scaling = query.attributes as unknown as Attributes;
+  return canRow(query, query.weightFormat!.dtype, scaling) ? [ROW_VARIANT] : [];
 }
 
 function streamVariants(maxRows: number | null): readonly KernelVariant[] {
@@ -180,6 +189,7 @@ function product(launch: CudaLaunch, operands: QuantizedOperands): KernelLaunch 
   const { x, xScales, weight } = operands;
   const isCodeByCode = xScales === null || x.dtype === weight.dtype;
   if (!isAligned(x) || !isCodeByCode) return tiled(launch, operands);
+  if (launch.kernel === ROW_VARIANT.kernel) return row(launch, { ...operands, source: null });
   if (launch.kernel in RING_SHAPES) return ring(launch, operands);
   if (launch.kernel in STREAM_SHAPES) return stream(launch, operands);
   return isWgmma(launch.kernel) ? wgmma(launch, { ...operands, gate: null }) : tiled(launch, operands);

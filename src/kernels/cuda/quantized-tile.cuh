@@ -57,6 +57,27 @@ template <typename X> struct Tile<uint4_codes, X> {
   }
 };
 
+/// Weights that are numbers of 16 bits.
+template <typename X> struct Tile<X, X> {
+  typedef float Sum;
+  static constexpr int kPiece = 32, kSteps = 2, kXWords = 4;
+  static constexpr float kOffset = 0.0f, kMiddle = 0.0f;
+  u32 a[kSteps][4];
+
+  __device__ __forceinline__ Tile(const u32 (&low)[4], const u32 (&high)[4]) {
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+      a[i][0] = low[2 * i], a[i][1] = high[2 * i], a[i][2] = low[2 * i + 1], a[i][3] = high[2 * i + 1];
+  }
+  __device__ __forceinline__ static void expand(const u32 (&words)[4], u32 (&x)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[i] = words[i];
+  }
+  __device__ __forceinline__ static void multiply(float (&sum)[4], const u32 (&a)[4], u32 x0, u32 x1) {
+    mma<X>(sum, a, x0, x1);
+  }
+};
+
 /// Codes by codes of 8 bits.
 template <> struct Tile<int8, int8> {
   typedef int Sum;
@@ -78,6 +99,30 @@ template <> struct Tile<int8, int8> {
         "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(x0), "r"(x1));
+  }
+};
+
+/// 4-bit codes by codes of 8 bits: of every eight columns 0, 4, 1, 5, then 2, 6, 3, 7.
+template <> struct Tile<uint4_codes, int8> {
+  typedef int Sum;
+  static constexpr int kPiece = 128, kSteps = 4, kXWords = 8;
+  static constexpr float kOffset = 0.0f, kMiddle = 8.0f;
+  u32 a[kSteps][4];
+
+  __device__ __forceinline__ Tile(const u32 (&low)[4], const u32 (&high)[4]) {
+    constexpr u32 kLowerHalves = 0x0f0f0f0f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      a[i][0] = low[i] & kLowerHalves, a[i][1] = high[i] & kLowerHalves;
+      a[i][2] = low[i] >> 4 & kLowerHalves, a[i][3] = high[i] >> 4 & kLowerHalves;
+    }
+  }
+  __device__ __forceinline__ static void expand(const u32 (&words)[8], u32 (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = words[i];
+  }
+  __device__ __forceinline__ static void multiply(int (&sum)[4], const u32 (&a)[4], u32 x0, u32 x1) {
+    Tile<int8, int8>::multiply(sum, a, x0, x1);
   }
 };
 

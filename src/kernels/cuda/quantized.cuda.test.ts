@@ -192,6 +192,37 @@ describeCuda('kernels of quantized operands', () => {
           }
       });
 
+      it('quantizedLinear fused with what quantizes before it', async () => {
+        for (const rows of [1, 2])
+          for (const [outputs, inputs] of [
+            [40, 128],
+            [2200, 1152],
+            [33, 4224],
+          ]) {
+            const format = { dtype: codeDType, groupSize: inputs, hasZeros: false };
+            const { attributes, operands } = weights(outputs, inputs, format);
+            const product = { ...attributes, xGroupSize: inputs };
+            const quantize = { dtype: codeDType, groupSize: inputs };
+            const x = matrix(rows, inputs, random(rows * inputs, 1));
+            const residual = matrix(rows, inputs, random(rows * inputs, 2));
+            const both = matrix(rows, 2 * inputs, random(2 * rows * inputs, 4, 3));
+            const gain = floats([inputs], 3);
+            const made = codesAndScales(rows, inputs, codeDType);
+            const y = matrix(rows, outputs);
+            const norm = { eps: 1e-5, weightOffset: 0, quantize };
+            const step = CODE_STEPS[codeDType];
+            const after = { source: norm, product };
+            const alone = { source: { ...norm, groupSize: inputs }, product };
+            const gated = { source: { kind: 'silu', quantize }, product };
+            const normed = [...made, y];
+            await check('rmsNormQuantizeQuantizedLinear', alone, [x, gain, ...operands], normed, step);
+            const added = [matrix(rows, inputs), ...made, y];
+            const addInputs = [x, residual, gain, ...operands];
+            await check('addRmsNormQuantizeQuantizedLinear', after, addInputs, added, step);
+            await check('gatedActivationQuantizeQuantizedLinear', gated, [both, ...operands], normed, step);
+          }
+      });
+
       it('quantizedLinear in groups, and on views that are not aligned', async () => {
         const format = { dtype: codeDType, groupSize: 32, hasZeros: false };
         const { attributes, operands } = weights(24, 128, format);
@@ -242,6 +273,36 @@ describeCuda('kernels of quantized operands', () => {
           await check('weightOnlyLinear', attributes, [x, ...operands, bias], [matrix(rows, outputs)]);
         }
     });
+
+    it.each([
+      ['int8', null, false],
+      ['float8_e4m3fn', null, false],
+      ['int8', 64, false],
+      ['uint4', 128, true],
+      ['uint4', 256, false],
+    ] as const)(
+      'weightOnlyLinear of %s in groups of %s, zeros: %s, fused',
+      async (codeDType, size, hasZeros) => {
+        for (const rows of [1, 2])
+          for (const [outputs, inputs] of [
+            [40, 256],
+            [17, 768],
+            [2200, 4352],
+          ]) {
+            const format = { dtype: codeDType, groupSize: size ?? inputs, hasZeros };
+            const { attributes: product, operands } = weights(outputs, inputs, format);
+            const x = matrix(rows, inputs, random(rows * inputs, 1));
+            const residual = matrix(rows, inputs, random(rows * inputs, 2));
+            const both = matrix(rows, 2 * inputs, random(2 * rows * inputs, 4, 3));
+            const inputsOf = [x, residual, floats([inputs], 3), ...operands, floats([outputs], 5)];
+            const source = { eps: 1e-5, weightOffset: 0 };
+            const outputsOf = [matrix(rows, inputs), matrix(rows, inputs), matrix(rows, outputs)];
+            await check('addRmsNormWeightOnlyLinear', { source, product }, inputsOf, outputsOf);
+            const gated = { source: { kind: 'silu' }, product };
+            await check('gatedActivationWeightOnlyLinear', gated, [both, ...operands], outputsOf.slice(1));
+          }
+      },
+    );
 
     it.each(['int8', 'uint4'] as const)('weightOnlyGroupedLinear of %s', async (codeDType) => {
       const [numMatrices, matricesPerToken, outputs, inputs] = [3, 3, 21, 64];

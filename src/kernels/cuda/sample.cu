@@ -176,9 +176,10 @@ struct Row {
     return found_id;
   }
 
+  /// Infinity where there is a NaN.
   __device__ float largest_logit() const {
     float value = -INFINITY;
-    each([&](int, float logit) { value = fmaxf(value, logit); });
+    each([&](int, float logit) { value = fmaxf(value, logit != logit ? INFINITY : logit); });
     return reduce_block(value, -INFINITY, Max());
   }
 
@@ -189,12 +190,6 @@ struct Row {
     each([&](int id, float logit) { if (logit == wanted) atomicMin(&found_id, id); });
     __syncthreads();
     return found_id;
-  }
-
-  __device__ bool has_nan() const {
-    bool found = false;
-    each([&](int, float logit) { found |= logit != logit; });
-    return __syncthreads_or(found);
   }
 
   __device__ float log_sum_exp() const {
@@ -220,6 +215,10 @@ struct Sampling {
   __device__ __forceinline__ int integer(Column column) const { return columns[column * stride + row]; }
   __device__ __forceinline__ float number(Column column) const { return __int_as_float(integer(column)); }
   __device__ __forceinline__ int end(Column offsets) const { return columns[offsets * stride + row + 1]; }
+  /// Whether there are biases or penalties.
+  __device__ __forceinline__ bool is_adjusted() const {
+    return integer(kBiasOffsets) < end(kBiasOffsets) || integer(kHistoryOffsets) < end(kHistoryOffsets);
+  }
 };
 
 /// Adds biases and penalties to the row, keeping what was there.
@@ -290,9 +289,8 @@ __device__ u64 kept_mass(const Row& row, const Sampling& sampling) {
   return tie >= least ? mass + kept.num_ties * row.mass(tie) : mass;
 }
 
-/// The row's token, or −1 if every token is banned.
+/// The row's token, or −1 if every token is banned. The largest logit is known.
 __device__ int choose(Row& row, const Sampling& sampling) {
-  row.largest = row.largest_logit();
   if (row.largest == -INFINITY) return -1;
   const float temperature = sampling.number(kTemperature);
   if (temperature == 0.0f) return row.first_of(row.largest);
@@ -349,12 +347,16 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   report(kRowStatus, 0);
 
   const float raw_largest = row.largest_logit();
-  if (row.has_nan() || isinf(raw_largest)) return report(kRowStatus, 1);
+  if (isinf(raw_largest)) return report(kRowStatus, 1);
   int token = sampling.integer(kTargetIds);
   if (token < 0) {
-    adjust(row.logits, sampling, *lists);
+    row.largest = raw_largest;
+    if (sampling.is_adjusted()) {
+      adjust(row.logits, sampling, *lists);
+      row.largest = row.largest_logit();
+    }
     token = choose(row, sampling);
-    restore(row.logits, sampling, *lists);
+    if (sampling.is_adjusted()) restore(row.logits, sampling, *lists);
   }
   if (token < 0) return report(kRowStatus, 2);
   report(kTokenIds, token);

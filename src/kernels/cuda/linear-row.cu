@@ -1,0 +1,181 @@
+// linear, weightOnlyLinear and quantizedLinear of one row of x, bound by reading the weights, with the norm or gated activation
+// that x comes from. As many blocks as run at once make a share of the outputs each, 16 at a time. One warp keeps a ring of
+// weights filled, from before the previous launch is done; the others have x in shared memory, each block for itself, and divide
+// the inputs, 128 bytes of every row at a time on tensor cores.
+// X: type of x, codes or 16-bit; CODES: of the weight, X if it has 16-bit numbers; Y: of the output, BIAS: of the bias;
+// STAGES of STAGE_ATOMS times 128 bytes of each of 16 rows; GROUPED: 1 if each 64 bytes of a row have a pair (scale, zero) of
+// their own.
+// NORM: 1 if x is the root-mean-square norm of a row of type A, 2 if of the sum of two; W: type of its weight; GATE: the function
+// of a gated activation that x is of a row of type A; PIECES: 16-byte pieces of x that a thread makes; QUANTIZE: 1 if x is
+// rounded to codes then, 2 if it is of codes already.
+#include "pipeline.cuh"
+#include "row-x.cuh"
+
+constexpr int kOutputs = 16;
+constexpr int kAtomInputs = 2 * T::kPiece;
+constexpr int kTileBytes = kOutputs * kAtomBytes;
+/// A stage has STAGE_ATOMS tiles of weights and, if GROUPED, one of scales, [16][2 * STAGE_ATOMS] pairs.
+constexpr int kStageBytes = (STAGE_ATOMS + GROUPED) * kTileBytes;
+static_assert(!GROUPED || STAGE_ATOMS == 8, "a tile of scales for a stage");
+typedef Ring<STAGES, kReaders> StageRing;
+
+/// The weights of a block's outputs, by turns of a stage.
+struct Weights {
+#if HAS_COPY_ENGINE
+  Boxes codes;
+#else
+  Tiles codes;
+#endif
+  Tiles scales;  // of GROUPED
+  int turns_per_tile, first_tile, num_turns;
+
+  __device__ __forceinline__ int row(int turn) const { return (first_tile + turn / turns_per_tile) * kOutputs; }
+  __device__ __forceinline__ int atom(int turn) const { return turn % turns_per_tile * STAGE_ATOMS; }
+
+  __device__ __forceinline__ void fill_stage(u8* stage, int turn, u64* full) const {
+#if HAS_COPY_ENGINE
+    if (threadIdx.x % 32 == 0) codes.fill(stage, row(turn), atom(turn), full);
+#else
+    for (int i = 0; i < STAGE_ATOMS; i++)
+      codes.fill(stage + i * kTileBytes, row(turn), (atom(turn) + i) * kAtomBytes, kOutputs, 1, full);
+#endif
+    if (GROUPED)
+      scales.fill(stage + STAGE_ATOMS * kTileBytes, row(turn), atom(turn) / STAGE_ATOMS * kAtomBytes, kOutputs, 1, full);
+  }
+
+  /// One warp; it meets nothing but weights.
+  __device__ __forceinline__ void fill(u8* stages, StageRing& ring) const {
+    for (int turn = 0; turn < num_turns; turn++) {
+      ring.begin_fill(turn, kStageBytes);
+      fill_stage(stages + turn % STAGES * kStageBytes, turn, &ring.full[turn % STAGES]);
+      ring.end_fill(turn);
+    }
+    let_next_start();
+#if !HAS_COPY_ENGINE
+    wait_copies<0>();
+#endif
+  }
+};
+
+#if GROUPED
+typedef float Total;
+#else
+typedef T::Sum Total;
+#endif
+
+/// A warp's atom of a stage. The columns of the products are the planes of x, where it has several, and the others any of them.
+__device__ __forceinline__ void multiply(const u8* stage, int at_atom, int atom, const KeptX& kept, Total (&sum)[2][4]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  const u8* weights = stage + at_atom * kTileBytes + g * kAtomBytes;
+  const K* x = kept.plane(min(g, kPlanes - 1)) + atom * kAtomInputs + c * (T::kPiece / 4);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int place = ((4 * half + c) ^ g) * 16;
+    const uint4 low = *reinterpret_cast<const uint4*>(weights + place);
+    const uint4 high = *reinterpret_cast<const uint4*>(weights + place + 8 * kAtomBytes);
+    const T tile({low.x, low.y, low.z, low.w}, {high.x, high.y, high.z, high.w});
+    u32 words[T::kXWords], from_x[2 * T::kSteps];
+#pragma unroll
+    for (int i = 0; i < T::kXWords / 4; i++) {
+      const uint4 v = reinterpret_cast<const uint4*>(x + half * T::kPiece)[i];
+      words[4 * i] = v.x, words[4 * i + 1] = v.y, words[4 * i + 2] = v.z, words[4 * i + 3] = v.w;
+    }
+    T::expand(words, from_x);
+#if GROUPED
+    T::Sum part[2][4] = {};
+#else
+    T::Sum(&part)[2][4] = sum;
+#endif
+#pragma unroll
+    for (int i = 0; i < T::kSteps; i++) T::multiply(part[i % 2], tile.a[i], from_x[2 * i], from_x[2 * i + 1]);
+#if GROUPED
+    const u8* scales = stage + STAGE_ATOMS * kTileBytes + g * kAtomBytes + (at_atom ^ g) * 16 + half * 8;
+    const float half_sum = kept.half_sums[2 * atom + half];
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      const float2 of_row = *reinterpret_cast<const float2*>(scales + j * 8 * kAtomBytes);
+      // What zeros take off is taken off the highest plane's product.
+      sum[0][2 * j] += of_row.x * (float(part[0][2 * j] + part[1][2 * j]) - (c == 0 ? of_row.y * half_sum : 0.0f));
+      sum[0][2 * j + 1] += of_row.x * float(part[0][2 * j + 1] + part[1][2 * j + 1]);
+    }
+#endif
+  }
+}
+
+/// A warp's products of rows lane / 4 and that plus 8, of all planes; valid in lanes that 4 divides.
+__device__ __forceinline__ float2 join_planes(const Total (&sum)[2][4]) {
+  float of_row[2];
+#pragma unroll
+  for (int j = 0; j < 2; j++) {
+    of_row[j] = float(sum[0][2 * j] + sum[1][2 * j]);
+    if (kPlanes == 1) continue;
+    // Planes are columns: the first two of them are the first lane's, the third the next lane's.
+    const float higher = 65536.0f * of_row[j] + 256.0f * float(sum[0][2 * j + 1] + sum[1][2 * j + 1]);
+    of_row[j] = higher + __shfl_down_sync(0xffffffffu, of_row[j], 1);
+  }
+  return make_float2(of_row[0], of_row[1]);
+}
+
+#if HAS_COPY_ENGINE
+#define WEIGHT_PARAMETERS const __grid_constant__ TensorMap codes, const __grid_constant__ TensorMap pairs_of_codes
+#else
+#define WEIGHT_PARAMETERS const u8 *codes, const u8 *pairs_of_codes
+#endif
+
+extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
+    linear_row(const A* x, const A* residual, A* x_sum, const W* gain, float eps, float gain_offset, X* made, float* x_scale,
+               WEIGHT_PARAMETERS, const float* scales, const BIAS* bias, Y* y, int inputs, int outputs) {
+  extern __shared__ __align__(1024) u8 memory[];
+  __shared__ float sums[2][kReaders][kOutputs];
+  __shared__ StageRing ring;
+  const int num_atoms = inputs / kAtomInputs, turns_per_tile = (num_atoms + STAGE_ATOMS - 1) / STAGE_ATOMS;
+  const int num_tiles = (outputs + kOutputs - 1) / kOutputs;
+  const int least = num_tiles / gridDim.x, num_larger = num_tiles % gridDim.x, block = blockIdx.x;
+  const int first_tile = block * least + min(block, num_larger), last_tile = first_tile + least + (block < num_larger);
+  if (threadIdx.x == 0) ring.init();
+  __syncthreads();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (warp == kReaders) {
+    const int num_turns = (last_tile - first_tile) * turns_per_tile;
+#if HAS_COPY_ENGINE
+    const u64 policy = policy_to_drop();
+    const Weights weights{{&codes, policy}, {&pairs_of_codes, policy}, turns_per_tile, first_tile, num_turns};
+#else
+    const int row_bytes = num_atoms * kAtomBytes, pair_bytes = num_atoms * 16;
+    const Weights weights{{codes, row_bytes, outputs, row_bytes},
+                          {pairs_of_codes, pair_bytes, outputs, pair_bytes},
+                          turns_per_tile, first_tile, num_turns};
+#endif
+    return weights.fill(memory, ring);
+  }
+  K* x_kept = reinterpret_cast<K*>(memory + STAGES * kStageBytes);
+  float* half_sums = reinterpret_cast<float*>(x_kept + kPlanes * (inputs + kPlanePad));
+  const KeptX kept{x_kept, half_sums, inputs};
+  const float x_factor = Source{x, residual, x_sum, gain, eps, gain_offset, made, x_scale, inputs}.keep(kept);
+  wait_for_readers();
+
+  int turn = 0;
+  for (int tile = first_tile; tile < last_tile; tile++) {
+    const bool writes = warp == tile % kReaders && lane < kOutputs;
+    const int output = tile * kOutputs + lane;
+    const bool is_output = writes && output < outputs;
+    const float factor = is_output && scales ? x_factor * scales[output] : x_factor;
+    const float offset = is_output && bias ? to_float(bias[output]) : 0.0f;
+    Total sum[2][4] = {};
+    for (int i = 0; i < turns_per_tile; i++, turn++) {
+      ring.wait_full(turn);
+      for (int at = warp; at < min(STAGE_ATOMS, num_atoms - i * STAGE_ATOMS); at += kReaders)
+        multiply(memory + turn % STAGES * kStageBytes, at, i * STAGE_ATOMS + at, kept, sum);
+      ring.release(turn);
+    }
+    float(&parts)[kReaders][kOutputs] = sums[tile % 2];
+    const float2 of_rows = join_planes(sum);
+    if (lane % 4 == 0) parts[warp][lane / 4] = of_rows.x, parts[warp][lane / 4 + 8] = of_rows.y;
+    wait_for_readers();
+    if (!is_output) continue;
+    float total = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kReaders; i++) total += parts[i][lane];
+    y[output] = from_float<Y>(total * factor + offset);
+  }
+}

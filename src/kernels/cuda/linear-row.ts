@@ -1,0 +1,153 @@
+// Launch description of products of one row, for linear, weightOnlyLinear and quantizedLinear alike, with the op that makes the
+// row before them.
+import { isCodeDType, itemSize, type DType } from '../../tensor/dtype.ts';
+import type { KernelQuery, KernelVariant } from '../kernel.ts';
+import {
+  byteMap,
+  COPY_ENGINE_CAPABILITY,
+  cudaType,
+  float,
+  int,
+  pointer,
+  type CudaLaunch,
+  type CudaMatrix,
+  type Defines,
+  type KernelLaunch,
+  type Parameter,
+} from './cuda-kernel.ts';
+
+/** What makes x, unless it is there already. */
+export type RowSource =
+  | {
+      readonly kind: 'norm';
+      readonly x: CudaMatrix;
+      /** What is added to x before, and where the sum goes. */
+      readonly added: { readonly residual: CudaMatrix; readonly sum: CudaMatrix } | null;
+      readonly weight: CudaMatrix;
+      readonly eps: number;
+      readonly weightOffset: number;
+    }
+  | { readonly kind: 'gatedActivation'; readonly x: CudaMatrix; readonly activation: string };
+
+/** A product's operands; `xScales` is null if x is of numbers, `scales` if the weight is. With a source, x is written. */
+export interface RowOperands {
+  readonly source: RowSource | null;
+  readonly x: CudaMatrix;
+  readonly xScales: CudaMatrix | null;
+  readonly weight: CudaMatrix;
+  readonly scales: CudaMatrix | null;
+  readonly bias: CudaMatrix | null;
+  readonly y: CudaMatrix;
+}
+
+/** How weights are scaled: by the whole row if `groupSize` is its length. */
+interface Scaling {
+  readonly groupSize: number;
+  readonly hasZeros: boolean;
+}
+
+export const ROW_VARIANT: KernelVariant = { kernel: 'row', maxRows: 1 };
+
+/** Times 128 bytes of each row in a stage of the ring. */
+const STAGE_ATOMS = 8;
+const ATOM_BYTES = 128;
+const OUTPUTS = 16;
+const READERS = 8;
+/** Elements of x that a thread makes at a time. */
+const PIECE = 8;
+/** Of weights with several scales in a row, which are 4-bit ones with zeros: inputs that share a pair. */
+const GROUP_SIZE = 128;
+/** Of a block: one on each multiprocessor, with so many weights under way that memory is busy while a launch waits for another. */
+const SHARED_BYTES = 200 * 1024;
+/** Of x: what leaves the smallest chips a ring of two stages. */
+const MAX_X_BYTES = 58 * 1024;
+
+/** Whether the kernel takes a weight of numbers or codes `dtype` with so many columns. */
+export function canRow({ weightColumns }: KernelQuery, dtype: DType, scaling: Scaling | null): boolean {
+  const xBytes = (isMultipliedAsIntegers(dtype) ? 3 : 2) * weightColumns;
+  if ((weightColumns * itemSize(dtype)) % ATOM_BYTES !== 0 || xBytes > MAX_X_BYTES) return false;
+  if (dtype === 'uint4') return scaling !== null && scaling.hasZeros && scaling.groupSize === GROUP_SIZE;
+  return scaling === null || (scaling.groupSize === weightColumns && !scaling.hasZeros);
+}
+
+export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
+  const { source, x, xScales, weight, scales, bias, y } = operands;
+  const isGrouped = weight.dtype === 'uint4';
+  const stageBytes = OUTPUTS * ATOM_BYTES * (STAGE_ATOMS + (isGrouped ? 1 : 0));
+  const numHalves = (2 * weight.columns * itemSize(weight.dtype)) / ATOM_BYTES;
+  const besides = keptBytes(x.dtype, weight) + (isGrouped ? 4 * numHalves : 0);
+  const room = Math.min(SHARED_BYTES, launch.gpu.maxSharedMemoryPerBlock - 4096);
+  const stages = Math.max(2, Math.floor((room - besides) / stageBytes));
+  const numTiles = Math.ceil(y.columns / OUTPUTS);
+  return {
+    kind: 'kernel',
+    source: 'linear-row.cu',
+    entry: 'linear_row',
+    defines: {
+      X: cudaType(x.dtype),
+      CODES: cudaType(weight.dtype),
+      BIAS: cudaType(bias?.dtype ?? 'float32'),
+      Y: cudaType(y.dtype),
+      STAGE_ATOMS,
+      STAGES: stages,
+      GROUPED: isGrouped ? 1 : 0,
+      ...sourceDefines(source, x),
+    },
+    block: 32 * (READERS + 1),
+    sharedBytes: stages * stageBytes + besides,
+    overlaps: true,
+    grid: (counts) => [
+      counts[launch.rows] === 0 ? 0 : Math.min(numTiles, launch.gpu.numMultiprocessors),
+      1,
+      1,
+    ],
+    parameters: [
+      ...sourceParameters(source, x),
+      pointer(x.address),
+      pointer(xScales?.address ?? 0),
+      ...(launch.gpu.computeCapability >= COPY_ENGINE_CAPABILITY
+        ? [byteMap(weight, OUTPUTS, STAGE_ATOMS), byteMap(isGrouped ? scales! : weight, OUTPUTS)]
+        : [weight, isGrouped ? scales! : weight].map(({ address }) => pointer(address))),
+      pointer(isGrouped ? 0 : (scales?.address ?? 0)),
+      pointer(bias?.address ?? 0),
+      pointer(y.address),
+      int(weight.columns),
+      int(y.columns),
+    ],
+  };
+}
+
+function isMultipliedAsIntegers(dtype: DType): boolean {
+  return dtype === 'int8' || dtype === 'uint4';
+}
+
+/** x as the products take it: row-x.cuh's `Kept`. */
+function keptBytes(x: DType, { dtype, columns }: CudaMatrix): number {
+  if (x === 'int8') return columns;
+  const pad = dtype === 'int8' ? 64 : 16;
+  return isMultipliedAsIntegers(dtype) ? 3 * (columns + pad) : 2 * columns;
+}
+
+function sourceDefines(source: RowSource | null, x: CudaMatrix): Defines {
+  const isOfCodes = isCodeDType(x.dtype);
+  const from = source?.x ?? x;
+  const common = {
+    A: cudaType(from.dtype),
+    W: cudaType((source?.kind === 'norm' ? source.weight : from).dtype),
+    PIECES: Math.ceil(x.columns / PIECE / (32 * READERS)),
+    QUANTIZE: isOfCodes ? (source ? 1 : 2) : 0,
+  };
+  if (source?.kind === 'gatedActivation') return { ...common, NORM: 0, GATE: source.activation };
+  return { ...common, NORM: source ? (source.added ? 2 : 1) : 0 };
+}
+
+/** `x`: where the row is if it has no source. */
+function sourceParameters(source: RowSource | null, x: CudaMatrix): readonly Parameter[] {
+  const norm = source?.kind === 'norm' ? source : null;
+  const operands = [source?.x ?? x, norm?.added?.residual, norm?.added?.sum, norm?.weight];
+  return [
+    ...operands.map((operand) => pointer(operand?.address ?? 0)),
+    float(norm?.eps ?? 0),
+    float(norm?.weightOffset ?? 0),
+  ];
+}
