@@ -19,6 +19,8 @@ export class CudaRuntime {
   readonly tuner: MatmulTuner;
   readonly #context: Address;
   readonly #modules = new Map<string, Address>();
+  /** Dynamic shared memory that kernels are allowed: what the greediest of their launches takes. */
+  readonly #sharedBytes = new Map<Address, number>();
 
   constructor(driver: CudaDriver, cublasLt: CublasLt, cache: KernelCache, gpu: GpuProperties) {
     this.driver = driver;
@@ -36,13 +38,16 @@ export class CudaRuntime {
     this.driver.setContext(this.#context);
   }
 
-  /** A kernel, compiled or from the cache, allowed `sharedBytes` of dynamic shared memory. */
+  /** A kernel, compiled or from the cache, allowed at least `sharedBytes` of dynamic shared memory. */
   kernel(source: string, entry: string, defines: Defines, sharedBytes = 0): Address {
     const key = `${source} ${JSON.stringify(defines)}`;
     const module = this.#modules.get(key) ?? this.driver.loadModule(this.cache.load(source, defines));
     this.#modules.set(key, module);
     const kernel = this.driver.findFunction(module, entry);
-    if (sharedBytes > 0) this.driver.allowSharedBytes(kernel, sharedBytes);
+    if (sharedBytes > (this.#sharedBytes.get(kernel) ?? 0)) {
+      this.driver.allowSharedBytes(kernel, sharedBytes);
+      this.#sharedBytes.set(kernel, sharedBytes);
+    }
     return kernel;
   }
 

@@ -74,13 +74,15 @@ function split(
 ): readonly [CudaLaunch, CudaLaunch] {
   const { inputs, outputs, attributes } = launch;
   const made = outputs.slice(-1 - numMade, -1);
+  // The calibrated scale that quantize may have otherwise.
+  const noScale = numMade > 1 ? [{ kind: 'none' } as const] : [];
   return [
     {
       ...launch,
       op: source,
       kernel: source,
       attributes: attributes['source'] as LaunchAttributes,
-      inputs: inputs.slice(0, numSourceInputs),
+      inputs: [...inputs.slice(0, numSourceInputs), ...noScale],
       outputs: outputs.slice(0, -1),
     },
     {

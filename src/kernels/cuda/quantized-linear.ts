@@ -119,11 +119,13 @@ function quantizedVariants(query: KernelQuery): readonly KernelVariant[] {
   const { weightFormat, weightColumns, attributes } = query;
   const { groupSize, xGroupSize } = attributes as unknown as Attributes;
   const isPerRow = groupSize === weightColumns && xGroupSize === weightColumns;
-  if (weightFormat?.dtype === 'uint4' || !isPerRow || !canStream(query))
+  if (weightFormat!.dtype === 'uint4' || !isPerRow || !canStream(query))
     return [{ kernel: 'tiled', maxRows: null }];
   if (query.batchInvariant) return [{ kernel: hasWgmma(query) ? 'wgmma128' : 'stream8', maxRows: null }];
   const rows = rowVariants(query);
-  return [...rows, ...(hasWgmma(query) ? wgmmaVariants(query) : streamVariants(null))];
+  if (!hasWgmma(query)) return [...rows, ...streamVariants(null)];
+  // Of float8 codes wgmma makes one row as fast.
+  return [...(weightFormat!.dtype === 'int8' ? rows : []), ...wgmmaVariants(query)];
 }
 
 function rowVariants(query: KernelQuery): readonly KernelVariant[] {
