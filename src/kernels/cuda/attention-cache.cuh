@@ -33,6 +33,8 @@ __device__ __forceinline__ const fp16* scales_of(const u8* tile, int row_bytes) 
 /// Zeros in rows `first_row` and up of a tile of values: what lies behind a sequence's end may be no number.
 __device__ __forceinline__ void clear_values(u8* tile, int first_row, int thread, int num_threads) {
   constexpr int kPieces = kValueRowBytes / 16;
+  // Seldom, and not worth registers.
+#pragma unroll 1
   for (int i = thread; i < (kTileRows - first_row) * kPieces; i += num_threads) {
     const int byte = tile_byte(first_row + i / kPieces, i % kPieces * 16, kValueRowBytes);
     *reinterpret_cast<uint4*>(tile + byte) = make_uint4(0, 0, 0, 0);
