@@ -21,12 +21,13 @@ export type AddProduct = (product: MatrixProduct) => Promise<void>;
 
 /** One thread, one element of `a` after the other. */
 export const addProduct: AddProduct = async ({ a, b, c, rows, depth, columns }) => {
+  const [x, y, sums] = [a.values, b.values, c.values];
   for (let row = 0; row < rows; row++) {
-    const sums = c.values.subarray(row * c.stride, row * c.stride + columns);
+    const to = row * c.stride;
     for (let k = 0; k < depth; k++) {
-      const factor = a.values[row * a.stride + k];
+      const factor = x[row * a.stride + k];
       const from = k * b.stride;
-      for (let column = 0; column < columns; column++) sums[column] += factor * b.values[from + column];
+      for (let column = 0; column < columns; column++) sums[to + column] += factor * y[from + column];
     }
   }
 };
