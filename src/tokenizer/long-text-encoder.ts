@@ -13,7 +13,7 @@ export interface EncodeLimits {
   readonly longUnsplitLength: number;
   /** So do texts with longer runs without white space: one long word costs more than many short ones. */
   readonly longWordLength: number;
-  /** Time that the worker may take for a text, with an allowance for its length. */
+  /** Time that the worker may take for a text, with an allowance for its length; Infinity: any. */
   readonly maxEncodeMs: number;
   readonly maxEncodeMsPerKilochar: number;
 }
@@ -83,7 +83,8 @@ export class LongTextEncoder {
     this.#worker.postMessage(job.request);
     const { maxEncodeMs, maxEncodeMsPerKilochar } = this.#limits;
     const timeoutMs = maxEncodeMs + (maxEncodeMsPerKilochar * job.request.text.length) / 1000;
-    this.#timer = setTimeout(() => this.#fail(tooSlow(job.request.text)), timeoutMs);
+    // A timer takes Infinity for a millisecond.
+    if (timeoutMs < Infinity) this.#timer = setTimeout(() => this.#fail(tooSlow(job.request.text)), timeoutMs);
   }
 
   #start(): Worker {

@@ -246,6 +246,13 @@ describe('long texts', () => {
     await slow.close();
   });
 
+  it('may take any time where none is named', async () => {
+    const patient = await Tokenizer.load(SHIPPED, { ...limits, maxEncodeMs: Infinity });
+    const text = 'a b '.repeat(10_000);
+    await expect(patient.encodeLong(text)).resolves.toEqual(patient.encode(text));
+    await patient.close();
+  });
+
   it('that wait when the tokenizer is closed are refused', async () => {
     const waiting = tokenizer.encodeLong('a b '.repeat(100));
     const closed = expect(waiting).rejects.toMatchObject({ code: 'shutting_down' });
