@@ -84,7 +84,8 @@ export class LongTextEncoder {
     const { maxEncodeMs, maxEncodeMsPerKilochar } = this.#limits;
     const timeoutMs = maxEncodeMs + (maxEncodeMsPerKilochar * job.request.text.length) / 1000;
     // A timer takes Infinity for a millisecond.
-    if (timeoutMs < Infinity) this.#timer = setTimeout(() => this.#fail(tooSlow(job.request.text)), timeoutMs);
+    if (timeoutMs < Infinity)
+      this.#timer = setTimeout(() => this.#fail(tooSlow(job.request.text)), timeoutMs);
   }
 
   #start(): Worker {
