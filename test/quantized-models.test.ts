@@ -17,9 +17,8 @@ import type { HFConfig } from '../src/models/model-definition.ts';
 import { findModel } from '../src/models/registry.ts';
 import { DEFAULT_QUANTIZATION_KEEP, type Quantization } from '../src/tensor/precision.ts';
 import { dequantizeRows, quantizeRows } from '../src/tensor/quantize-rows.ts';
-import type { TensorSource } from '../src/tensor/tensor-source.ts';
 import { isNeedletailError } from '../src/util/errors.ts';
-import { interpretTwoSteps, randomTensors, twoSteps } from './support/interpret.ts';
+import { interpretTwoSteps, randomSource, randomTensors, twoSteps } from './support/interpret.ts';
 import { SMALL_CONFIGS } from './support/small-configs.ts';
 import { SMALL_EXPERT_CONFIGS } from './support/small-expert-configs.ts';
 
@@ -61,19 +60,6 @@ function requestOf(config: HFConfig, recipe: CompileRecipe) {
   };
 }
 
-function sourceOf(graph: Graph): TensorSource {
-  const readTensor = randomTensors(graph);
-  const parts = graph.parameters.flatMap((parameter) => parameter.parts);
-  const shapes = new Map(parts.map((part) => [part.tensor, part.tensorShape]));
-  return {
-    read(name) {
-      const values = readTensor(name);
-      return { dtype: 'float32', shape: shapes.get(name)!, bytes: new Uint8Array(values.buffer) };
-    },
-    close: () => undefined,
-  };
-}
-
 /** The model itself with its weights replaced by what codes and scales make of them. */
 function dequantized(
   graph: Graph,
@@ -106,7 +92,7 @@ function wholePart(tensor: string, shape: readonly number[]): WeightPart {
 async function runPlan(request: ReturnType<typeof requestOf>, graph: Graph): Promise<Float32Array[]> {
   const plan = compile(request);
   const numBlocks = plan.kvCacheGroups.map(() => 16);
-  const executable = await device.load(plan, sourceOf(graph), { numBlocks });
+  const executable = await device.load(plan, randomSource(graph), { numBlocks });
   const logits: Float32Array[] = [];
   for (const step of twoSteps(graph, BLOCK_SIZE)) logits.push((await executable.run(step)).logits!.slice());
   return logits;

@@ -8,26 +8,12 @@ import { CPU_KERNELS } from '../src/kernels/cpu/index.ts';
 import type { Graph } from '../src/ir/graph.ts';
 import type { HFConfig } from '../src/models/model-definition.ts';
 import { findModel } from '../src/models/registry.ts';
-import type { TensorSource } from '../src/tensor/tensor-source.ts';
-import { interpretTwoSteps, randomTensors, twoSteps } from './support/interpret.ts';
+import { interpretTwoSteps, randomSource, randomTensors, twoSteps } from './support/interpret.ts';
 import { SMALL_CONFIGS } from './support/small-configs.ts';
 import { SMALL_EXPERT_CONFIGS } from './support/small-expert-configs.ts';
 
 const BLOCK_SIZE = 4;
 const MAX_MODEL_LEN = 32;
-
-function sourceOf(graph: Graph): TensorSource {
-  const readTensor = randomTensors(graph);
-  const parts = graph.parameters.flatMap((parameter) => parameter.parts);
-  const shapes = new Map(parts.map((part) => [part.tensor, part.tensorShape]));
-  return {
-    read(name) {
-      const values = readTensor(name);
-      return { dtype: 'float32', shape: shapes.get(name)!, bytes: new Uint8Array(values.buffer) };
-    },
-    close: () => undefined,
-  };
-}
 
 describe('small models on the cpu device', () => {
   let device: CpuDevice;
@@ -55,7 +41,7 @@ describe('small models on the cpu device', () => {
       kernels: CPU_KERNELS,
     });
     const numBlocks = plan.kvCacheGroups.map(() => 16);
-    const executable = await device.load(plan, sourceOf(graph), { numBlocks });
+    const executable = await device.load(plan, randomSource(graph), { numBlocks });
     const logits: Float32Array[] = [];
     for (const step of twoSteps(graph, BLOCK_SIZE)) logits.push((await executable.run(step)).logits!.slice());
     await executable.dispose();

@@ -8,20 +8,13 @@ import { InProcessEngine } from '../src/engine/engine-client.ts';
 import { loadEngine } from '../src/engine/load-engine.ts';
 import type { EngineRequest } from '../src/engine/protocol.ts';
 import { describeCuda } from './support/cuda.ts';
+import { randomChoices } from './support/random-numbers.ts';
 import { toyRequest } from './support/toy-engine.ts';
 
 const MODEL = fileURLToPath(new URL('../models/llama-tales-8m', import.meta.url));
 const SECONDS = Number(process.env['NEEDLETAIL_SOAK_SECONDS'] ?? 5);
 const NUM_CLIENTS = 96;
 const VOCAB_SIZE = 6144;
-
-function randomStream(seed: number): (below: number) => number {
-  let state = seed;
-  return (below) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((state / 2 ** 32) * below);
-  };
-}
 
 function mixedRequest(id: number, random: (below: number) => number): EngineRequest {
   const shared = Array.from({ length: random(4) * 40 }, (_, i) => i);
@@ -60,7 +53,7 @@ describeCuda('soak', () => {
       } as const;
       const engine = await loadEngine(config, { device });
       const client = new InProcessEngine(engine);
-      const random = randomStream(1);
+      const random = randomChoices(1);
       const endMs = performance.now() + SECONDS * 1000;
       let [numStarted, numCancelled, numFailed] = [0, 0, 0];
 

@@ -2,21 +2,13 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { expect, test } from 'vitest';
+import { randomChoices } from '../../test/support/random-numbers.ts';
 import { createToyEngine, toyRequest } from '../../test/support/toy-engine.ts';
 import { InProcessEngine } from './engine-client.ts';
 import type { EngineRequest } from './protocol.ts';
 
 const NUM_REQUESTS = 10_000;
 const NUM_CLIENTS = 24;
-
-/** Deterministic and good enough to mix shapes. */
-function randomStream(seed: number): (below: number) => number {
-  let state = seed;
-  return (below) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((state / 2 ** 32) * below);
-  };
-}
 
 function mixedRequest(id: number, random: (below: number) => number): EngineRequest {
   const shared = Array.from({ length: random(16) }, (_, i) => i);
@@ -52,7 +44,7 @@ test('10 000 requests of mixed shape with random cancellations leave nothing beh
     maxStepsInFlight: 2,
   });
   const client = new InProcessEngine(engine);
-  const random = randomStream(1);
+  const random = randomChoices(1);
   let numStarted = 0;
   let numCancelled = 0;
   let heapBytes = 0;

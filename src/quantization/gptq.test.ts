@@ -8,18 +8,16 @@ import { gptq, GPTQ_OPTIONS } from './gptq.ts';
 import { CrossGram } from './gram.ts';
 import { timesTransposed } from './matrix.ts';
 import { searchRanges } from './range-search.ts';
+import { randomNumbers } from '../../test/support/random-numbers.ts';
 
 const [ROWS, COLUMNS] = [12, 32];
 const INT4 = { dtype: 'uint4', groupSize: 16, hasZeros: true } as const;
 
 function noise(count: number, seed: number): Float32Array {
-  let state = seed;
+  const random = randomNumbers(seed);
   return Float32Array.from({ length: count }, () => {
     let sum = 0;
-    for (let i = 0; i < 6; i++) {
-      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-      sum += state / 2 ** 32 - 0.5;
-    }
+    for (let i = 0; i < 6; i++) sum += random() - 0.5;
     return sum;
   });
 }

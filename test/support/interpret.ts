@@ -3,6 +3,7 @@ import type { StepBatch } from '../../src/device/step.ts';
 import type { Graph } from '../../src/ir/graph.ts';
 import { Interpreter } from '../../src/ir/interpret.ts';
 import { kvCacheGroups } from '../../src/ir/kv-cache-groups.ts';
+import type { TensorSource } from '../../src/tensor/tensor-source.ts';
 import { randomValues } from './check-launch.ts';
 import { stepBatch } from './step-batch.ts';
 
@@ -20,6 +21,20 @@ export function randomTensors(graph: Graph): (name: string) => Float32Array {
     const isNorm = shape.length === 1 && !name.endsWith('bias');
     const amplitude = shape.length === 1 ? 0.4 : 2 / Math.sqrt(shape.at(-1)!);
     return randomValues(size, seed).map((value) => (isNorm ? 1 : 0) + amplitude * value);
+  };
+}
+
+/** `randomTensors` as a checkpoint would give them. */
+export function randomSource(graph: Graph): TensorSource {
+  const readTensor = randomTensors(graph);
+  const parts = graph.parameters.flatMap((parameter) => parameter.parts);
+  const shapes = new Map(parts.map((part) => [part.tensor, part.tensorShape]));
+  return {
+    read(name) {
+      const values = readTensor(name);
+      return { dtype: 'float32', shape: shapes.get(name)!, bytes: new Uint8Array(values.buffer) };
+    },
+    close: () => undefined,
   };
 }
 

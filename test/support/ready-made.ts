@@ -13,6 +13,7 @@ import { REFERENCE_KERNELS } from '../../src/kernels/reference.ts';
 import { findModel } from '../../src/models/registry.ts';
 import { toBfloat16Bits, toFloat16Bits } from '../../src/tensor/dtype.ts';
 import type { ActivationPrecision } from '../../src/tensor/precision.ts';
+import { randomNumbers } from './random-numbers.ts';
 import { loadReference } from './reference-checkpoint.ts';
 import { stepBatch } from './step-batch.ts';
 
@@ -141,15 +142,6 @@ export function loading(checkpoint: ReadyMade): Promise<void> {
   return withReadyMade(checkpoint, async ({ codes }) => {
     await logitsOf(codes, checkpoint.model, 'float32');
   });
-}
-
-/** Even over [0, 1): a linear congruence, its low bits left out. */
-export function randomNumbers(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state >>> 8) / 2 ** 24;
-  };
 }
 
 export function randomInts(count: number, below: number, random: () => number): number[] {

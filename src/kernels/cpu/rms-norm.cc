@@ -45,13 +45,8 @@ void add_rms_norm(const ThreadContext& context, const Command& command, const St
   const Operand& sum = command.outputs[0];
   const Range range = share_of(context, step.rows(command));
   for (int64_t row = range.begin; row < range.end; row++) {
-    const float* x = command.inputs[0].row(row);
-    const float* residual = command.inputs[1].row(row);
-    float* to = sum.row(row);
-    for_each_vector(sum.columns, [&](int64_t i, int count) {
-      store_lanes(to + i, load_lanes(x + i, count) + load_lanes(residual + i, count), count);
-    });
-    normalize(to, command.inputs[2].row(0), command.outputs[1].row(row), sum.columns, command.floats[0],
+    add_vectors(command.inputs[0].row(row), command.inputs[1].row(row), sum.row(row), sum.columns);
+    normalize(sum.row(row), command.inputs[2].row(0), command.outputs[1].row(row), sum.columns, command.floats[0],
               command.floats[1]);
   }
 }

@@ -216,4 +216,11 @@ inline void store_lanes(float* p, Floats v, int count) {
   else store_first(p, v, count);
 }
 
+/// y = a + b.
+inline void add_vectors(const float* a, const float* b, float* y, int64_t size) {
+  for_each_vector(size, [&](int64_t i, int count) {
+    store_lanes(y + i, load_lanes(a + i, count) + load_lanes(b + i, count), count);
+  });
+}
+
 }  // namespace needletail
