@@ -1,4 +1,4 @@
-// Tensors of safetensors files, mapped into memory, and a writer.
+// Tensors of safetensors files, mapped into memory where somebody wants their bytes, and a writer.
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { FileMapping } from '../ffi/mmap.ts';
@@ -26,12 +26,11 @@ export interface TensorPlace {
 
 /** Reads `length` bytes at `offset` of one file. */
 interface FileBytes {
-  readonly isMapped: boolean;
   read(offset: number, length: number): Uint8Array;
   close(): void;
 }
 
-/** The tensors of one or several files. A file is opened when its first tensor is read. */
+/** The tensors of one or several files. A file is opened when the first of its bytes are wanted. */
 export class SafetensorsSource implements TensorSource {
   readonly #places: ReadonlyMap<string, TensorPlace>;
   readonly #files = new Map<string, FileBytes>();
@@ -47,13 +46,16 @@ export class SafetensorsSource implements TensorSource {
     const { file, tensor } = this.#place(name);
     const dtype = floatDTypeOf(tensor);
     if (dtype === null) throw notFloat(name, file, tensor.dtype);
-    const bytes = this.readBytes(name);
-    const { isMapped } = this.#fileBytes(file);
+    const read = (): Uint8Array => this.readBytes(name);
+    let bytes: Uint8Array | null = null;
     return {
       dtype,
       shape: tensor.shape,
-      bytes,
-      ...(isMapped && { file: { path: file, offset: tensor.offset } }),
+      // V8 takes a mapping for memory of its own and collects garbage for each: who reads the file is spared it.
+      get bytes() {
+        return (bytes ??= read());
+      },
+      file: { path: file, start: tensor.offset, byteLength: tensor.byteLength },
     };
   }
 
@@ -96,7 +98,6 @@ function openMapped(path: string): FileBytes {
   try {
     const mapping = new FileMapping(fd, fstatSync(fd).size);
     return {
-      isMapped: true,
       read: (offset, length) => viewBytes(mapping, path, offset, length),
       close: () => mapping.close(),
     };
@@ -115,7 +116,6 @@ function viewBytes(mapping: FileMapping, path: string, offset: number, length: n
 function openPlain(path: string): FileBytes {
   const fd = openSync(path, 'r');
   return {
-    isMapped: false,
     read: (offset, length) => readBytes(fd, path, offset, length),
     close: () => closeSync(fd),
   };

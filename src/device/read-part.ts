@@ -16,11 +16,12 @@ export function readPart(
   const numElements = part.tensorShape.reduce((product, size) => product * size, 1);
   const wantsFloats = isFloatDType(dtype) || quantization?.origin === 'quantize';
   const isRight = wantsFloats ? isFloatDType(view.dtype) : view.dtype === dtype;
-  const isWhole = view.bytes.byteLength === numElements * itemSize(view.dtype);
+  const { byteLength } = view.file ?? view.bytes;
+  const isWhole = byteLength === numElements * itemSize(view.dtype);
   if (isRight && isWhole && shapesEqual(view.shape, part.tensorShape)) return view;
   throw new NeedletailError(
     'bad_checkpoint',
-    `tensor ${part.tensor} is ${view.dtype} ${formatShape(view.shape)} in ${view.bytes.byteLength} bytes, ` +
+    `tensor ${part.tensor} is ${view.dtype} ${formatShape(view.shape)} in ${byteLength} bytes, ` +
       `but the plan was compiled for ${wantsFloats ? 'floats' : dtype} ${formatShape(part.tensorShape)}`,
   );
 }

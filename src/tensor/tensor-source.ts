@@ -5,10 +5,20 @@ import type { ActivationFormat, WeightFormat } from './weight-format.ts';
 export interface TensorView {
   readonly dtype: DType;
   readonly shape: readonly number[];
-  /** Row-major, little-endian; two `uint4` to a byte, the even column in its low half. May be mapped memory: valid while the source is open. */
+  /**
+   * Row-major, little-endian; two `uint4` to a byte, the even column in its low half. May be memory that is mapped when it is first
+   * asked for, valid while the source is open.
+   */
   readonly bytes: Uint8Array;
-  /** Where they lie if they are mapped, for whoever rather reads them. */
-  readonly file?: { readonly path: string; readonly offset: number };
+  /** Where they lie if a file holds them, for whoever rather reads them there. */
+  readonly file?: FileRange;
+}
+
+/** The bytes `[start, start + byteLength)` of a file. */
+export interface FileRange {
+  readonly path: string;
+  readonly start: number;
+  readonly byteLength: number;
 }
 
 export interface TensorSource {

@@ -128,7 +128,7 @@ class WeightLoader {
   async #sendRows(part: WeightPart, target: Address, view: TensorView): Promise<void> {
     const rowBytes = asMatrix(part.tensorShape)[1] * itemSize(view.dtype);
     const start = part.rowStart * rowBytes;
-    await this.#send(slice(bytesOf(view), start, start + part.rowCount * rowBytes), target);
+    await this.#send(slice(view.file ?? view.bytes, start, start + part.rowCount * rowBytes), target);
   }
 
   /** Sends the tensor's rows as they are and has the GPU cut, transpose, convert or quantize them. */
@@ -142,7 +142,7 @@ class WeightLoader {
     const rowBytes = asMatrix(part.tensorShape)[1] * itemSize(view.dtype);
     const [start, end] = tensorRows(part).map((row) => row * rowBytes);
     const address = this.#scratchFor(end - start);
-    await this.#send(slice(bytesOf(view), start, end), address);
+    await this.#send(slice(view.file ?? view.bytes, start, end), address);
     await this.#uploader.drain();
     const placed: PlacedPart = { part, tensor: address - start, from: view.dtype, weight, target };
     if (weight.quantization?.origin === 'quantize') this.#quantize(placed, firstRow);
@@ -190,11 +190,6 @@ class WeightLoader {
     this.#loadedBytes += bytes;
     this.#options.onProgress?.(this.#loadedBytes, this.#totalBytes);
   }
-}
-
-/** Where a device without use for a mapping reads the bytes itself. */
-function bytesOf({ bytes, file }: TensorView): UploadSource {
-  return file ? { path: file.path, start: file.offset, byteLength: bytes.byteLength } : bytes;
 }
 
 function packedRange({ id, bytes }: WeightSpec, source: PackedWeightSource): UploadSource {

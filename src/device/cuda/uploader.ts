@@ -3,6 +3,7 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { copyMemory } from '../../ffi/copy-memory.ts';
 import type { Address } from '../../ffi/cuda/driver.ts';
+import type { FileRange } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
@@ -13,14 +14,8 @@ const NUM_STAGES = 24;
 /** One thread alone reads memory more slowly than the bus carries it. The other stages are on their way meanwhile. */
 const MAX_FILLING = 12;
 
-/** Bytes that lie in memory, or in a file from `start` on. */
+/** Bytes that lie in memory, or in a file. */
 export type UploadSource = Uint8Array | FileRange;
-
-export interface FileRange {
-  readonly path: string;
-  readonly start: number;
-  readonly byteLength: number;
-}
 
 interface Stage {
   readonly buffer: PinnedBuffer;
