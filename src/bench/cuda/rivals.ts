@@ -9,6 +9,10 @@ const RIVALS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     'decode-1': 'PyTorch 27.0',
     'decode-128': 'PyTorch 34.7, 16-bit KV',
     'prefill-1024': 'PyTorch 124',
+    'offline-128-128': 'TensorRT-LLM (3.1-70B) 4021',
+    'offline-128-2048': 'TensorRT-LLM (3.1-70B) 4336',
+    'offline-1000-1000': 'TensorRT-LLM (3.1-70B) 2909',
+    'offline-2048-128': 'TensorRT-LLM (3.1-70B) 466',
   },
   'llama-3.1-8b': {
     'offline-128-128': 'TensorRT-LLM (H100) 15572',
