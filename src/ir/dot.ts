@@ -1,4 +1,4 @@
-// The inner loop of the interpreter: a product of two vectors, summed in float64.
+// The inner loops of the interpreter, summed in float64: products of two vectors, and sums of weighted ones.
 
 /** Σ a[aStart + i] · b[bStart + i]; four sums at a time, since one would wait for its own additions. */
 export function dot(
@@ -21,4 +21,9 @@ export function dot(
   }
   for (; i < length; i++) sum0 += a[aStart + i] * b[bStart + i];
   return sum0 + sum1 + (sum2 + sum3);
+}
+
+/** sum += factor · values[start…]. */
+export function addScaled(sum: Float64Array, values: Float32Array, start: number, factor: number): void {
+  for (let i = 0; i < sum.length; i++) sum[i] += factor * values[start + i];
 }

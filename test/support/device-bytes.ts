@@ -5,9 +5,20 @@ import { encodeCodes } from '../../src/tensor/codes.ts';
 import { encodeFloats, isCodeDType, type DType, type FloatDType } from '../../src/tensor/dtype.ts';
 
 export function writeDevice(runtime: CudaRuntime, target: number, bytes: Uint8Array): void {
-  transfer(runtime, bytes.byteLength, (staging) => {
-    staging.bytes.set(bytes);
-    runtime.driver.copyToDevice(target, staging.address, bytes.byteLength, runtime.stream);
+  writeDevicePlaces(runtime, [{ address: target, bytes }]);
+}
+
+/** To several places, waited for once. */
+export function writeDevicePlaces(
+  runtime: CudaRuntime,
+  places: readonly { readonly address: number; readonly bytes: Uint8Array }[],
+): void {
+  const { starts, total } = layOut(places.map(({ bytes }) => bytes.byteLength));
+  transfer(runtime, total, (staging) => {
+    places.forEach(({ address, bytes }, i) => {
+      staging.bytes.set(bytes, starts[i]);
+      runtime.driver.copyToDevice(address, staging.address + starts[i], bytes.byteLength, runtime.stream);
+    });
   });
 }
 
@@ -22,14 +33,20 @@ export interface DevicePlace {
 
 /** The bytes of several places, waited for once. */
 export function readDevicePlaces(runtime: CudaRuntime, places: readonly DevicePlace[]): Uint8Array[] {
-  let end = 0;
-  const starts = places.map(({ numBytes }) => (end += numBytes) - numBytes);
-  const bytes = transfer(runtime, end, (staging) => {
+  const { starts, total } = layOut(places.map(({ numBytes }) => numBytes));
+  const bytes = transfer(runtime, total, (staging) => {
     places.forEach(({ address, numBytes }, i) =>
       runtime.driver.copyToHost(staging.address + starts[i], address, numBytes, runtime.stream),
     );
   });
   return places.map(({ numBytes }, i) => bytes.slice(starts[i], starts[i] + numBytes));
+}
+
+/** One piece after the other. */
+function layOut(sizes: readonly number[]): { starts: readonly number[]; total: number } {
+  let total = 0;
+  const starts = sizes.map((size) => (total += size) - size);
+  return { starts, total };
 }
 
 function transfer(

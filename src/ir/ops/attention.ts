@@ -1,6 +1,6 @@
 // attention: causal attention of a ragged batch over the paged cache, with all the variations that models ask for.
 import { z } from 'zod';
-import { dot } from '../dot.ts';
+import { addScaled, dot } from '../dot.ts';
 import { floatsOf, floatTensor, intsOf, type HostTensor } from '../host-tensor.ts';
 import { defineOp } from '../op.ts';
 import type { PagedKVCache } from '../paged-kv-cache.ts';
@@ -92,7 +92,7 @@ function attendToken(
   output: Float32Array, // [numTokens, numHeads, valueHeadDim]
   token: number,
   visible: Int32Array,
-  cache: KeysAndValues,
+  { keys, values }: KeysAndValues,
   sinks: Float32Array | null,
   attributes: AttentionAttributes,
 ): void {
@@ -100,17 +100,16 @@ function attendToken(
   for (let head = 0; head < numHeads; head++) {
     const kvHead = Math.floor((head * numKvHeads) / numHeads);
     const queryStart = (token * numHeads + head) * headDim;
-    const scores = new Float64Array(visible.length).map((_, i) => {
+    const scores = new Float64Array(visible.length);
+    for (let i = 0; i < visible.length; i++) {
       const keyStart = (visible[i] * numKvHeads + kvHead) * headDim;
       const distance = visible.length - 1 - i;
-      return adjustScore(dot(q, queryStart, cache.keys, keyStart, headDim), distance, head, attributes);
-    });
+      scores[i] = adjustScore(dot(q, queryStart, keys, keyStart, headDim), distance, head, attributes);
+    }
     softmaxInPlace(scores, sinks?.[head] ?? -Infinity);
     const sum = new Float64Array(valueHeadDim);
-    visible.forEach((slot, i) => {
-      const valueStart = (slot * numKvHeads + kvHead) * valueHeadDim;
-      for (let d = 0; d < valueHeadDim; d++) sum[d] += scores[i] * cache.values[valueStart + d];
-    });
+    for (let i = 0; i < visible.length; i++)
+      addScaled(sum, values, (visible[i] * numKvHeads + kvHead) * valueHeadDim, scores[i]);
     output.set(sum, (token * numHeads + head) * valueHeadDim);
   }
 }

@@ -1,0 +1,58 @@
+// Products fused with the gatedActivation after them against their ops' definitions, by every kernel that takes them.
+import { describe, it } from 'vitest';
+import { ACTIVATION_KINDS } from '../../ir/ops/activation-kinds.ts';
+import { matrix } from '../../../test/support/cpu-harness.ts';
+import { describeKernels, NO_OPERAND } from '../../../test/support/kernel-suite.ts';
+import {
+  codedActivations,
+  codedRows,
+  NUM_ROWS,
+  SUM_ERRORS,
+} from '../../../test/support/quantized-operands.ts';
+
+describeKernels('gated products', (kernels) => {
+  it.each(ACTIVATION_KINDS)('gatedLinear with %s', async (kind) => {
+    const weight = kernels.weight([48, 64], 2);
+    for (const rows of [1, 9, 70]) {
+      const x = matrix(rows, 64, kernels.random(rows * 64, 1));
+      await kernels.check('gatedLinear', { kind }, [x, weight], [matrix(rows, 24)]);
+    }
+  });
+
+  it('gatedLinear of odd numbers of outputs, of many rows and of more tiles than fit at once', async () => {
+    for (const [outputs, inputs] of [
+      [2, 40],
+      [30, 264],
+      [144, 200],
+      [272, 72],
+      [17024, 8],
+    ]) {
+      const weight = kernels.weight([outputs, inputs], 2);
+      for (const rows of outputs > 1000 ? [257] : [1, 17, 130, 257, 520]) {
+        const x = matrix(rows, inputs, kernels.random(rows * inputs, 1));
+        const bias = rows % 2 === 0 ? NO_OPERAND : kernels.vector(outputs, 3);
+        const y = matrix(rows, outputs / 2, undefined, { rowStride: outputs + 8 });
+        await kernels.check('gatedLinear', { kind: 'silu' }, [x, weight, bias], [y]);
+      }
+    }
+  });
+
+  describe.each(['int8', 'float8_e4m3fn'] as const)('of %s', (codes) => {
+    it('gatedQuantizedLinear', async () => {
+      for (const [outputs, inputs] of [
+        [48, 128],
+        [272, 1152],
+      ]) {
+        const { attributes, operands } = codedRows(outputs, inputs, codes);
+        for (const rows of NUM_ROWS) {
+          const bias = rows % 2 === 0 ? NO_OPERAND : kernels.vector(outputs, 4);
+          const all = { ...attributes, xGroupSize: inputs, kind: 'silu' };
+          const inputsOf = [...codedActivations(rows, inputs, codes), ...operands, bias];
+          const tolerance = Math.max(kernels.tolerance, 3 * SUM_ERRORS[codes]);
+          const y = [matrix(rows, outputs / 2)];
+          await kernels.check('gatedQuantizedLinear', all, inputsOf, y, tolerance);
+        }
+      }
+    });
+  });
+});

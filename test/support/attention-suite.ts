@@ -1,0 +1,125 @@
+// Attention tried over ragged batches: decodes alone, prompts beside them, prompts whose first part is in the cache already.
+import type { Attributes, KVCacheSpec } from '../../src/ir/graph.ts';
+import { PagedKVCaches } from '../../src/ir/paged-kv-cache.ts';
+import type { StepBatch } from '../../src/device/step.ts';
+import type { KVCacheDType } from '../../src/tensor/dtype.ts';
+import type { FilledCache } from './cache-image.ts';
+import { matrix, type HarnessOperand } from './cpu-harness.ts';
+import type { KernelSuite } from './kernel-suite.ts';
+import { stepBatch } from './step-batch.ts';
+
+const BLOCK_SIZE = 16;
+
+export interface AttentionCase {
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly valueHeadDim: number;
+  readonly window?: number;
+  readonly softcap?: number;
+  readonly alibiSlopes?: readonly number[];
+  readonly hasSinks?: boolean;
+}
+
+export function heads(
+  numHeads: number,
+  numKvHeads: number,
+  headDim: number,
+  valueHeadDim = headDim,
+): AttentionCase {
+  return { numHeads, numKvHeads, headDim, valueHeadDim };
+}
+
+/** Everything that changes how scores are made. */
+export const SCORE_RULES: readonly AttentionCase[] = [
+  { ...heads(4, 2, 32), window: 29 },
+  { ...heads(4, 2, 32), softcap: 1.5 },
+  { ...heads(3, 1, 32), alibiSlopes: [0.5, 0.1, 0.02] },
+  { ...heads(3, 1, 32), hasSinks: true },
+];
+
+/** Over caches of codes: a few shapes of each kernel, and heads whose rows pad in the caches' tiles. */
+export const CODED_CASES: readonly AttentionCase[] = [
+  ...[16, 48, 64, 80, 96, 112, 128, 256].map((headDim) => heads(4, 2, headDim)),
+  heads(3, 3, 192, 128),
+  heads(2, 1, 40, 24),
+  heads(2, 1, 37, 21),
+  heads(8, 1, 128),
+  heads(35, 1, 16),
+  ...SCORE_RULES,
+];
+
+const CONTEXT_LENS = [1, 40, 17, 65, 1300, 130, 16, 300];
+const NUM_QUERIES = [
+  [1, 1, 1, 1, 1, 1, 1, 1],
+  [1, 7, 17, 1, 1, 100, 2, 1],
+  [1, 40, 2, 65, 17, 130, 1, 70],
+];
+
+export async function checkAttention(
+  kernels: KernelSuite,
+  { hasSinks, ...shape }: AttentionCase,
+  kvDType: KVCacheDType,
+): Promise<void> {
+  const { numHeads, numKvHeads, headDim, valueHeadDim } = shape;
+  const plain = { window: null, softcap: null, alibiSlopes: null };
+  const attributes = { layer: 0, scale: 0.3, ...plain, ...shape } as Attributes;
+  const dims = { numKvHeads, keyHeadDim: headDim, valueHeadDim };
+  const { cache, blocks } = filledCache(kernels, dims, CONTEXT_LENS, kvDType);
+  for (const numQueries of NUM_QUERIES) {
+    const step = stepOf(CONTEXT_LENS, numQueries, blocks);
+    const { numTokens } = step;
+    const q = matrix(numTokens, numHeads * headDim, kernels.random(numTokens * numHeads * headDim, 3));
+    const sinks = hasSinks ? [kernels.vector(numHeads, 5)] : [];
+    const inputs = [q, ...batchOperands(), ...sinks];
+    const outputs = [matrix(numTokens, numHeads * valueHeadDim)];
+    await kernels.checkCase({ step, cache, launch: { op: 'attention', attributes, inputs, outputs } });
+  }
+}
+
+/** The cache, and the arrays that tell attention of the batch. */
+export function batchOperands(): readonly HarnessOperand[] {
+  const names = ['blockTables', 'cuSeqlensQ', 'contextLens'] as const;
+  return [{ kind: 'kvCache', layer: 0 }, ...names.map((name) => ({ kind: 'input', name }) as const)];
+}
+
+/** The last `numQueries` tokens of each sequence. */
+export function stepOf(
+  contextLens: readonly number[],
+  numQueries: readonly number[],
+  blocks: readonly (readonly number[])[],
+): StepBatch {
+  const chunks = contextLens.map((length, i) => {
+    const tokenIds = new Array<number>(numQueries[i]).fill(0);
+    return { tokenIds, numCached: length - numQueries[i], blocks: blocks[i], logitRows: [] };
+  });
+  return stepBatch(chunks, BLOCK_SIZE);
+}
+
+/** Sequences' keys and values in blocks of their own, NaN in slots that belong to none. */
+export function filledCache(
+  kernels: KernelSuite,
+  dims: Pick<KVCacheSpec, 'numKvHeads' | 'keyHeadDim' | 'valueHeadDim'>,
+  contextLens: readonly number[],
+  kvDType: KVCacheDType,
+): { cache: FilledCache; blocks: readonly (readonly number[])[] } {
+  const spec = { layer: 0, window: null, dtype: kvDType, ...dims };
+  let numBlocks = 0;
+  const blocks = contextLens.map((length) =>
+    Array.from({ length: Math.ceil(length / BLOCK_SIZE) }, () => numBlocks++),
+  );
+  const paged = new PagedKVCaches([[spec]], BLOCK_SIZE, [numBlocks]);
+  const cache = paged.layer(0);
+  cache.keys.fill(NaN);
+  cache.values.fill(NaN);
+  contextLens.forEach((length, i) => {
+    const slots = Int32Array.from(
+      { length },
+      (_, at) => blocks[i][Math.floor(at / BLOCK_SIZE)] * BLOCK_SIZE + (at % BLOCK_SIZE),
+    );
+    const { numKvHeads, keyHeadDim, valueHeadDim } = dims;
+    const keys = kernels.random(length * numKvHeads * keyHeadDim, 2 * i + 10);
+    cache.write(keys, kernels.random(length * numKvHeads * valueHeadDim, 2 * i + 11), slots);
+  });
+  return { cache: { spec, numBlocks, paged }, blocks };
+}
