@@ -1,14 +1,13 @@
 // The CUDA device against what transformers computes: float32 exactly as the cpu device, 16 bits within their rounding.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { compile } from '../src/compiler/compile.ts';
-import { memoryLedger } from '../src/compiler/ledger.ts';
 import type { Plan } from '../src/compiler/plan.ts';
 import { CudaDevice } from '../src/device/cuda/cuda-device.ts';
 import type { Executable } from '../src/device/device.ts';
 import type { StepBatch } from '../src/device/step.ts';
 import { CUDA_KERNELS } from '../src/kernels/cuda/index.ts';
 import { findModel } from '../src/models/registry.ts';
-import type { FloatDType, KVCacheDType } from '../src/tensor/dtype.ts';
+import type { FloatDType } from '../src/tensor/dtype.ts';
 import { describeCuda } from './support/cuda.ts';
 import { ExpertOracle, ForcedExperts } from './support/forced-experts.ts';
 import { loadReference, REFERENCE_NAMES, type ReferenceCheckpoint } from './support/reference-checkpoint.ts';
@@ -38,18 +37,14 @@ describeCuda('cuda', () => {
   });
   afterAll(() => device.dispose());
 
-  function planOf(
-    { config, catalog }: ReferenceCheckpoint,
-    dtype: FloatDType,
-    kvDType: KVCacheDType = dtype,
-  ): Plan {
+  function planOf({ config, catalog }: ReferenceCheckpoint, dtype: FloatDType): Plan {
     return compile({
       definition: findModel(config),
       config,
       tensors: catalog,
       checkpointHash: null,
       target: device.target,
-      recipe: { weightDType: dtype, quantization: null, kvDType, activationPrecision: 'auto' },
+      recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
       limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
       blockSize: PARITY_BLOCK_SIZE,
       maxModelLen: PARITY_MAX_MODEL_LEN,
@@ -63,38 +58,6 @@ describeCuda('cuda', () => {
       numBlocks: plan.kvCacheGroups.map(() => PARITY_NUM_BLOCKS),
     });
   }
-
-  it.each([
-    ['bfloat16', 2],
-    ['float8_e4m3fn', 1],
-    ['int8', 1 + 2 / 64],
-  ] as const)(
-    'takes the memory that the ledger says, with a KV cache of %s',
-    async (kvDType, numberBytes) => {
-      const reference = loadReference('llama2');
-      const plan = planOf(reference, 'bfloat16', kvDType);
-      const [{ layers, bytesPerToken }] = plan.kvCacheGroups;
-      expect(bytesPerToken).toBe(layers.length * layers[0].numKvHeads * 2 * 64 * numberBytes);
-      const ledger = memoryLedger(plan, {
-        availableBytes: device.availableMemory(),
-        kvCacheMemoryBytes: 2 ** 30,
-        memoryUtilization: 0.9,
-        maxNumSeqs: 2 ** 16,
-        maxModelLen: PARITY_MAX_MODEL_LEN,
-      });
-      const { driver } = device.runtime;
-      const heldBytes = driver.heldBytes;
-      const executable = await device.load(plan, reference.source, { numBlocks: ledger.numBlocks });
-      expect(executable.memory.kvCache).toBe(ledger.kvCacheBytes);
-      const lines = Object.values(executable.memory) as number[];
-      expect(lines.reduce((sum, bytes) => sum + bytes)).toBe(ledger.totalBytes);
-      const takenBytes = driver.heldBytes - heldBytes;
-      expect(takenBytes).toBeGreaterThanOrEqual(ledger.totalBytes);
-      expect(takenBytes - ledger.totalBytes, 'beside the ledger').toBeLessThan(2 ** 20);
-      await executable.dispose();
-      expect(driver.heldBytes).toBe(heldBytes);
-    },
-  );
 
   describeReferenceParity('float32', async (reference) => {
     const executable = await load(reference, 'float32');

@@ -46,7 +46,7 @@ async function calibrate(
       ...DEFAULT_ENGINE_CONFIG,
       model: directory,
       // Nothing to build: suites of other devices use it.
-      device: 'reference',
+      device: 'cpu',
       maxModelLen: 128,
       maxNumSeqs: 2,
       maxNumBatchedTokens: 64,

@@ -1,5 +1,5 @@
 // Suites that need a GPU: they run where there is one and say why they do not elsewhere.
-import { describe } from 'vitest';
+import { afterAll, beforeAll, describe } from 'vitest';
 import { CudaDevice } from '../../src/device/cuda/cuda-device.ts';
 
 const problem = await findProblem();
@@ -17,4 +17,17 @@ async function findProblem(): Promise<string | null> {
 export function describeCuda(title: string, suite: () => void): void {
   if (problem === null) describe(title, suite);
   else describe.skip(`${title} (skipped: ${problem})`, suite);
+}
+
+/** The same for a suite that shares one device, which is there when a test runs. */
+export function describeCudaDevice(title: string, suite: (device: () => CudaDevice) => void): void {
+  describeCuda(title, () => {
+    let device: CudaDevice;
+    beforeAll(async () => {
+      device = await CudaDevice.open();
+    });
+    afterAll(() => device.dispose());
+
+    suite(() => device);
+  });
 }
