@@ -1,7 +1,7 @@
 // What `needletail build` does: compile a model and pack its weights into a plan directory.
 import { compile } from '../compiler/compile.ts';
 import { compileRequestFor } from '../compiler/compile-to-fit.ts';
-import { packWeight } from '../compiler/pack-weight.ts';
+import { WeightPacker } from '../compiler/pack-weight.ts';
 import { weightOffsets } from '../compiler/packed-weights.ts';
 import { companionFiles, writePlanDirectory } from '../compiler/plan-directory.ts';
 import type { Plan, Target } from '../compiler/plan.ts';
@@ -43,13 +43,14 @@ export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
     : modelToLoad(subject, config, target, kernels);
   const plan = compile(compileRequestFor(model, config, target, kernels));
   const source = calibrated?.source ?? openTensors(subject, plan, config);
+  const packer = new WeightPacker(source);
   try {
     await writePlanDirectory(
       flags.output,
       {
         plan,
         config: subject.model.config,
-        pack: (weight) => packWeight(weight, source),
+        pack: (weight) => packer.pack(weight),
         files: subject.checkpoint === null ? [] : await companionFiles(subject.checkpoint.directory),
       },
       { onProgress: progressBar('packing'), signal, approve: approval(config, plan, flags, signal) },

@@ -14,7 +14,7 @@ import {
 } from '../tensor/dtype.ts';
 import type { TensorSource, TensorView } from '../tensor/tensor-source.ts';
 import { scaleColumns, type WeightFormat } from '../tensor/weight-format.ts';
-import { packWeight } from './pack-weight.ts';
+import { packWeight, WeightPacker } from './pack-weight.ts';
 import type { WeightSpec } from './plan.ts';
 
 const DTYPES: readonly FloatDType[] = ['float32', 'bfloat16', 'float16'];
@@ -267,6 +267,28 @@ describe('quantized weights', () => {
         },
       ),
     );
+  });
+
+  test('are made once of each weight, for its scales come with its codes', () => {
+    const views: Record<string, TensorView> = {};
+    const reads: string[] = [];
+    const read = (name: string) => {
+      reads.push(name);
+      return views[name];
+    };
+    const packer = new WeightPacker({ read, close: () => undefined });
+    for (const [i, name] of ['a', 'b'].entries()) {
+      views[name] = tensor('bfloat16', [ROWS, COLUMNS], i);
+      for (const format of FORMATS.slice(0, 2)) {
+        for (const holds of ['codes', 'scales'] as const) {
+          const columns = holds === 'codes' ? COLUMNS : scaleColumns(format, COLUMNS);
+          const spec = specOf({ format, holds, origin: 'quantize' }, columns, false, 'rowMajor');
+          const named = { ...spec, parts: spec.parts.map((part) => ({ ...part, tensor: name })) };
+          expect(packer.pack(named)).toEqual(packWeight(named, sourceOf(views)));
+        }
+      }
+    }
+    expect(reads).toEqual(['a', 'a', 'b', 'b']);
   });
 
   test('are taken as they are from a checkpoint that has them', () => {
