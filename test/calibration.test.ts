@@ -21,9 +21,10 @@ import type { HFConfig } from '../src/models/model-definition.ts';
 import { findModel } from '../src/models/registry.ts';
 import type { CalibratedRecipe } from '../src/quantization/calibrate.ts';
 import { GPTQ_OPTIONS } from '../src/quantization/gptq.ts';
-import { weightOf, type Product } from '../src/quantization/products.ts';
+import { columnsOf, weightOf, type Product } from '../src/quantization/products.ts';
 import { ScaledWeights } from '../src/quantization/scaled-weights.ts';
 import { findScalingGroups } from '../src/quantization/scaling-groups.ts';
+import { isComparable } from '../src/quantization/stages.ts';
 import { decodeTensor } from '../src/tensor/codes.ts';
 import type { PackedWeightSource, TensorSource, TensorView } from '../src/tensor/tensor-source.ts';
 import { interpretTwoSteps, randomTensors } from './support/interpret.ts';
@@ -107,6 +108,16 @@ describe('folding factors', () => {
   });
 });
 
+it('drift is looked for in all inputs but those that chosen experts read of their own', () => {
+  const index = new GraphIndex(graphOf(loadReference('mixtral').config));
+  const apart = productsOf(index).filter(
+    ({ node, weight }) => !isComparable(node.inputs[0], columnsOf(weight)),
+  );
+  expect(apart.map(({ weight }) => weight.parts[0].tensor)).toEqual(
+    [0, 1].map((layer) => `model.layers.${layer}.block_sparse_moe.experts.0.w2.weight`),
+  );
+});
+
 const RECIPES: readonly (readonly [
   quantization: 'awq' | 'gptq' | 'smoothquant' | 'fp8',
   CalibratedRecipe,
@@ -179,7 +190,8 @@ describe('calibrated checkpoints', () => {
     const { catalog, source } = await calibrateModel(subject, settings, request);
     const plan = planOf({ ...subject.model, tensors: catalog }, settings);
     expect(plan.header.recipe).toContain(quantization);
-    const prompt = loadReference(name).prompts[3];
+    // None of the text that was learned from, and long: a handful of tokens says as much about luck.
+    const prompt = Array.from({ length: 64 }, (_, i) => (i * i * 53 + 111 * i + 101) % 500);
     const logits = await logitsOf(plan, source, prompt);
 
     const directory = path.join(folder, `${name}-${quantization}`);
@@ -195,8 +207,8 @@ describe('calibrated checkpoints', () => {
     const plain = { ...settings, quantization: rounding[quantization] };
     const rounded = await logitsOf(planOf(subject.model, plain), floatSource, prompt);
     const error = distance(logits, exact) / distance(rounded, exact);
-    // Beside rounding that leaves activations alone, or scales them anew for each token; an expert may be chosen otherwise.
-    expect(error).toBeLessThan({ awq: 1.25, gptq: 1, smoothquant: 2, fp8: 1.5 }[quantization]);
+    // Beside rounding that leaves activations alone, or scales them anew for each group or token; experts may be chosen otherwise.
+    expect(error).toBeLessThan({ awq: 1.1, gptq: 1, smoothquant: 1.5, fp8: 1.2 }[quantization]);
   });
 
   it('refuses a text that is too short, and says how long it must be', async () => {

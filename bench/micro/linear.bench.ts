@@ -123,14 +123,18 @@ function floatProduct(weightDType: FloatDType, activationPrecision: 'auto' | 'fl
   };
 }
 
-/** int8 and float8 with a scale per row, 4 bits with scales and zeros for 128 columns. */
+/**
+ * int8 and float8 with a scale per row, 4 bits with scales and zeros for 128 columns; activations of int8 with scales for
+ * 128 columns, of float8 for a row.
+ */
 function codeProduct(weightDType: CodeDType, xDType: 'int8' | 'float8_e4m3fn' | null): Product {
   const isNibbles = weightDType === 'uint4';
   const groupSize = (depth: number): number => (isNibbles ? 128 : depth);
+  const xGroupSize = (depth: number): number => (xDType === 'int8' ? 128 : depth);
   const description = xDType === null ? weightOnlyLinear : quantizedLinear;
   const query = ({ depth }: Shape): KernelQuery => {
     const groups = { weightDType, groupSize: groupSize(depth), hasZeros: isNibbles };
-    const attributes = xDType === null ? groups : { ...groups, xGroupSize: groupSize(depth) };
+    const attributes = xDType === null ? groups : { ...groups, xGroupSize: xGroupSize(depth) };
     return {
       ...QUERY,
       ...{ weightDType: 'bfloat16', activationPrecision: 'auto', weightColumns: depth, attributes },
@@ -144,7 +148,7 @@ function codeProduct(weightDType: CodeDType, xDType: 'int8' | 'float8_e4m3fn' | 
     x(rows, depth) {
       if (xDType === null) return [floats(rows, depth)];
       const codes = new Float32Array(rows * depth).fill(3);
-      return [matrix(rows, depth, codes, { dtype: xDType }), floats(rows, depth / groupSize(depth))];
+      return [matrix(rows, depth, codes, { dtype: xDType }), floats(rows, depth / xGroupSize(depth))];
     },
     weights(shape) {
       const scales = {

@@ -27,6 +27,14 @@ export interface QuantizedProduct {
 type Request = Pick<CompileRequest, 'recipe' | 'target' | 'tensors'>;
 type Formats = Pick<QuantizationRules, 'weights' | 'activations'>;
 
+/**
+ * Columns of activations that share a scale where the cpu quantizes them of its own accord. A scale for each token costs
+ * nearly twice the quality; groups of 64 save a quarter of what is left, for products that take 12 % longer instead of 6.
+ */
+const ACTIVATION_GROUP = 128;
+/** Products of smaller groups spend more time on scales than on codes. */
+const LEAST_ACTIVATION_GROUP = 32;
+
 /** First compute capability that multiplies 8-bit floats. */
 const FLOAT8_COMPUTE_CAPABILITY = 89;
 
@@ -97,14 +105,16 @@ function productOf(
   if (formats === null) return [];
   const { weights: format } = formats;
   const origin = stored ? 'checkpoint' : 'quantize';
-  const activations = activationsFor(formats, recipe, target);
-  const input = activations && { ...activations, groupSize: activations.groupSize ?? columnsOf(weight) };
+  const columns = columnsOf(weight);
+  const activations = activationsFor(formats, columns, recipe, target);
+  const input = activations && { ...activations, groupSize: activations.groupSize ?? columns };
   return [{ node, weight, format, origin, input }];
 }
 
 /** What becomes of activations: what the format says, and on the cpu whatever its fast products of whole numbers want. */
 function activationsFor(
   { weights, activations }: Formats,
+  columns: number,
   { activationPrecision }: Request['recipe'],
   { kind, arch }: Request['target'],
 ): ActivationFormat | null {
@@ -112,7 +122,13 @@ function activationsFor(
   if (activations?.dtype === 'float8_e4m3fn' && kind === 'cuda') checkFloat8Products(arch);
   const isWhole = weights.dtype !== 'float8_e4m3fn';
   if (activations !== null || kind !== 'cpu' || !isWhole) return activations;
-  return { dtype: 'int8', groupSize: weights.groupSize, isStatic: false };
+  return { dtype: 'int8', groupSize: activationGroup(weights.groupSize ?? columns), isStatic: false };
+}
+
+/** Columns of activations that share a scale, where columns of the weight do so in groups of `weightGroup`. */
+function activationGroup(weightGroup: number): number {
+  const divisor = commonDivisor(weightGroup, ACTIVATION_GROUP);
+  return divisor < LEAST_ACTIVATION_GROUP ? weightGroup : divisor;
 }
 
 function checkFloat8Products(arch: string): void {

@@ -15,7 +15,7 @@ import { CrossGram } from '../quantization/gram.ts';
 import { InputObserver } from '../quantization/input-statistics.ts';
 import { columnsOf, inputsOf, type Product } from '../quantization/products.ts';
 import type { RangeKind } from '../quantization/range-observers.ts';
-import { residualOf, type StageDrift } from '../quantization/stages.ts';
+import { isComparable, residualOf, type StageDrift } from '../quantization/stages.ts';
 import { addProduct, type AddProduct } from '../tensor/matrix-product.ts';
 import { NO_QUANTIZATION } from '../tensor/precision.ts';
 import { NeedletailError } from '../util/errors.ts';
@@ -84,7 +84,7 @@ export class CalibrationReader implements TextReader {
     const { index } = this.#options.subject;
     const inputs = inputsOf(stage).map(({ value, columns }) => {
       const [gram, drift] = [0, 1].map(() => new CrossGram(columns, columns, this.addProduct));
-      return { value, gram, drift };
+      return { value, gram, drift: isComparable(value, columns) ? drift : null };
     });
     const residuals = stage.flatMap((product) => {
       const value = residualOf(product, index);
@@ -97,7 +97,7 @@ export class CalibrationReader implements TextReader {
       for (const { value, gram, drift } of inputs) {
         const x = actual(value);
         await gram.add(x, x);
-        await drift.add(difference(expected(value), x), x);
+        await drift?.add(difference(expected(value), x), x);
       }
       for (const { product, value, drift } of residuals) {
         await drift.add(difference(expected(value), actual(value)), actual(product.node.inputs[0]));
@@ -105,7 +105,10 @@ export class CalibrationReader implements TextReader {
     });
     return {
       inputs: new Map(
-        inputs.map(({ value, gram, drift }) => [value.id, { gram: gram.mean(), drift: drift.mean() }]),
+        inputs.map(({ value, gram, drift }) => [
+          value.id,
+          { gram: gram.mean(), drift: drift?.mean() ?? null },
+        ]),
       ),
       residuals: new Map(residuals.map(({ product, drift }) => [product, drift.mean()])),
     };

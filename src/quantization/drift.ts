@@ -8,8 +8,8 @@ import { damped } from './gram.ts';
 export interface DriftStatistics {
   /** Mean of x̃ᵀx̃, `[columns, columns]`. */
   readonly gram: Float32Array;
-  /** Mean of (x − x̃)ᵀx̃ for the float model's inputs x, `[columns, columns]`. */
-  readonly drift: Float32Array;
+  /** Mean of (x − x̃)ᵀx̃ for the float model's inputs x, `[columns, columns]`; null where no x belongs to an x̃. */
+  readonly drift: Float32Array | null;
 }
 
 /** Drift is made up for by half: all of it would fit the text that was read instead of the model. */
@@ -27,6 +27,7 @@ export async function makeUpForDrift(
   damping: number,
   addProduct: AddProduct,
 ): Promise<Float32Array> {
+  if (drift === null) return values;
   const columns = Math.sqrt(gram.length);
   const rows = values.length / columns;
   const factor = damped(gram, damping);

@@ -31,7 +31,16 @@ export function residualOf({ node, weight }: Product, index: GraphReader): Value
   const users = index.users(result);
   if (users.length !== 1 || users[0].op !== 'add' || index.isOutput(result)) return null;
   const other = users[0].inputs.find(({ id }) => id !== result.id);
-  const isFlat = node.inputs[0].type.shape[1] === columnsOf(weight);
   const hasRows = other?.type.shape[0] === result.type.shape[0];
-  return isFlat && hasRows && index.producer(other) !== null ? other : null;
+  return isComparable(node.inputs[0], columnsOf(weight)) && hasRows && index.producer(other) !== null
+    ? other
+    : null;
+}
+
+/**
+ * Whether rows of the value in two models are about the same thing. Experts read a row each of those that a token chose, and
+ * another model may choose others, or the same in another order.
+ */
+export function isComparable({ type }: Value, columns: number): boolean {
+  return type.shape[1] === columns;
 }

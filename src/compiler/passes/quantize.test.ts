@@ -83,7 +83,7 @@ describe('what becomes of products', () => {
     expect(nodesOf(graph, 'quantize')).toHaveLength(0);
   });
 
-  test('on the cpu whole numbers meet whole numbers, in the groups of the weight', () => {
+  test('on the cpu whole numbers meet whole numbers, in the small groups of the weight', () => {
     const target = { kind: 'cpu', arch: 'avx512' } as const;
     const int4 = graphOf(request(UNTIED, { name: 'int4', groupSize: 16, target }));
     expect(nodesOf(int4, 'quantizedLinear')[0].attributes).toMatchObject({ groupSize: 16, xGroupSize: 16 });
@@ -92,6 +92,24 @@ describe('what becomes of products', () => {
     );
     expect(nodesOf(kept, 'quantize')).toHaveLength(0);
   });
+
+  test.each([
+    [256, null, 128],
+    [192, null, 64],
+    // Too few columns would share a scale.
+    [80, null, 80],
+    [512, 256, 128],
+    [96, 48, 48],
+  ])(
+    'of %i columns in groups of %s they read activations in groups of %i',
+    (columns, groupSize, expected) => {
+      const config = { ...UNTIED, hidden_size: columns, intermediate_size: columns };
+      const target = { kind: 'cpu', arch: 'avx512' } as const;
+      const graph = graphOf(request(config, { groupSize, target }));
+      const sizes = nodesOf(graph, 'quantizedLinear').map(({ attributes }) => attributes['xGroupSize']);
+      expect(new Set(sizes)).toEqual(new Set([expected]));
+    },
+  );
 
   test('experts do as well, their router does not', () => {
     const graph = graphOf(request(EXPERTS, { name: 'smoothquant' }));
