@@ -6,7 +6,7 @@ import {
   percentile,
   percentiles,
   servingMetrics,
-  steadyTokensPerSecond,
+  steadyState,
   tpotMs,
 } from './metrics.ts';
 
@@ -82,7 +82,7 @@ describe('servingMetrics', () => {
   });
 });
 
-describe('steadyTokensPerSecond', () => {
+describe('steadyState', () => {
   it('leaves the first generation and the emptying out', () => {
     const samples = [
       { atMs: 100, numRunning: 1, numWaiting: 9, numFinished: 0, outputTokens: 1 },
@@ -91,8 +91,8 @@ describe('steadyTokensPerSecond', () => {
       { atMs: 400, numRunning: 4, numWaiting: 3, numFinished: 5, outputTokens: 12 },
       { atMs: 900, numRunning: 1, numWaiting: 3, numFinished: 9, outputTokens: 13 },
     ];
-    expect(steadyTokensPerSecond(samples)).toBe(30);
-    expect(steadyTokensPerSecond(samples.slice(0, 3))).toBeNull();
-    expect(steadyTokensPerSecond([])).toBeNull();
+    expect(steadyState(samples)).toEqual({ outputTokensPerSecond: 30, generations: 0.25 });
+    expect(steadyState(samples.slice(0, 3))).toBeNull();
+    expect(steadyState([])).toBeNull();
   });
 });

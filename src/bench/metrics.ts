@@ -149,15 +149,23 @@ export interface StepSample {
   readonly outputTokens: number;
 }
 
+export interface SteadyState {
+  readonly outputTokensPerSecond: number;
+  /** Requests that ended meanwhile, of as many as ran at once. A share of a generation may hold more prompts than its due. */
+  readonly generations: number;
+}
+
 /**
- * Output tokens per second from the end of the first generation (when as many requests have ended as ran at once) to the
- * last admission: without the batch's filling and emptying, and with sequences of all ages. Null if that is less than
- * two steps.
+ * From the end of the first generation (when as many requests have ended as ran at once) to the last admission: without the
+ * batch's filling and emptying, and with sequences of all ages. Null if that is less than two steps.
  */
-export function steadyTokensPerSecond(samples: readonly StepSample[]): number | null {
+export function steadyState(samples: readonly StepSample[]): SteadyState | null {
   const most = samples.reduce((max, sample) => Math.max(max, sample.numRunning), 0);
   const first = samples.find((sample) => sample.numFinished >= most);
   const last = samples.findLast((sample, i) => i > 0 && sample.numWaiting < samples[i - 1].numWaiting);
   if (!first || !last || last.atMs <= first.atMs) return null;
-  return (1000 * (last.outputTokens - first.outputTokens)) / (last.atMs - first.atMs);
+  return {
+    outputTokensPerSecond: (1000 * (last.outputTokens - first.outputTokens)) / (last.atMs - first.atMs),
+    generations: (last.numFinished - first.numFinished) / most,
+  };
 }

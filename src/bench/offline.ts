@@ -3,7 +3,7 @@ import type { EngineRequest } from '../engine/protocol.ts';
 import type { EngineOutput, EngineStats } from '../engine/protocol.ts';
 import { GREEDY } from '../engine/sampling-params.ts';
 import { NeedletailError } from '../util/errors.ts';
-import { percentiles, steadyTokensPerSecond, type Percentiles, type StepSample } from './metrics.ts';
+import { percentiles, steadyState, type Percentiles, type SteadyState, type StepSample } from './metrics.ts';
 import type { BenchRequest } from './workload.ts';
 
 /** What the benchmarks use of an `LLMEngine`. */
@@ -24,8 +24,8 @@ export interface ThroughputResult {
   readonly outputTokensPerSecond: number;
   /** Input and output tokens. */
   readonly totalTokensPerSecond: number;
-  /** Between the end of the first generation and the last admission; null if there was no time between them. */
-  readonly steadyOutputTokensPerSecond: number | null;
+  /** Null if the last request was admitted before the first generation had ended. */
+  readonly steady: SteadyState | null;
   readonly numSteps: number;
   readonly numPreemptions: number;
   readonly maxRunning: number;
@@ -97,7 +97,7 @@ export async function runThroughput(
     requestsPerSecond: done.length / seconds,
     outputTokensPerSecond: count.outputTokens / seconds,
     totalTokensPerSecond: (inputTokens + count.outputTokens) / seconds,
-    steadyOutputTokensPerSecond: steadyTokensPerSecond(samples),
+    steady: steadyState(samples),
     numSteps: after.numSteps - before.numSteps,
     numPreemptions: after.numPreemptions - before.numPreemptions,
     maxRunning: samples.reduce((max, sample) => Math.max(max, sample.numRunning), 0),

@@ -38,7 +38,7 @@ async function runBenchThroughput(model: string, flags: Flags): Promise<void> {
 
 function formatThroughput(result: ThroughputResult): string {
   const perRequest = (tokens: number) => (tokens / result.numRequests).toFixed(1);
-  const steady = result.steadyOutputTokensPerSecond;
+  const steady = result.steady?.outputTokensPerSecond ?? null;
   return [
     `requests          ${result.numRequests} (${perRequest(result.inputTokens)} prompt and ${perRequest(result.outputTokens)} output tokens each)`,
     `time              ${result.seconds.toFixed(2)} s, ${result.numSteps} steps, ${result.numPreemptions} preemptions, ${result.maxRunning} running at most`,

@@ -30,7 +30,7 @@ const OFFLINE_SHAPES = [
   { name: 'offline-128-128', inputLen: 128, outputLen: 128, maxNumSeqs: 1024 },
   { name: 'offline-128-2048', inputLen: 128, outputLen: 2048, maxNumSeqs: 512 },
   { name: 'offline-1000-1000', inputLen: 1000, outputLen: 1000, maxNumSeqs: 512 },
-  { name: 'offline-2048-128', inputLen: 2048, outputLen: 128, maxNumSeqs: 256 },
+  { name: 'offline-2048-128', inputLen: 2048, outputLen: 128, maxNumSeqs: 128 },
 ];
 
 /** Both need `--trace`. The first compares as the cpu device's benchmark does. */

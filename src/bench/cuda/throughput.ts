@@ -40,16 +40,18 @@ export async function measureOffline(
     const requests = withRandomPrompts(lengths, engine.info.vocabSize, 0);
     await warmUp(engine, requests);
     const { result, times } = await withTimer(device, () => runThroughput(engine, requests, maxSeconds));
-    const { steadyOutputTokensPerSecond: steady, outputTokensPerSecond: whole, maxRunning } = result;
+    const { steady, outputTokensPerSecond: whole, maxRunning } = result;
+    const tokensPerSecond = steady?.outputTokensPerSecond ?? whole;
     const stepWorkload = steadyStep(row, maxRunning);
     const work = stepWork(plan, stepWorkload);
-    const seconds = maxRunning / (steady ?? whole);
+    const seconds = maxRunning / tokensPerSecond;
     return {
       row: name,
       what:
-        `${maxRunning} in flight, whole run ${whole.toFixed(0)}, GPU busy ${(100 * busyShare(times)).toFixed(1)} %` +
+        `${maxRunning} in flight, steady for ${(steady?.generations ?? 0).toFixed(2)} generations, ` +
+        `whole run ${whole.toFixed(0)}, GPU busy ${(100 * busyShare(times)).toFixed(1)} %` +
         (result.isCut ? `, cut after ${result.seconds.toFixed(0)} s` : ''),
-      value: steady ?? whole,
+      value: tokensPerSecond,
       unit: steady === null ? 'tok/s (whole run)' : 'tok/s',
       limit: maxRunning / leastSeconds(work, roofs),
       rival,
