@@ -59,6 +59,30 @@ describe('inspect', () => {
     expect(process.exitCode).toBeUndefined();
   });
 
+  test.each([
+    ['fp8', 'fp8'],
+    ['int8', 'int8'],
+    ['smoothquant', 'fp8'],
+  ])(
+    'weights of %s and a KV cache of %s take half of what 16 bits do',
+    async (quantization, kvCacheDType) => {
+      const eight = ['--quantization', quantization, '--kv-cache-dtype', kvCacheDType];
+      const [half, whole] = [
+        await run('inspect', 'llama-2-70b', '--memory', '320GB', ...eight),
+        await run('inspect', 'llama-2-70b', '--memory', '320GB'),
+      ].map((text) =>
+        [/weights +([\d,]+)/, /([\d,]+) bytes a token/].map((line) =>
+          Number(line.exec(text)![1].replaceAll(',', '')),
+        ),
+      );
+      half.forEach((bytes, i) => {
+        expect(bytes / whole[i]).toBeGreaterThanOrEqual(0.5);
+        // Scales, and the head and the embedding, which keep 16 bits.
+        expect(bytes / whole[i]).toBeLessThan(0.51);
+      });
+    },
+  );
+
   test('a config.json alone, or its folder', async () => {
     const config = writeConfig();
     expect(await run('inspect', config)).toContain('llama, 2 layers, 18,592 parameters');

@@ -102,9 +102,10 @@ export class CudaHarness {
     try {
       const placement = placePlan(plan, [cache?.numBlocks ?? 1], pool);
       const weights = built.weightBytes.map((bytes, id) => ({ address: placement.weights[id], bytes }));
+      const tables = built.tableBytes.map((bytes, id) => ({ address: placement.ropeTables[id], bytes }));
       const arena = { address: placement.arena, bytes: built.image };
       const caches = images ? [{ address: placement.caches[0].keys, bytes: images.before }] : [];
-      writeDevicePlaces(this.#runtime, [arena, ...weights, ...caches]);
+      writeDevicePlaces(this.#runtime, [arena, ...weights, ...tables, ...caches]);
       const memory = new StepMemory(this.#runtime, pool, plan);
       const program = new CudaProgram(this.#runtime, pool, plan, placement, memory);
       const staged = memory.write(step);

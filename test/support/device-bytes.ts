@@ -1,7 +1,7 @@
 // Device memory read and written whole, and numbers as it holds them; for tests.
 import type { CudaRuntime } from '../../src/device/cuda/cuda-runtime.ts';
 import { DeviceMemoryPool } from '../../src/device/cuda/device-memory.ts';
-import { encodeCodes } from '../../src/tensor/codes.ts';
+import { decodeTensor, encodeCodes } from '../../src/tensor/codes.ts';
 import { encodeFloats, isCodeDType, type DType, type FloatDType } from '../../src/tensor/dtype.ts';
 
 export function writeDevice(runtime: CudaRuntime, target: number, bytes: Uint8Array): void {
@@ -69,4 +69,10 @@ export function encode(dtype: DType, values: Float32Array | Int32Array): Uint8Ar
   if (dtype === 'int32') return new Uint8Array(values.slice().buffer);
   const floats = values as Float32Array;
   return isCodeDType(dtype) ? encodeCodes(dtype, floats) : encodeFloats(dtype as FloatDType, floats);
+}
+
+/** The inverse of `encode`. */
+export function decode(dtype: DType, bytes: Uint8Array): Float32Array {
+  if (dtype !== 'int32') return decodeTensor({ dtype, shape: [], bytes });
+  return Float32Array.from(new Int32Array(bytes.slice().buffer));
 }

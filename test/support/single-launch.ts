@@ -6,11 +6,10 @@ import type { StepBatch } from '../../src/device/step.ts';
 import type { KVCacheSpec } from '../../src/ir/graph.ts';
 import { OPS } from '../../src/ir/ops/index.ts';
 import type { KernelVariant } from '../../src/kernels/kernel.ts';
-import { decodeTensor } from '../../src/tensor/codes.ts';
 import { itemSize, type DType, type FloatDType } from '../../src/tensor/dtype.ts';
 import type { FilledCache } from './cache-image.ts';
 import type { HarnessLaunch, HarnessOperand, Matrix } from './cpu-harness.ts';
-import { encode } from './device-bytes.ts';
+import { decode, encode } from './device-bytes.ts';
 import { POISON } from './guarded-pool.ts';
 
 const CANARY_BYTES = 256;
@@ -38,11 +37,13 @@ function scalesOf({ op, inputs, outputs }: HarnessLaunch): readonly HarnessOpera
 /** Lays a case's operands out as buffers of one arena, canaries between them. */
 export class SingleLaunch {
   readonly weightBytes: Uint8Array[] = [];
+  readonly tableBytes: Uint8Array[] = [];
   /** The arena before the launch. */
   readonly image: Uint8Array;
   readonly #case: CudaCase;
   readonly #buffers: BufferSpec[] = [];
   readonly #weights: WeightSpec[] = [];
+  readonly #ropeTables: Plan['ropeTables'][number][] = [];
   readonly #placed = new Map<Matrix, BufferSpec>();
   readonly #scales: readonly HarnessOperand[];
   readonly #inputs: readonly Operand[];
@@ -66,10 +67,12 @@ export class SingleLaunch {
     const [inputs, outputs] = [this.#inputs, this.#outputs];
     const launches = [{ op, label: '', inputs, outputs, attributes, variants: [variant], rows }];
     const shape = ['numLogitRows', LOGIT_COLUMNS] as const;
+    const bytes = 4 * LOGIT_COLUMNS * Math.max(1, step.logitRows.length);
     const logits = { id: this.#buffers.length, name: '', dtype: 'float32', shape } as const;
-    const buffers = [...this.#buffers, { ...logits, offset: this.#arenaBytes, bytes: 4 * LOGIT_COLUMNS }];
+    const buffers = [...this.#buffers, { ...logits, offset: this.#arenaBytes, bytes }];
     const caches = cache ? [cache.spec] : [];
-    return planOf(step, LOGIT_COLUMNS, buffers, { weights: this.#weights, launches, caches, workspaceBytes });
+    const parts = { weights: this.#weights, ropeTables: this.#ropeTables, launches, caches, workspaceBytes };
+    return planOf(step, LOGIT_COLUMNS, buffers, parts);
   }
 
   /** The outputs, after checking that nothing else has changed. */
@@ -83,10 +86,7 @@ export class SingleLaunch {
         const { dtype } = this.#bufferOf(output);
         eachRow(output, this.#bufferOf(output), (start, row) => {
           const end = start + output.columns * itemSize(dtype);
-          values.set(
-            decodeTensor({ dtype, shape: [], bytes: after.slice(start, end) }),
-            row * output.columns,
-          );
+          values.set(decode(dtype, after.slice(start, end)), row * output.columns);
           rest.set(this.image.subarray(start, end), start);
         });
         return values;
@@ -132,8 +132,15 @@ export class SingleLaunch {
       }
       case 'input':
         return { ...operand, group: 0 };
-      case 'ropeTable':
-        throw new Error('tables of angles are tried with whole models');
+      case 'ropeTable': {
+        const { values, rotaryDim } = operand;
+        const id = this.#ropeTables.length;
+        const numPositions = values.length / rotaryDim;
+        const angles = { numPositions, rotaryDim, inverseFrequencies: [], attentionFactor: 1 };
+        this.#ropeTables.push({ id, ...angles, bytes: values.byteLength });
+        this.tableBytes.push(encode('float32', values));
+        return { kind: 'ropeTable', id };
+      }
       case 'kvCache':
       case 'none':
         return operand;
@@ -196,6 +203,7 @@ function eachRow(
 
 interface PlanParts {
   readonly weights?: readonly WeightSpec[];
+  readonly ropeTables?: Plan['ropeTables'];
   readonly launches?: readonly Launch[];
   readonly caches?: readonly KVCacheSpec[];
   readonly workspaceBytes?: number;
@@ -205,7 +213,7 @@ export function planOf(
   step: StepBatch,
   vocabSize: number,
   buffers: readonly BufferSpec[],
-  { weights = [], launches = [], caches = [], workspaceBytes = 0 }: PlanParts,
+  { weights = [], ropeTables = [], launches = [], caches = [], workspaceBytes = 0 }: PlanParts,
 ): Plan {
   const group = { index: 0, window: null, layers: caches, bytesPerToken: 0 };
   const last = buffers.at(-1)!;
@@ -227,7 +235,7 @@ export function planOf(
     },
     blockSize: BLOCK_SIZE,
     weights,
-    ropeTables: [],
+    ropeTables,
     kvCacheGroups: step.groups.length > 0 ? [group] : [],
     buffers,
     arenaBytes: last.offset + last.bytes,

@@ -73,7 +73,9 @@ describeKernels('products fused with what is before them', (kernels) => {
         const { x, residual, both, gain } = sourcesOf(kernels, rows, inputs);
         const bias = kernels.vector(outputs, 5);
         const source = { eps: 1e-5, weightOffset: 0 };
+        const alone = { source: { ...source, groupSize: inputs }, product };
         const [sum, made, y] = [matrix(rows, inputs), matrix(rows, inputs), matrix(rows, outputs)];
+        await kernels.check('rmsNormWeightOnlyLinear', alone, [x, gain, ...operands, bias], [made, y]);
         const after = [x, residual, gain, ...operands, bias];
         await kernels.check('addRmsNormWeightOnlyLinear', { source, product }, after, [sum, made, y]);
         const gated = { source: { kind: 'silu' }, product };
