@@ -63,7 +63,7 @@ async function checkedLedger(device: CudaDevice, plan: Plan): Promise<Ledger> {
   const { heldBytes } = driver;
   const source = dummySource(expectedTensors(plan, 'bfloat16'), 1);
   const executable = await device.load(plan, source, { numBlocks: ledger.numBlocks });
-  expect(executable.memory.weights).toBe(ledger.weightBytes);
+  expect(executable.memory.weights).toBe(ledger.weightBytes + ledger.ropeTableBytes);
   expect(executable.memory.kvCache).toBe(ledger.kvCacheBytes);
   const lines = Object.values(executable.memory) as number[];
   expect(lines.reduce((sum, bytes) => sum + bytes)).toBe(ledger.totalBytes);

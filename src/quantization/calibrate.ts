@@ -78,7 +78,8 @@ export async function calibrate(
   const weights = new ScaledWeights(subject.source);
   const statistics = recipe.name === 'gptq' ? null : await reader.readStatistics();
   const rule = scaleRuleOf(recipe);
-  const numScaled = rule === null ? 0 : await foldScales(subject, rule, weights, statistics!, hooks);
+  const numScaled =
+    rule === null ? 0 : await foldScales(subject, rule, weights, statistics!, reader.addProduct, hooks);
   const codes =
     recipe.name === 'awq' || recipe.name === 'gptq'
       ? await quantizeInStages(subject, recipe, weights, reader, hooks)
@@ -96,13 +97,15 @@ async function foldScales(
   rule: ScaleRule,
   weights: ScaledWeights,
   statistics: CalibrationStatistics,
+  addProduct: AddProduct,
   hooks: CalibrationHooks,
 ): Promise<number> {
   const groups = findScalingGroups(index, products);
   let numScaled = 0;
   for (const [i, group] of groups.entries()) {
     await pause(hooks);
-    const factors = searchScales(group, statistics.get(group.input.id)!, weights, rule);
+    const input = statistics.get(group.input.id)!;
+    const factors = await searchScales(group, input, weights, rule, addProduct);
     if (factors !== null) weights.fold(group, factors);
     if (factors !== null) numScaled++;
     hooks.onProgress?.(i + 1, groups.length, 'scaling');

@@ -1,36 +1,24 @@
-// The dense arithmetic of calibration on row-major matrices: plain loops, four results at a time.
+// The dense arithmetic of calibration on row-major matrices.
+import type { AddProduct } from '../tensor/matrix-product.ts';
 
 /** a · bᵀ of `a` `[n, size]` and `b` `[m, size]`: `[n, m]`. */
-export function timesTransposed(a: Float32Array, b: Float32Array, size: number): Float32Array {
+export async function timesTransposed(
+  a: Float32Array,
+  b: Float32Array,
+  size: number,
+  addProduct: AddProduct,
+): Promise<Float32Array> {
   const [n, m] = [a.length / size, b.length / size];
   const product = new Float32Array(n * m);
-  for (let row = 0; row < n; row++) {
-    const at = row * size;
-    let column = 0;
-    for (; column + 4 <= m; column += 4) {
-      const [b0, b1, b2, b3] = [0, 1, 2, 3].map((i) => (column + i) * size);
-      let [sum0, sum1, sum2, sum3] = [0, 0, 0, 0];
-      for (let i = 0; i < size; i++) {
-        const x = a[at + i];
-        sum0 += x * b[b0 + i];
-        sum1 += x * b[b1 + i];
-        sum2 += x * b[b2 + i];
-        sum3 += x * b[b3 + i];
-      }
-      product[row * m + column] = sum0;
-      product[row * m + column + 1] = sum1;
-      product[row * m + column + 2] = sum2;
-      product[row * m + column + 3] = sum3;
-    }
-    for (; column < m; column++) product[row * m + column] = dot(a, at, b, column * size, size);
-  }
+  await addProduct({
+    a: { values: a, stride: size },
+    b: { values: transposed(b, size), stride: m },
+    c: { values: product, stride: m },
+    rows: n,
+    depth: size,
+    columns: m,
+  });
   return product;
-}
-
-function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: number, size: number): number {
-  let sum = 0;
-  for (let i = 0; i < size; i++) sum += a[aStart + i] * b[bStart + i];
-  return sum;
 }
 
 /** `values` `[rows, columns]` turned, `[columns, rows]`. */

@@ -1,9 +1,11 @@
 // The search for the factors that a group of products shares: candidates from statistics of inputs and weights, judged by
 // how far the products of some rows are from what they were.
+import type { AddProduct } from '../tensor/matrix-product.ts';
 import { dequantizeRows, quantizeRows } from '../tensor/quantize-rows.ts';
 import type { WeightFormat } from '../tensor/weight-format.ts';
 import type { InputStatistics } from './input-statistics.ts';
 import { someRows, timesTransposed, withColumnsScaled } from './matrix.ts';
+import type { Product } from './products.ts';
 import type { ScaledWeights } from './scaled-weights.ts';
 import type { ScalingGroup } from './scaling-groups.ts';
 
@@ -52,24 +54,26 @@ const MAX_WEIGHT_ROWS = 256;
 const MAX_INPUT_ROWS = 256;
 
 /** The factors `[numFactors]` with the smallest error; null where none is better than none at all. */
-export function searchScales(
+export async function searchScales(
   group: ScalingGroup,
   input: InputStatistics,
   weights: ScaledWeights,
   rule: ScaleRule,
-): Float64Array | null {
+  addProduct: AddProduct,
+): Promise<Float64Array | null> {
   const { factorOf, columns } = group;
   const matrices = group.products.map(({ weight }) => weights.read(weight));
   const statistics = groupStatistics(group, input, matrices);
   const rows = someRows(input.sample, columns, MAX_INPUT_ROWS);
-  const judged = group.products.map(({ format }, i) => {
+  const judge = async ({ format }: Product, i: number) => {
     const matrix = someRows(matrices[i], columns, MAX_WEIGHT_ROWS);
-    const expected = timesTransposed(matrix, rows, columns);
+    const expected = await timesTransposed(matrix, rows, columns, addProduct);
     // Each product's loss counts by its share: values are small beside queries, and matter more.
     const energy = expected.reduce((sum, value) => sum + value * value, Number.MIN_VALUE);
     return { format, matrix, expected, energy };
-  });
-  const errorOf = (factors: Float64Array): number => {
+  };
+  const judged = await Promise.all(group.products.map(judge));
+  const errorOf = async (factors: Float64Array): Promise<number> => {
     const ofColumns = Float64Array.from(factorOf, (factor) => factors[factor]);
     const scaled = withColumnsScaled(
       rows,
@@ -79,17 +83,17 @@ export function searchScales(
     let error = 0;
     for (const { format, matrix, expected, energy } of judged) {
       const w = roundTrip(withColumnsScaled(matrix, ofColumns), format, columns);
-      error += squaredDistance(timesTransposed(w, x, columns), expected) / energy;
+      error += squaredDistance(await timesTransposed(w, x, columns, addProduct), expected) / energy;
     }
     return error;
   };
   let best: Float64Array | null = null;
-  let least = errorOf(new Float64Array(group.numFactors).fill(1));
+  let least = await errorOf(new Float64Array(group.numFactors).fill(1));
   // One strength was asked for, and is not in question.
   if (rule.strengths.length === 1) return rule.factors(rule.strengths[0], statistics);
   for (const strength of rule.strengths) {
     const factors = rule.factors(strength, statistics);
-    const error = errorOf(factors);
+    const error = await errorOf(factors);
     if (error < least) [least, best] = [error, factors];
   }
   return best;

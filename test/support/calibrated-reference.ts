@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { afterAll } from 'vitest';
 import { DEFAULT_ENGINE_CONFIG } from '../../src/engine/config.ts';
 import { findSubject, type ModelSubject } from '../../src/engine/subject.ts';
 import { calibrateModel } from '../../src/eval/calibrate-model.ts';
@@ -17,6 +18,9 @@ export interface CalibratedReference {
 }
 
 const known = new Map<string, Promise<CalibratedReference>>();
+/** Devices read what stays as it was from the checkpoint itself when they load it. */
+const directories: string[] = [];
+afterAll(() => directories.forEach((directory) => rmSync(directory, { recursive: true })));
 
 /** Made once in a process: it takes seconds. */
 export function calibrateReference(
@@ -36,26 +40,24 @@ async function calibrate(
   groupSize: number | null,
 ): Promise<CalibratedReference> {
   const directory = mkdtempSync(path.join(tmpdir(), 'needletail-calibrated-'));
-  try {
-    await writeReference(name, directory);
-    writeFileSync(path.join(directory, 'config.json'), JSON.stringify(hfConfig));
-    const ids = Array.from({ length: NUM_TOKENS }, (_, i) => (i * i * 31 + (i >> 9) * 77 + 7 * i) % 512);
-    const file = path.join(directory, 'ids.json');
-    writeFileSync(file, JSON.stringify(ids));
-    const config = {
-      ...DEFAULT_ENGINE_CONFIG,
-      model: directory,
-      // Nothing to build: suites of other devices use it.
-      device: 'cpu',
-      maxModelLen: 128,
-      maxNumSeqs: 2,
-      maxNumBatchedTokens: 64,
-      quantization: recipe.name,
-      quantizationGroupSize: groupSize,
-    } as const;
-    const subject = (await findSubject(config)) as ModelSubject;
-    return await calibrateModel(subject, config, { recipe, file, numTokens: NUM_TOKENS });
-  } finally {
-    rmSync(directory, { recursive: true });
-  }
+  directories.push(directory);
+  await writeReference(name, directory);
+  writeFileSync(path.join(directory, 'config.json'), JSON.stringify(hfConfig));
+  const ids = Array.from({ length: NUM_TOKENS }, (_, i) => (i * i * 31 + (i >> 9) * 77 + 7 * i) % 512);
+  const file = path.join(directory, 'ids.json');
+  writeFileSync(file, JSON.stringify(ids));
+  const config = {
+    ...DEFAULT_ENGINE_CONFIG,
+    model: directory,
+    device: 'cpu',
+    // Others calibrate beside it.
+    numThreads: 2,
+    maxModelLen: 128,
+    maxNumSeqs: 2,
+    maxNumBatchedTokens: 64,
+    quantization: recipe.name,
+    quantizationGroupSize: groupSize,
+  } as const;
+  const subject = (await findSubject(config)) as ModelSubject;
+  return await calibrateModel(subject, config, { recipe, file, numTokens: NUM_TOKENS });
 }

@@ -78,7 +78,7 @@ export function expectClose(
   let [worst, at] = [0, -1];
   actual.forEach((value, i) => {
     const error = Math.abs(value - expected[i]);
-    if (!(error <= worst)) [worst, at] = [error, i];
+    if (error > worst || (Number.isNaN(error) && !Number.isNaN(worst))) [worst, at] = [error, i];
   });
   const where = at < 0 ? '' : `element ${at} is ${actual[at]} instead of ${expected[at]}`;
   expect(worst / largest, where).toBeLessThanOrEqual(tolerance);

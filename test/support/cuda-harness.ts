@@ -45,8 +45,8 @@ export class CudaHarness {
     this.#runtime.close();
   }
 
-  /** Every variant of the launch that takes the step's rows, against the definition. */
-  async check(testCase: CudaCase, tolerance: number): Promise<void> {
+  /** Every variant of the launch that takes the step's rows, against the definition; a tolerance for all outputs, or one each. */
+  async check(testCase: CudaCase, tolerance: number | readonly number[]): Promise<void> {
     const { cache } = testCase;
     const before = cache ? cacheImage(cache) : null;
     const expected = interpret(testCase);
@@ -56,7 +56,9 @@ export class CudaHarness {
     for (const variant of variants) {
       const plan = built.plan(variant, workspaceBytes);
       const actual = await this.#run(testCase, built, plan, images);
-      actual.forEach((values, i) => expectClose(values, expected[i], tolerance));
+      actual.forEach((values, i) =>
+        expectClose(values, expected[i], typeof tolerance === 'number' ? tolerance : tolerance[i]),
+      );
     }
   }
 

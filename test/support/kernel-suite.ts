@@ -39,19 +39,22 @@ export class KernelSuite {
     return this.weight([size], seed);
   }
 
-  /** One launch by each of its kernels; the first output tells the rows. */
+  /** One launch by each of its kernels; the first output tells the rows. A tolerance for all outputs, or one for each. */
   check(
     op: string,
     attributes: Attributes,
     inputs: readonly HarnessOperand[],
     outputs: readonly HarnessOperand[],
-    tolerance: number = this.tolerance,
+    tolerance: number | readonly number[] = this.tolerance,
   ): Promise<void> {
     const [{ rows }] = outputs as readonly Matrix[];
     return this.checkCase({ launch: { op, attributes, inputs, outputs }, step: plainStep(rows) }, tolerance);
   }
 
-  checkCase(testCase: Omit<CudaCase, 'dtype'>, tolerance: number = this.tolerance): Promise<void> {
+  checkCase(
+    testCase: Omit<CudaCase, 'dtype'>,
+    tolerance: number | readonly number[] = this.tolerance,
+  ): Promise<void> {
     return this.#harness().check({ ...testCase, dtype: this.dtype }, tolerance);
   }
 }

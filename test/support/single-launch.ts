@@ -6,7 +6,7 @@ import type { StepBatch } from '../../src/device/step.ts';
 import type { KVCacheSpec } from '../../src/ir/graph.ts';
 import { OPS } from '../../src/ir/ops/index.ts';
 import type { KernelVariant } from '../../src/kernels/kernel.ts';
-import { itemSize, type DType, type FloatDType } from '../../src/tensor/dtype.ts';
+import { isCodeDType, itemSize, type DType, type FloatDType } from '../../src/tensor/dtype.ts';
 import type { FilledCache } from './cache-image.ts';
 import type { HarnessLaunch, HarnessOperand, Matrix } from './cpu-harness.ts';
 import { decode, encode } from './device-bytes.ts';
@@ -30,7 +30,8 @@ export type Weight = Extract<HarnessOperand, { kind: 'weight' }>;
 
 /** Matrices that are float32 whatever type the others have. */
 function scalesOf({ op, inputs, outputs }: HarnessLaunch): readonly HarnessOperand[] {
-  const ofX = op.startsWith('quantized') ? [inputs[1]] : [];
+  const [x] = inputs;
+  const ofX = x.kind === 'matrix' && isCodeDType(x.dtype) ? [inputs[1]] : [];
   return [...ofX, ...OPS.get(op)!.wideOutputs.map((i) => outputs[i])];
 }
 

@@ -19,21 +19,20 @@ describeKernels('gated products', (kernels) => {
     }
   });
 
-  it('gatedLinear of odd numbers of outputs, of many rows and of more tiles than fit at once', async () => {
-    for (const [outputs, inputs] of [
-      [2, 40],
-      [30, 264],
-      [144, 200],
-      [272, 72],
-      [17024, 8],
-    ]) {
-      const weight = kernels.weight([outputs, inputs], 2);
-      for (const rows of outputs > 1000 ? [257] : [1, 17, 130, 257, 520]) {
-        const x = matrix(rows, inputs, kernels.random(rows * inputs, 1));
-        const bias = rows % 2 === 0 ? NO_OPERAND : kernels.vector(outputs, 3);
-        const y = matrix(rows, outputs / 2, undefined, { rowStride: outputs + 8 });
-        await kernels.check('gatedLinear', { kind: 'silu' }, [x, weight, bias], [y]);
-      }
+  it.each([
+    [16, 40],
+    [48, 264],
+    [144, 200],
+    [272, 72],
+    // More tiles than fit at once.
+    [17024, 8],
+  ])('gatedLinear, %d outputs of %d inputs', async (outputs, inputs) => {
+    const weight = kernels.weight([outputs, inputs], 2);
+    for (const rows of outputs > 1000 ? [257] : [1, 17, 130, 257, 520]) {
+      const x = matrix(rows, inputs, kernels.random(rows * inputs, 1));
+      const bias = rows % 2 === 0 ? NO_OPERAND : kernels.vector(outputs, 3);
+      const y = matrix(rows, outputs / 2, undefined, { rowStride: outputs + 8 });
+      await kernels.check('gatedLinear', { kind: 'silu' }, [x, weight, bias], [y]);
     }
   });
 

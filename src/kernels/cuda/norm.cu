@@ -108,13 +108,13 @@ struct Row {
   if (at_row >= rows) return;                                                                                      \
   row.read()
 
-extern "C" __global__ void rms_norm(NORM_PARAMETERS, float weight_offset) {
+extern "C" __global__ void __launch_bounds__(512) rms_norm(NORM_PARAMETERS, float weight_offset) {
   READ_ROW;
   const float squares = row.total([](float value) { return value * value; });
   row.write(0.0f, rsqrtf(squares / group_size + eps), weight_offset);
 }
 
-extern "C" __global__ void layer_norm(NORM_PARAMETERS) {
+extern "C" __global__ void __launch_bounds__(512) layer_norm(NORM_PARAMETERS) {
   READ_ROW;
   const float mean = row.total([](float value) { return value; }) / group_size;
   const float squares = row.total([=](float value) { return (value - mean) * (value - mean); });

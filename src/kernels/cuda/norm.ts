@@ -16,6 +16,7 @@ import {
   type KernelLaunch,
 } from './cuda-kernel.ts';
 
+/** The bound that norm.cu compiles for. */
 const MAX_THREADS = 512;
 
 interface NormOperands {
