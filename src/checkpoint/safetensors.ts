@@ -3,7 +3,7 @@ import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { FileMapping } from '../ffi/mmap.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
-import type { TensorSource, TensorView } from '../tensor/tensor-source.ts';
+import type { FileRange, TensorSource, TensorView } from '../tensor/tensor-source.ts';
 import { NeedletailError } from '../util/errors.ts';
 import type { SafetensorsTensor } from './safetensors-header.ts';
 
@@ -46,17 +46,9 @@ export class SafetensorsSource implements TensorSource {
     const { file, tensor } = this.#place(name);
     const dtype = floatDTypeOf(tensor);
     if (dtype === null) throw notFloat(name, file, tensor.dtype);
-    const read = (): Uint8Array => this.readBytes(name);
-    let bytes: Uint8Array | null = null;
-    return {
-      dtype,
-      shape: tensor.shape,
-      // V8 takes a mapping for memory of its own and collects garbage for each: who reads the file is spared it.
-      get bytes() {
-        return (bytes ??= read());
-      },
-      file: { path: file, start: tensor.offset, byteLength: tensor.byteLength },
-    };
+    return storedTensor({ dtype, shape: tensor.shape }, rangeOf({ file, tensor }), () =>
+      this.readBytes(name),
+    );
   }
 
   /** The bytes of a tensor of any type, as the file holds them. */
@@ -84,6 +76,28 @@ export class SafetensorsSource implements TensorSource {
     this.#files.set(path, file);
     return file;
   }
+}
+
+export function rangeOf({ file, tensor }: TensorPlace): FileRange {
+  return { path: file, start: tensor.offset, byteLength: tensor.byteLength };
+}
+
+/** A tensor whose bytes lie in a file, and are mapped by `map` when somebody asks for them. */
+export function storedTensor(
+  { dtype, shape }: Pick<TensorView, 'dtype' | 'shape'>,
+  file: FileRange,
+  map: () => Uint8Array,
+): TensorView {
+  let bytes: Uint8Array | null = null;
+  return {
+    dtype,
+    shape,
+    // V8 takes a mapping for memory of its own and collects garbage for each: who reads the file is spared it.
+    get bytes() {
+      return (bytes ??= map());
+    },
+    file,
+  };
 }
 
 function notFloat(name: string, file: string, dtype: string): NeedletailError {

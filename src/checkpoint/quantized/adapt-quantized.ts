@@ -11,7 +11,7 @@ import {
 } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import { isJsonObject, type JsonObject } from '../../util/json-file.ts';
-import type { SafetensorsSource, TensorPlace } from '../safetensors.ts';
+import { storedTensor, type SafetensorsSource, type TensorPlace } from '../safetensors.ts';
 import { adaptAwq } from './awq.ts';
 import { adaptCompressedTensors } from './compressed-tensors.ts';
 import { adaptFbgemmFp8, adaptFp8, adaptModelOpt } from './fp8.ts';
@@ -128,8 +128,9 @@ function adaptedSource(adapted: AdaptedTensors, source: TensorSource): TensorSou
     read(name) {
       const tensor = adapted.get(name);
       if (!tensor) return source.read(name);
-      const { dtype, shape } = tensor.facts;
-      return { dtype, shape, bytes: tensor.read() };
+      const { facts, file, read } = tensor;
+      if (file) return storedTensor(facts, file, read);
+      return { dtype: facts.dtype, shape: facts.shape, bytes: read() };
     },
     close: () => source.close(),
   };

@@ -149,7 +149,7 @@ function adaptPacked(layer: string, { weights, activations }: Scheme, raw: RawTe
     columns,
     format: { dtype: bits === 4 ? 'uint4' : 'int8', groupSize, hasZeros },
     activations,
-    codes: () => (bits === 4 ? codes.read() : toSigned(codes.read())),
+    codes: bits === 4 ? codes : () => toSigned(codes.read()),
     scales: () => (zeros ? inPairs(readScales(scales), readZeros(zeros, rows, groups)) : readScales(scales)),
   });
 }

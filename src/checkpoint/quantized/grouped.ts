@@ -1,16 +1,16 @@
 // Weights in groups of columns with a scale each, and perhaps a zero, as canonical tensors.
 import { scaleColumns, type WeightFormat } from '../../tensor/weight-format.ts';
 import { scaleTensorName, type TensorFacts } from '../../tensor/tensor-source.ts';
-import { bytesOf, type AdaptedTensor } from './raw-tensors.ts';
+import { bytesOf, type AdaptedTensor, type RawTensor } from './raw-tensors.ts';
 
-/** A weight `[rows, columns]`; `codes` gives its bytes, `scales` what its format makes of them, row by row. */
+/** A weight `[rows, columns]`; `codes` are a tensor as it is, or make its bytes, `scales` what its format makes of them, row by row. */
 export interface GroupedWeight {
   readonly name: string;
   readonly rows: number;
   readonly columns: number;
   readonly format: WeightFormat;
   readonly activations?: NonNullable<TensorFacts['quantized']>['activations'];
-  codes(): Uint8Array;
+  readonly codes: RawTensor | (() => Uint8Array);
   scales(): Float32Array;
 }
 
@@ -20,12 +20,16 @@ export function canonicalTensors(weight: GroupedWeight): readonly (readonly [str
   const quantized = { weights: format, activations };
   const scalesShape = [rows, scaleColumns(format, columns)];
   return [
-    [name, { facts: { dtype: format.dtype, shape: [rows, columns], quantized }, read: () => weight.codes() }],
+    [name, { facts: { dtype: format.dtype, shape: [rows, columns], quantized }, ...bytesOfCodes(weight) }],
     [
       scaleTensorName(name),
       { facts: { dtype: 'float32', shape: scalesShape }, read: () => bytesOf(weight.scales()) },
     ],
   ];
+}
+
+function bytesOfCodes({ codes }: GroupedWeight): Pick<AdaptedTensor, 'read' | 'file'> {
+  return typeof codes === 'function' ? { read: codes } : { read: codes.read, file: codes.file };
 }
 
 /** `[columns, rows]` of what is stored `[rows, columns]`. */

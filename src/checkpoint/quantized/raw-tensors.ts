@@ -1,16 +1,18 @@
 // The tensors of a quantized checkpoint as its files hold them, claimed one by one, so that none is left unexplained.
 import { decodeFloats, isFloatDType } from '../../tensor/dtype.ts';
 import { formatShape, shapesEqual } from '../../tensor/shape.ts';
-import type { TensorFacts } from '../../tensor/tensor-source.ts';
+import type { FileRange, TensorFacts } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import type { SafetensorsTensor } from '../safetensors-header.ts';
-import { floatDTypeOf, type SafetensorsSource, type TensorPlace } from '../safetensors.ts';
+import { floatDTypeOf, rangeOf, type SafetensorsSource, type TensorPlace } from '../safetensors.ts';
 
 /** A tensor of the catalog that is made of others when it is read. */
 export interface AdaptedTensor {
   readonly facts: TensorFacts;
   /** As `TensorView.bytes`. */
   readonly read: () => Uint8Array;
+  /** Where they lie if it is another tensor as it is. */
+  readonly file?: FileRange;
 }
 
 /** By canonical name. */
@@ -21,6 +23,7 @@ export interface RawTensor {
   readonly name: string;
   /** As safetensors spells it. */
   readonly dtype: string;
+  readonly file: FileRange;
   readonly read: () => Uint8Array;
 }
 
@@ -83,25 +86,31 @@ export class RawTensors {
   }
 
   #claim(name: string, dtypes: readonly string[], shapes: readonly (readonly number[])[]): RawTensor {
-    const { dtype, shape } = this.#get(name);
+    const place = this.#place(name);
+    const { dtype, shape } = place.tensor;
     if (!dtypes.includes(dtype) || !shapes.some((expected) => shapesEqual(shape, expected))) {
       const wanted = `${dtypes.join(' or ')} ${shapes.map(formatShape).join(' or ')}`;
       throw badTensor(name, `is ${dtype} ${formatShape(shape)}, but must be ${wanted}`);
     }
     this.#claimed.add(name);
-    return { name, dtype, read: () => this.#source.readBytes(name) };
+    return { name, dtype, file: rangeOf(place), read: () => this.#source.readBytes(name) };
   }
 
   #get(name: string): SafetensorsTensor {
+    return this.#place(name).tensor;
+  }
+
+  #place(name: string): TensorPlace {
     const place = this.#places.get(name);
-    if (place) return place.tensor;
+    if (place) return place;
     throw badTensor(name, 'is missing, without which the codes beside it mean nothing');
   }
 }
 
 /** Reads floats that codes are multiplied by. Throws `bad_checkpoint` where one is 0, NaN or infinite. */
-export function readScales({ name, dtype, read }: RawTensor): Float32Array {
-  const scales = readFloats({ name, dtype, read });
+export function readScales(tensor: RawTensor): Float32Array {
+  const { name } = tensor;
+  const scales = readFloats(tensor);
   const bad = scales.find((scale) => !Number.isFinite(scale) || scale === 0);
   if (bad === undefined) return scales;
   throw badTensor(name, `holds a scale of ${bad}: it is damaged, or was never calibrated`);

@@ -49,7 +49,7 @@ export function adaptRowCodes(
     columns,
     format: { dtype: CODE_TYPES[codes.dtype], groupSize, hasZeros: false },
     activations,
-    codes: codes.read,
+    codes,
     scales: () => scalesOfRows(readScales(scales), scaleOf, rows, columns),
   });
   return activations?.isStatic ? [...weight, inputScale(name, raw)] : weight;
