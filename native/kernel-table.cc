@@ -52,6 +52,7 @@ constexpr KernelEntry kKernels[] = {
 #if defined(__AVX512BF16__)
     {"grouped_linear_bf16_dot", grouped_linear_bf16_dot, nullptr, -1, -1},
 #endif
+    {"permute_columns", permute_columns, nullptr, -1, -1},
     {"quantize_int8", quantize_int8, nullptr, -1, -1},
     {"quantize_fp8", quantize_fp8, nullptr, -1, -1},
     {"weight_only_linear_int8", weight_only_linear_int8, nullptr, -1, -1},

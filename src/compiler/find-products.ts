@@ -1,6 +1,6 @@
 // Which products of a graph a recipe of smaller numbers concerns, and what their weights and inputs become.
 import type { Node, Parameter, ParameterQuantization, Value } from '../ir/graph.ts';
-import type { TensorFacts } from '../tensor/tensor-source.ts';
+import type { QuantizedFacts, TensorFacts } from '../tensor/tensor-source.ts';
 import {
   describeFormat,
   largestGroupSize,
@@ -22,6 +22,8 @@ export interface QuantizedProduct {
   readonly origin: ParameterQuantization['origin'];
   /** null: its input stays as it is. */
   readonly input: QuantizedInput | null;
+  /** The tensor that says which column of the input each column of the codes meets; null: its own. */
+  readonly inputOrder: string | null;
 }
 
 type Request = Pick<CompileRequest, 'recipe' | 'target' | 'tensors'>;
@@ -56,7 +58,7 @@ interface Candidate {
   readonly node: Node;
   readonly weight: Parameter;
   /** What the checkpoint says of it; null for floats. */
-  readonly stored: Formats | null;
+  readonly stored: QuantizedFacts | null;
 }
 
 /** A product whose weight no other kind of op reads: a table that embeddings look up as well stays as it is. */
@@ -68,7 +70,7 @@ function candidateOf(node: Node, index: GraphIndex, { tensors }: Request): reado
   return isShared ? [] : [{ node, weight, stored: storedFormats(weight, tensors) }];
 }
 
-function storedFormats({ name, parts }: Parameter, tensors: Request['tensors']): Formats | null {
+function storedFormats({ name, parts }: Parameter, tensors: Request['tensors']): QuantizedFacts | null {
   const facts = parts.map((part) => tensors?.get(part.tensor)?.quantized ?? null);
   const [first] = facts;
   if (facts.every((other) => JSON.stringify(other) === JSON.stringify(first))) return first;
@@ -108,7 +110,21 @@ function productOf(
   const columns = columnsOf(weight);
   const activations = activationsFor(formats, columns, recipe, target);
   const input = activations && { ...activations, groupSize: activations.groupSize ?? columns };
-  return [{ node, weight, format, origin, input }];
+  const inputOrder = stored?.inputOrder ?? null;
+  if (inputOrder !== null) checkOrder(node, weight);
+  return [{ node, weight, format, origin, input, inputOrder }];
+}
+
+/** An order is one of all columns: of a part of them, or where experts read columns of their own, it means nothing. */
+function checkOrder(node: Node, weight: Parameter): void {
+  const width = node.inputs[0].type.shape[1];
+  const isWhole = weight.parts.every(({ columnCount, tensorShape }) => columnCount === tensorShape.at(-1));
+  if (isWhole && width === columnsOf(weight)) return;
+  throw new NeedletailError(
+    'unsupported_model',
+    `the columns of ${weight.name} were quantized in an order of their own (desc_act, actorder), which cannot be used where ` +
+      'only some of them are read; take a checkpoint made without, or the original with --quantization',
+  );
 }
 
 /** What becomes of activations: what the format says, and on the cpu whatever its fast products of whole numbers want. */

@@ -38,7 +38,7 @@ const quantization = z.strictObject({
     groupSize: count.positive().nullable(),
     hasZeros: z.boolean(),
   }),
-  holds: z.enum(['codes', 'scales', 'inputScales']),
+  holds: z.enum(['codes', 'scales', 'inputScales', 'inputOrder']),
   origin: z.enum(['quantize', 'checkpoint']),
 });
 

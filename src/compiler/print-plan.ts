@@ -58,7 +58,12 @@ function printWeight({ id, name, dtype, shape, layout, quantization, bytes }: We
   return `w${id} ${name}: ${dtype} ${formatShape(shape)} ${layout}${role}, ${formatCount(bytes)} bytes`;
 }
 
-const ROLES = { codes: 'codes', scales: 'scales', inputScales: 'scales of what meets codes' } as const;
+const ROLES = {
+  codes: 'codes',
+  scales: 'scales',
+  inputScales: 'scales of what meets codes',
+  inputOrder: 'order of what meets codes',
+} as const;
 
 function printTable({ id, numPositions, rotaryDim, attentionFactor, bytes }: RopeTable): string {
   const factor = attentionFactor === 1 ? '' : `, times ${attentionFactor}`;

@@ -1,16 +1,16 @@
 // The recipes of smaller numbers by name, and what a checkpoint that is quantized already says of itself.
 import type { Quantization } from '../tensor/precision.ts';
-import type { TensorCatalog, TensorFacts } from '../tensor/tensor-source.ts';
-import type { ActivationFormat, WeightFormat } from '../tensor/weight-format.ts';
+import type { TensorCatalog } from '../tensor/tensor-source.ts';
+import type { WeightFormat } from '../tensor/weight-format.ts';
 import type { QuantizationRules } from './request.ts';
 
 const INT8: WeightFormat = { dtype: 'int8', groupSize: null, hasZeros: false };
 const INT4: WeightFormat = { dtype: 'uint4', groupSize: 128, hasZeros: true };
 const FLOAT8: WeightFormat = { dtype: 'float8_e4m3fn', groupSize: null, hasZeros: false };
 
-const FORMATS: Readonly<
-  Record<Quantization, { readonly weights: WeightFormat; readonly activations: ActivationFormat | null }>
-> = {
+type Formats = Pick<QuantizationRules, 'weights' | 'activations'>;
+
+const FORMATS: Readonly<Record<Quantization, Formats>> = {
   int8: { weights: INT8, activations: null },
   int4: { weights: INT4, activations: null },
   awq: { weights: INT4, activations: null },
@@ -39,19 +39,20 @@ export function quantizationRules(
 
 /** What most codes of a checkpoint are; what it holds as floats stays so. Null where it holds floats alone. */
 export function publishedQuantization(tensors: TensorCatalog | null): QuantizationRules | null {
-  const counts = new Map<string, { formats: NonNullable<TensorFacts['quantized']>; count: number }>();
+  const counts = new Map<string, { formats: Formats; count: number }>();
   for (const { quantized, shape } of tensors?.values() ?? []) {
     if (!quantized) continue;
-    const key = JSON.stringify(quantized);
+    const { weights, activations } = quantized;
+    const key = JSON.stringify([weights, activations]);
     const count = (counts.get(key)?.count ?? 0) + shape.reduce((product, size) => product * size, 1);
-    counts.set(key, { formats: quantized, count });
+    counts.set(key, { formats: { weights, activations }, count });
   }
   const [most] = [...counts.values()].sort((a, b) => b.count - a.count);
   return most ? { name: formatsName(most.formats), ...most.formats, keep: ['*'] } : null;
 }
 
 /** `int8`, `int4-g128`, `fp8`, `w8a8` for whole numbers times whole numbers. */
-function formatsName({ weights, activations }: NonNullable<TensorFacts['quantized']>): string {
+function formatsName({ weights, activations }: Formats): string {
   const names = { int8: activations ? 'w8a8' : 'int8', uint4: 'int4', float8_e4m3fn: 'fp8' };
   const group = weights.groupSize === null || weights.groupSize === INT4.groupSize;
   return `${names[weights.dtype]}${group ? '' : `-g${weights.groupSize}`}`;

@@ -75,10 +75,10 @@ export interface WeightPart {
 export interface ParameterQuantization {
   readonly format: WeightFormat;
   /**
-   * Codes `[rows, columns]`; their scales `[rows, scaleColumns(format, columns)]`; or the static scales of the activations
-   * that they are multiplied by, a vector.
+   * Codes `[rows, columns]`; their scales `[rows, scaleColumns(format, columns)]`; or of the activations that they are
+   * multiplied by the static scales, a vector, or which of their columns each column of codes meets, `[columns]`.
    */
-  readonly holds: 'codes' | 'scales' | 'inputScales';
+  readonly holds: 'codes' | 'scales' | 'inputScales' | 'inputOrder';
   /**
    * `quantize`: the parts cut `[rows, columns]` floats out of the checkpoint, and loading makes codes or scales of them.
    * `checkpoint`: the parts name tensors of codes, or of scales, that the checkpoint has.

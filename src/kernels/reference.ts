@@ -27,6 +27,7 @@ const OP_NAMES = [
   'rmsNormQuantize',
   'addRmsNormQuantize',
   'gatedActivationQuantize',
+  'permuteColumns',
   'quantize',
   'weightOnlyLinear',
   'quantizedLinear',

@@ -48,7 +48,17 @@ export interface TensorFacts {
    * `A.weight_scale`, float32 `[rows, groups]` or with zeros `[rows, 2 · groups]`; of static activations the scale is
    * `A.input_scale`, float32 `[1]`.
    */
-  readonly quantized?: { readonly weights: WeightFormat; readonly activations: ActivationFormat | null };
+  readonly quantized?: QuantizedFacts;
+}
+
+export interface QuantizedFacts {
+  readonly weights: WeightFormat;
+  readonly activations: ActivationFormat | null;
+  /**
+   * The tensor, float32 `[columns]`, that says which column of its input each column of the codes meets; several weights may
+   * share it. Absent: its own.
+   */
+  readonly inputOrder?: string;
 }
 
 /** Names, types and shapes of a checkpoint's tensors. */

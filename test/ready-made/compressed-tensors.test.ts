@@ -69,6 +69,8 @@ interface Packing {
   readonly bits: 4 | 8;
   readonly symmetric: boolean;
   readonly groupSize: number | null;
+  /** Columns of a group lie anywhere, as "actorder" leaves them. */
+  readonly isOrdered?: boolean;
 }
 
 /** A word of codes around 0, each with the middle of the range added, the first in the lowest bits. */
@@ -79,7 +81,7 @@ function word(bits: number, code: (i: number) => number): number {
   );
 }
 
-function packed({ bits, symmetric, groupSize }: Packing): ReadyMade {
+function packed({ bits, symmetric, groupSize, isOrdered = false }: Packing): ReadyMade {
   const middle = 2 ** (bits - 1);
   const publish: PublishLayer = (rows, columns, random) => {
     const size = groupSize ?? columns;
@@ -95,17 +97,20 @@ function packed({ bits, symmetric, groupSize }: Packing): ReadyMade {
     const zeroWords = matrix(rows / perWord, groups, (w, group) =>
       word(bits, (i) => zeros[(w * perWord + i) * groups + group]),
     );
+    const groupOf = (column: number) => Math.floor((isOrdered ? (5 * column + 3) % columns : column) / size);
+    const indices = Array.from({ length: columns }, (_, column) => groupOf(column));
     const shape = new Uint8Array(BigInt64Array.of(BigInt(rows), BigInt(columns)).buffer);
     return {
       tensors: {
         '.weight_packed': i32([rows, columns / perWord], words),
         '.weight_scale': bf16([rows, groups], scales),
         '.weight_shape': { dtype: 'I64', shape: [2], bytes: shape },
+        ...(isOrdered && { '.weight_g_idx': i32([columns], indices) }),
         ...(symmetric ? {} : { '.weight_zero_point': i32([rows / perWord, groups], zeroWords) }),
       },
       values: Float32Array.from(
         matrix(rows, columns, (row, column) => {
-          const group = row * groups + Math.floor(column / size);
+          const group = row * groups + groupOf(column);
           return (codes[row * columns + column] - zeros[group]) * scales[group];
         }),
       ),
@@ -139,6 +144,7 @@ describe("compressed-tensors' layouts", () => {
     { bits: 4, symmetric: false, groupSize: 32 },
     { bits: 4, symmetric: true, groupSize: null },
     { bits: 8, symmetric: true, groupSize: 64 },
+    { bits: 4, symmetric: false, groupSize: 32, isOrdered: true },
   ])('packed, the logits of the floats it means: %o', async (packing) => {
     expect(await errorOf(packed(packing))).toBeLessThan(1e-4);
   });

@@ -8,8 +8,9 @@ import { openCheckpoint } from '../../src/checkpoint/checkpoint.ts';
 import { writeSafetensors, type TensorToWrite } from '../../src/checkpoint/safetensors.ts';
 import { compile } from '../../src/compiler/compile.ts';
 import { publishedQuantization } from '../../src/compiler/quantization-rules.ts';
+import { kernelsFor } from '../../src/device/create-device.ts';
 import { ReferenceDevice } from '../../src/device/reference/reference-device.ts';
-import { REFERENCE_KERNELS } from '../../src/kernels/reference.ts';
+import type { Device } from '../../src/device/device.ts';
 import { findModel } from '../../src/models/registry.ts';
 import { toBfloat16Bits, toFloat16Bits } from '../../src/tensor/dtype.ts';
 import type { ActivationPrecision } from '../../src/tensor/precision.ts';
@@ -88,9 +89,9 @@ async function logitsOf(
   folder: string,
   model: ReadyMade['model'],
   activationPrecision: ActivationPrecision,
+  device: Device = new ReferenceDevice(),
 ): Promise<Float32Array> {
   const { config, tensors, source } = await openCheckpoint(folder);
-  const device = new ReferenceDevice();
   try {
     const plan = compile({
       definition: findModel(config),
@@ -107,7 +108,7 @@ async function logitsOf(
       limits: { maxNumBatchedTokens: 64, maxNumSeqs: 2, maxNumLogitRows: 64 },
       blockSize: 16,
       maxModelLen: 64,
-      kernels: REFERENCE_KERNELS,
+      kernels: kernelsFor(device.target),
     });
     const executable = await device.load(plan, source, { numBlocks: plan.kvCacheGroups.map(() => 4) });
     const [, , tokenIds] = loadReference(model).prompts;
@@ -122,14 +123,16 @@ async function logitsOf(
 
 /**
  * The largest difference between the logits of codes and those of the floats that they mean, in the largest logit. Under
- * `float32` activations only the order of sums differs; under `auto` they are quantized where the layout says so.
+ * `float32` activations only the order of sums differs; under `auto` they are quantized where the layout, or the device that
+ * computes with codes, says so.
  */
 export function errorOf(
   checkpoint: ReadyMade,
   activationPrecision: ActivationPrecision = 'float32',
+  device?: Device,
 ): Promise<number> {
   return withReadyMade(checkpoint, async ({ codes, floats }) => {
-    const actual = await logitsOf(codes, checkpoint.model, activationPrecision);
+    const actual = await logitsOf(codes, checkpoint.model, activationPrecision, device);
     const expected = await logitsOf(floats, checkpoint.model, 'float32');
     const largest = expected.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
     expect(largest).toBeGreaterThan(0.1);

@@ -24,6 +24,7 @@ import {
   type AdaptedTensor,
   type AdaptedTensors,
 } from './raw-tensors.ts';
+import { unsupported } from './settings.ts';
 
 type Adapter = (settings: JsonObject, raw: RawTensors) => AdaptedTensors;
 
@@ -71,7 +72,10 @@ const NEEDED_AS_FLOATS = /\.kv_b_proj\.weight$/;
 function withFloats(adapted: AdaptedTensors): AdaptedTensors {
   const tensors = new Map(adapted);
   for (const [name, codes] of adapted) {
-    if (!NEEDED_AS_FLOATS.test(name) || !codes.facts.quantized) continue;
+    const { quantized } = codes.facts;
+    if (!NEEDED_AS_FLOATS.test(name) || !quantized) continue;
+    if (quantized.inputOrder !== undefined)
+      throw unsupported(`${name} is quantized with its columns in another order, and is needed as it was`);
     tensors.set(name, dequantized(codes, adapted.get(scaleTensorName(name))!));
     tensors.delete(scaleTensorName(name));
     tensors.delete(inputScaleTensorName(name));

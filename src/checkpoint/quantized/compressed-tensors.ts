@@ -1,6 +1,7 @@
 // compressed-tensors' checkpoints (llm-compressor): float8 and int8 codes as they are, 4- and 8-bit codes packed in words.
 import type { ActivationFormat } from '../../tensor/weight-format.ts';
 import { isJsonObject, type JsonObject } from '../../util/json-file.ts';
+import { ColumnOrders } from './column-order.ts';
 import { canonicalTensors, inPairs } from './grouped.ts';
 import {
   badTensor,
@@ -14,7 +15,7 @@ import {
 } from './raw-tensors.ts';
 import { adaptRowCodes, layersOf, type ScaleOf } from './row-codes.ts';
 import { isOff, numGroups, oneOf, readGroupSize, unsupported } from './settings.ts';
-import { checkGroupIndex, toSigned } from './words.ts';
+import { toSigned } from './words.ts';
 
 const PACKED = '.weight_packed';
 
@@ -31,6 +32,7 @@ export function adaptCompressedTensors(settings: JsonObject, raw: RawTensors): A
   if (!isOff(settings['transform_config'])) throw unsupported('"transform_config" cannot be read');
   checkSparsity(settings['sparsity_config']);
   const schemes = readSchemes(settings);
+  const orders = new ColumnOrders();
   const adapted = (layers: readonly string[], adapt: (layer: string, scheme: Scheme) => Entries): Entries =>
     layers.flatMap((layer) => adapt(layer, schemeOf(layer, schemes)));
   const packed = raw.names
@@ -39,7 +41,7 @@ export function adaptCompressedTensors(settings: JsonObject, raw: RawTensors): A
   return new Map([
     ...adapted(layersOf(raw, 'F8_E4M3'), (layer, scheme) => adaptPlain(layer, scheme, 'float', raw)),
     ...adapted(layersOf(raw, 'I8'), (layer, scheme) => adaptPlain(layer, scheme, 'int', raw)),
-    ...adapted(packed, (layer, scheme) => adaptPacked(layer, scheme, raw)),
+    ...adapted(packed, (layer, scheme) => adaptPacked(layer, scheme, orders, raw)),
   ]);
 }
 
@@ -128,7 +130,12 @@ export function readBlock(block: unknown): readonly [number, number] {
  * Of a layer [rows, columns]: `weight_packed` int32 [rows, columns · bits / 32], codes around the middle of their range;
  * `weight_scale` [rows, groups]; `weight_zero_point` int32 [rows · bits / 32, groups], packed along its columns.
  */
-function adaptPacked(layer: string, { weights, activations }: Scheme, raw: RawTensors): Entries {
+function adaptPacked(
+  layer: string,
+  { weights, activations }: Scheme,
+  orders: ColumnOrders,
+  raw: RawTensors,
+): Entries {
   oneOf(weights, 'type', ['int'], 'int');
   const bits = oneOf(weights, 'num_bits', [4, 8]);
   const hasZeros = !oneOf(weights, 'symmetric', bits === 8 ? [true] : [true, false], true);
@@ -142,13 +149,14 @@ function adaptPacked(layer: string, { weights, activations }: Scheme, raw: RawTe
   const zeroShape = [Math.ceil((rows * bits) / 32), groups];
   const zeros = hasZeros ? raw.claim(`${layer}.weight_zero_point`, ['I32'], zeroShape) : null;
   checkShape(`${layer}.weight_shape`, [rows, columns], raw);
-  checkGroupIndex(`${layer}.weight_g_idx`, columns, groupSize, raw);
+  const index = `${layer}.weight_g_idx`;
   return canonicalTensors({
     name: `${layer}.weight`,
     rows,
     columns,
     format: { dtype: bits === 4 ? 'uint4' : 'int8', groupSize, hasZeros },
     activations,
+    order: raw.has(index) ? orders.read(layer, index, columns, groupSize, raw) : null,
     codes: bits === 4 ? codes : () => toSigned(codes.read()),
     scales: () => (zeros ? inPairs(readScales(scales), readZeros(zeros, rows, groups)) : readScales(scales)),
   });

@@ -1,6 +1,4 @@
-// Codes that lie several to a 32-bit word, the first in its lowest bits, and the order of a layer's groups.
-import { readWords, type RawTensors } from './raw-tensors.ts';
-import { unsupported } from './settings.ts';
+// Codes that lie several to a 32-bit word, the first in its lowest bits.
 
 /** The numbers of rows of words; of the last word only as many as make `columns`. */
 export function unpackWords(words: Uint32Array, bits: 4 | 8, columns: number): Uint8Array {
@@ -20,20 +18,4 @@ export function unpackWords(words: Uint32Array, bits: 4 | 8, columns: number): U
 /** Codes around 128 as ours around 0. */
 export function toSigned(bytes: Uint8Array): Uint8Array {
   return bytes.map((byte) => byte ^ 0x80);
-}
-
-/** The tensor `name`, where there is one, must give columns to groups in order. */
-export function checkGroupIndex(
-  name: string,
-  columns: number,
-  groupSize: number | null,
-  raw: RawTensors,
-): void {
-  if (!raw.has(name)) return;
-  const groups = readWords(raw.claim(name, ['I32'], [columns]));
-  if (groups.every((group, column) => group === Math.floor(column / (groupSize ?? columns)))) return;
-  throw unsupported(
-    `the groups of ${name} do not lie in order (desc_act, actorder), which cannot be read`,
-    'take a checkpoint made without activation ordering, or the original with --quantization gptq',
-  );
 }

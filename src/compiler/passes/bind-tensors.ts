@@ -7,8 +7,8 @@ import { formatShape, shapesEqual } from '../../tensor/shape.ts';
 import {
   inputScaleTensorName,
   scaleTensorName,
+  type QuantizedFacts,
   type TensorCatalog,
-  type TensorFacts,
 } from '../../tensor/tensor-source.ts';
 import { scaleColumns } from '../../tensor/weight-format.ts';
 import { NeedletailError } from '../../util/errors.ts';
@@ -66,14 +66,15 @@ class Binding {
   }
 
   /** Codes are never stored transposed, and have scales beside them. */
-  #bindCodes(part: WeightPart, tensor: string, formats: NonNullable<TensorFacts['quantized']>): WeightPart {
+  #bindCodes(part: WeightPart, tensor: string, formats: QuantizedFacts): WeightPart {
     const bound = { ...(part.transpose ? turned(part) : part), tensor };
-    const { weights, activations } = formats;
+    const { weights, activations, inputOrder } = formats;
     this.#checkShape(tensor, bound.tensorShape);
     const columns = bound.tensorShape.at(-1)!;
     const scalesShape = [...bound.tensorShape.slice(0, -1), scaleColumns(weights, columns)];
     this.#claimScales(scaleTensorName(tensor), scalesShape);
     if (activations?.isStatic) this.#claimScales(inputScaleTensorName(tensor), [1]);
+    if (inputOrder !== undefined) this.#claimScales(inputOrder, [columns]);
     return bound;
   }
 

@@ -247,6 +247,35 @@ describe('a checkpoint of codes', () => {
     );
   });
 
+  /** All of these weights have their columns in the order `order`. */
+  function ordered(tensors: TensorCatalog, weights: RegExp, columns: number): TensorCatalog {
+    const changed = new Map(tensors).set('order', { dtype: 'float32', shape: [columns] });
+    for (const [name, facts] of tensors) {
+      if (!facts.quantized || !weights.test(name)) continue;
+      changed.set(name, { ...facts, quantized: { ...facts.quantized, inputOrder: 'order' } });
+    }
+    return changed;
+  }
+
+  test('inputs follow columns that are in another order, once for all that share it', () => {
+    const tensors = ordered(checkpointOf(UNTIED, UINT4, null), /layers\.0\..*(q|k|v|gate|up)_proj/, 32);
+    const graph = graphOf(compiled(UNTIED, tensors));
+    const permutes = nodesOf(graph, 'permuteColumns');
+    expect(permutes).toHaveLength(2);
+    expect(new Set(permutes.map(({ inputs }) => inputs[1])).size).toBe(1);
+    const reads = (node: Node) => permutes.some(({ outputs }) => outputs[0] === node.inputs[0]);
+    expect(nodesOf(graph, 'weightOnlyLinear').filter(reads)).toHaveLength(2);
+    const { weights } = compile(compiled(UNTIED, tensors));
+    expect(weights.find(({ name }) => name === 'order')).toMatchObject({ dtype: 'float32', shape: [32] });
+  });
+
+  test('an order of what experts read of their own is refused', () => {
+    const tensors = ordered(checkpointOf(EXPERTS, UINT4, null), /\.w2\./, 48);
+    expect(() => compile(compiled(EXPERTS, tensors))).toThrow(
+      /w2.* order of their own \(desc_act, actorder\)/,
+    );
+  });
+
   test('codes where only floats fit are refused', () => {
     const tensors = new Map(checkpointOf(UNTIED, FLOAT8, null));
     const quantized = { weights: FLOAT8, activations: null };

@@ -30,6 +30,10 @@ class Rewrite {
   readonly #weights = new Map<number, CodesAndScales>();
   /** By what `inputKey` tells apart. */
   readonly #inputs = new Map<string, CodesAndScales>();
+  /** Inputs in another order, by their id and the order's tensor. */
+  readonly #ordered = new Map<string, Value>();
+  /** By the tensor's name. */
+  readonly #orders = new Map<string, Value>();
 
   constructor(index: GraphIndex, products: readonly QuantizedProduct[]) {
     this.#index = index;
@@ -52,14 +56,15 @@ class Rewrite {
     const { quantizedForms, matrixInput } = opOf(node);
     const { weightOnly, product: ofCodes } = quantizedForms!;
     const { codes, scales } = this.#weightOf(product);
-    const [x] = node.inputs;
+    const added: Node[] = [];
+    const x = this.#orderedInput(product, added);
     const weightAndRest = [codes, scales, ...node.inputs.slice(matrixInput! + 1)];
     const { dtype: weightDType, hasZeros } = format;
     const groupSize = format.groupSize ?? (codes.type.shape[1] as number);
     const attributes = { ...node.attributes, weightDType, groupSize, hasZeros };
-    if (input === null) return [{ ...node, op: weightOnly, inputs: [x, ...weightAndRest], attributes }];
-    const added: Node[] = [];
-    const quantized = this.#inputOf(product, input, added);
+    if (input === null)
+      return [...added, { ...node, op: weightOnly, inputs: [x, ...weightAndRest], attributes }];
+    const quantized = this.#inputOf(product, x, input, added);
     const rewritten: Node = {
       ...node,
       op: ofCodes,
@@ -88,9 +93,7 @@ class Rewrite {
   }
 
   /** The product's input in codes: products of one input share them. */
-  #inputOf(product: QuantizedProduct, input: QuantizedInput, added: Node[]): CodesAndScales {
-    const { node } = product;
-    const [x] = node.inputs;
+  #inputOf({ node }: QuantizedProduct, x: Value, input: QuantizedInput, added: Node[]): CodesAndScales {
     const key = inputKey(x, input);
     const known = this.#inputs.get(key);
     if (known) return known;
@@ -101,7 +104,7 @@ class Rewrite {
       dtype: 'float32',
       shape: [rows, columns / groupSize],
     });
-    const staticScales = input.isStatic ? [this.#staticScales(key)] : [];
+    const staticScales = input.isStatic ? [this.#staticScales(inputKey(node.inputs[0], input))] : [];
     added.push({
       op: 'quantize',
       label: node.label,
@@ -111,6 +114,36 @@ class Rewrite {
     });
     this.#inputs.set(key, { codes, scales });
     return { codes, scales };
+  }
+
+  /** The product's input with its columns where the codes have them: products of one order share it. */
+  #orderedInput({ node, weight, format, inputOrder }: QuantizedProduct, added: Node[]): Value {
+    const [x] = node.inputs;
+    if (inputOrder === null) return x;
+    const key = `${x.id} ${inputOrder}`;
+    const known = this.#ordered.get(key);
+    if (known) return known;
+    const ordered = this.#index.newValue(`${x.name}.ordered`, x.type);
+    const order = this.#orders.get(inputOrder) ?? this.#addOrder(inputOrder, weight, format);
+    added.push({
+      op: 'permuteColumns',
+      label: node.label,
+      inputs: [x, order],
+      outputs: [ordered],
+      attributes: {},
+    });
+    this.#ordered.set(key, ordered);
+    return ordered;
+  }
+
+  #addOrder(tensor: string, weight: Parameter, format: WeightFormat): Value {
+    const columns = weight.value.type.shape[1] as number;
+    const place = { rowStart: 0, rowCount: columns, rowStep: 1, columnStart: 0, columnCount: 1 };
+    const part = { name: tensor, tensor, tensorShape: [columns], transpose: false, ...place };
+    const quantization = { format, holds: 'inputOrder', origin: 'checkpoint' } as const;
+    const order = this.#add(weight, tensor, [columns], [part], quantization);
+    this.#orders.set(tensor, order);
+    return order;
   }
 
   /** The calibrated scales of every product that shares the input; the largest of them serves all. */

@@ -250,7 +250,7 @@ function openMapping(path: string): FileMapping {
 
 /** A task's `holds`, `code_dtype`, `group_size`, `has_zeros` and the two fields behind them. */
 function quantizationNumbers(quantization: ParameterQuantization | null, columns: number): readonly number[] {
-  if (!quantization) return NO_QUANTIZATION;
+  if (!quantization || quantization.holds === 'inputOrder') return NO_QUANTIZATION;
   const { format, holds, origin } = quantization;
   const { dtype, groupSize } = format;
   const number = HOLDS[origin][holds === 'codes' ? 'codes' : 'scales'];

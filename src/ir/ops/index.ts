@@ -13,6 +13,7 @@ import { latentAttention } from './latent-attention.ts';
 import { addLayerNorm, layerNorm } from './layer-norm.ts';
 import { linear } from './linear.ts';
 import { addRmsNorm, rmsNorm } from './rms-norm.ts';
+import { permuteColumns } from './permute-columns.ts';
 import { FED_PRODUCTS } from './product-fusions.ts';
 import { addRmsNormQuantize, gatedActivationQuantize, rmsNormQuantize } from './quantize-fusions.ts';
 import { quantize } from './quantize.ts';
@@ -50,6 +51,7 @@ const FUSED_OPS = [addRmsNorm, addLayerNorm, gatedActivation, gatedLinear, ropeK
 
 /** What a recipe of smaller numbers makes of them. */
 const QUANTIZED_OPS = [
+  permuteColumns,
   quantize,
   weightOnlyLinear,
   quantizedLinear,

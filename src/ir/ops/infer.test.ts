@@ -32,6 +32,7 @@ describe('types that ops yield', () => {
     ['activation', [x], { kind: 'silu' }, [x]],
     ['gatedActivation', [x], { kind: 'silu' }, [kv]],
     ['slice', [x], { start: 16, columns: 16 }, [kv]],
+    ['permuteColumns', [x, float(32)], {}, [x]],
     ['gatherRows', [x, int('numLogitRows')], {}, [float('numLogitRows', 32)]],
     ['rope', [x, perToken], { headDim: 8, rope }, [x]],
     ['kvWrite', [kv, kv, perToken], { layer: 3 }, [token]],

@@ -239,6 +239,7 @@ describe('what ops declare to passes', () => {
     ],
     groupedLinear: [[x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), choice], { numMatrices: 2, matricesPerToken: 2 }],
     combineExperts: [[x, matrix([1, 2], [3, 4], [5, 6])], {}],
+    permuteColumns: [[x, vector(2, 0, 3, 1)], {}],
     quantize: [[x], { dtype: 'int8', groupSize: 2 }],
     rmsNormQuantize: [
       [x, gain],

@@ -53,6 +53,19 @@ describe('quantize', () => {
   });
 });
 
+describe('permuteColumns', () => {
+  it('brings columns to the places that an order gives them', () => {
+    const order = floatTensor([3], Float32Array.of(2, 0, 1));
+    const [y] = run('permuteColumns', [matrix([1, 2, 3], [4, 5, 6]), order]);
+    expect([...y.data]).toEqual([3, 1, 2, 6, 4, 5]);
+  });
+
+  it('wants a place for every column', () => {
+    const operands = [type('float32', 'numTokens', 4), type('float32', 3)];
+    expect(() => infer('permuteColumns', operands, {})).toThrow('order must have 4 elements');
+  });
+});
+
 const FORMATS: readonly GroupedFormat[] = [
   { dtype: 'int8', groupSize: 8, hasZeros: false },
   { dtype: 'uint4', groupSize: 4, hasZeros: true },

@@ -8,6 +8,7 @@ import { gatherRows } from './gather-rows.ts';
 import { groupedLinear } from './grouped-linear.ts';
 import { addLayerNorm, layerNorm } from './layer-norm.ts';
 import { linear } from './linear.ts';
+import { permuteColumns } from './permute-columns.ts';
 import { quantize } from './quantize.ts';
 import {
   quantizedGroupedLinear,
@@ -41,6 +42,7 @@ export const CPU_KERNELS: readonly CpuKernelDescription[] = [
   addLayerNorm,
   gatedActivation,
   ropeKvWrite,
+  permuteColumns,
   quantize,
   weightOnlyLinear,
   quantizedLinear,

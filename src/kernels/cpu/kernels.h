@@ -31,6 +31,7 @@ void grouped_linear_bf16(const ThreadContext&, const Command&, const Step&);
 #if defined(__AVX512BF16__)
 void grouped_linear_bf16_dot(const ThreadContext&, const Command&, const Step&);
 #endif
+void permute_columns(const ThreadContext&, const Command&, const Step&);
 void quantize_int8(const ThreadContext&, const Command&, const Step&);
 void quantize_fp8(const ThreadContext&, const Command&, const Step&);
 void weight_only_linear_int8(const ThreadContext&, const Command&, const Step&);

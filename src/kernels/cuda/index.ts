@@ -9,6 +9,7 @@ import { fedProducts } from './fed-product.ts';
 import { gatedLinear, gatedQuantizedLinear } from './gated-product.ts';
 import { linear } from './linear.ts';
 import { addLayerNorm, addRmsNorm, addRmsNormQuantize, layerNorm, rmsNorm, rmsNormQuantize } from './norm.ts';
+import { permuteColumns } from './permute-columns.ts';
 import { gatedActivationQuantize, quantize } from './quantize.ts';
 import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-experts.ts';
 import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
@@ -17,6 +18,7 @@ import { kvWrite, rope, ropeKvWrite } from './rope.ts';
 const PARTS: readonly CudaKernelDescription[] = [
   embedding,
   linear,
+  permuteColumns,
   quantize,
   weightOnlyLinear,
   quantizedLinear,

@@ -1,0 +1,4 @@
+// Launch description of permuteColumns.
+import { singleKernel } from './cpu-kernel.ts';
+
+export const permuteColumns = singleKernel('permuteColumns', 'permute_columns');
