@@ -10,6 +10,7 @@ import { chooseKernels } from './passes/choose-kernels.ts';
 import { fuse } from './passes/fuse.ts';
 import { hoistGather } from './passes/hoist-gather.ts';
 import { merge } from './passes/merge.ts';
+import { mergeExperts } from './passes/merge-experts.ts';
 import { planMemory } from './passes/plan-memory.ts';
 import { quantize } from './passes/quantize.ts';
 import { removeDead } from './passes/remove-dead.ts';
@@ -29,6 +30,7 @@ export const GRAPH_PASSES: readonly {
   { name: 'hoist-gather', run: hoistGather },
   { name: 'quantize', run: quantize },
   { name: 'merge', run: merge },
+  { name: 'merge-experts', run: mergeExperts },
   { name: 'fuse', run: fuse },
   { name: 'remove-dead', run: removeDead },
 ];

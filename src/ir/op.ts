@@ -41,6 +41,11 @@ export interface OpProperties {
    */
   readonly stackedInputs: readonly number[];
   /**
+   * Operands that hold rows of several matrices, one matrix after the other: of two nodes that agree in everything else, these
+   * can be joined matrix by matrix.
+   */
+  readonly groupedInputs: readonly number[];
+  /**
    * The ops that do the same with a weight of codes: `weightOnly` (x, weight, scales, …), `product` (x, xScales, weight,
    * scales, …) with x of codes as well; the operands that follow the weight follow. Null where there are none.
    */
@@ -83,6 +88,7 @@ export function defineOp<A>(spec: OpSpec<A>): OpDefinition {
     matrixInput: null,
     scalesInput: null,
     stackedInputs: [],
+    groupedInputs: [],
     quantizedForms: null,
     wideOutputs: [],
     ...spec,

@@ -1,6 +1,7 @@
 // The least work of a step, counted from its plan: bytes that must be read, operations that must be done.
 import type { Launch, Plan } from '../../compiler/plan.ts';
 import { OPS } from '../../ir/ops/index.ts';
+import { gatedName } from '../../ir/ops/gated-products.ts';
 import { FED_PRODUCTS } from '../../ir/ops/product-fusions.ts';
 import { memoryRoof, type Roofs } from './roofs.ts';
 
@@ -22,7 +23,7 @@ export interface StepShape {
   readonly seqs: readonly StepPart[];
 }
 
-/** Weights once, every KV cache once; activations are small beside them. */
+/** Weights once (of experts those that are chosen), every KV cache once; activations are small beside them. */
 export function stepWork(plan: Plan, { seqs }: StepShape): Work {
   const numSeqs = seqs.reduce((sum, part) => sum + part.numSeqs, 0);
   const numTokens = seqs.reduce((sum, part) => sum + part.numSeqs * part.numTokens, 0);
@@ -31,8 +32,9 @@ export function stepWork(plan: Plan, { seqs }: StepShape): Work {
   let flops = 0;
   for (const launch of plan.launches) {
     const { size, itemBytes, flopsPerElement } = matrixOf(launch, plan);
-    bytes += size * itemBytes;
-    flops += flopsPerElement * size * rows[launch.rows];
+    const { matrixShare, rowShare } = groupsOf(launch, rows[launch.rows]);
+    bytes += matrixShare * size * itemBytes;
+    flops += flopsPerElement * size * rowShare * rows[launch.rows];
   }
   for (const { bytesPerToken, layers } of plan.kvCacheGroups)
     for (const part of seqs) {
@@ -61,13 +63,14 @@ const PRODUCT_NAMES = [
   'linear',
   'weightOnlyLinear',
   'quantizedLinear',
-  'gatedLinear',
-  'gatedQuantizedLinear',
+  'groupedLinear',
+  'weightOnlyGroupedLinear',
+  'quantizedGroupedLinear',
 ];
 
 /** The product that each op is or ends with, by the op's name. */
 const PRODUCTS: ReadonlyMap<string, string> = new Map([
-  ...PRODUCT_NAMES.map((name) => [name, name] as const),
+  ...PRODUCT_NAMES.flatMap((name) => [[name, name] as const, [gatedName(name), name] as const]),
   ...FED_PRODUCTS.map(({ op, product }) => [op.name, product.name] as const),
 ]);
 
@@ -83,8 +86,21 @@ function matrixOf(
   if (operand?.kind !== 'weight') return none;
   const { shape, bytes } = plan.weights[operand.id];
   const size = shape.reduce((product, length) => product * length, 1);
-  const isOfCodes = product === 'quantizedLinear' || product === 'gatedQuantizedLinear';
-  return { size, itemBytes: bytes / size, flopsPerElement: isOfCodes ? 1 : 2 };
+  return { size, itemBytes: bytes / size, flopsPerElement: product.startsWith('quantized') ? 1 : 2 };
+}
+
+/**
+ * Of experts: how many of their matrices at least one of `numRows` rows goes to, on average if all are chosen equally often, and
+ * how many each row goes to, as shares of all.
+ */
+function groupsOf(
+  { op, attributes }: Launch,
+  numRows: number,
+): { readonly matrixShare: number; readonly rowShare: number } {
+  if (!PRODUCTS.get(op)?.endsWith('roupedLinear')) return { matrixShare: 1, rowShare: 1 };
+  const { numMatrices, matricesPerToken } = attributes as { numMatrices: number; matricesPerToken: number };
+  const rowShare = matricesPerToken / numMatrices;
+  return { matrixShare: 1 - (1 - rowShare) ** numRows, rowShare };
 }
 
 /** Heads times their width. */

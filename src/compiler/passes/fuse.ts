@@ -40,7 +40,8 @@ function applyRule(graph: Graph, rule: FusionRule, request: KernelRequest): Grap
   return { ...graph, nodes };
 }
 
-function isWanted(node: Node, index: GraphIndex, request: KernelRequest): boolean {
+/** Whether the target has the op, and prefers it to its parts. */
+export function isWanted(node: Node, index: GraphIndex, request: KernelRequest): boolean {
   const kernel = request.kernels.find(({ op }) => op === node.op);
   return kernel !== undefined && (kernel.isWanted?.(kernelQuery(node, index, request)) ?? true);
 }

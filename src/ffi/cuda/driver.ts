@@ -43,8 +43,11 @@ export interface TensorMapOptions {
   readonly columns: number;
   readonly rowBytes: number;
   readonly boxRows: number;
-  /** Rows come eight of the first half, then eight of the second; boxes count dimensions [bytes, 8, 2, groups]. */
-  readonly interleavesHalves?: boolean;
+  /**
+   * The rows stack so many matrices, of each of which come eight rows of the first half, then eight of the second; boxes count
+   * dimensions [bytes, 8, 2, groups, matrices].
+   */
+  readonly interleavedMatrices?: number;
   readonly boxAtoms?: number;
 }
 
@@ -366,7 +369,8 @@ interface Boxes {
 }
 
 function boxesOf(options: TensorMapOptions): Boxes {
-  if (options.interleavesHalves) return interleavedBoxes(options);
+  if (options.interleavedMatrices !== undefined)
+    return interleavedBoxes(options, options.interleavedMatrices);
   return options.boxAtoms === undefined ? plainBoxes(options) : severalAtoms(options, options.boxAtoms);
 }
 
@@ -386,11 +390,15 @@ function plainBoxes({ itemBytes, rows, columns, rowBytes, boxRows }: TensorMapOp
   return { sizes: [columns, rows], strides: [rowBytes], box: [SWIZZLED_BYTES / itemBytes, boxRows] };
 }
 
-function interleavedBoxes({ itemBytes, rows, columns, rowBytes, boxRows }: TensorMapOptions): Boxes {
+function interleavedBoxes(
+  { itemBytes, rows, columns, rowBytes, boxRows }: TensorMapOptions,
+  numMatrices: number,
+): Boxes {
+  const matrixRows = rows / numMatrices;
   return {
-    sizes: [columns, 8, 2, rows / 16],
-    strides: [rowBytes, (rows / 2) * rowBytes, 8 * rowBytes],
-    box: [SWIZZLED_BYTES / itemBytes, 8, 2, boxRows / 16],
+    sizes: [columns, 8, 2, matrixRows / 16, numMatrices],
+    strides: [rowBytes, (matrixRows / 2) * rowBytes, 8 * rowBytes, matrixRows * rowBytes],
+    box: [SWIZZLED_BYTES / itemBytes, 8, 2, boxRows / 16, 1],
   };
 }
 

@@ -88,6 +88,19 @@ describe('routeExperts', () => {
   });
 });
 
+describe('gatedGroupedLinear', () => {
+  it('gates the second half of each matrix with its first, its bias too', () => {
+    // Matrices [gate; up] of one row each: [1, 0; 0, 1], [0, 1; 2, 0].
+    const weight = matrix([1, 0], [0, 1], [0, 1], [2, 0]);
+    const bias = floatTensor([4], Float32Array.of(0, 1, 0, 10));
+    const attributes = { numMatrices: 2, matricesPerToken: 2, kind: 'relu' };
+    const inputs = [matrix([3, -5], [-1, 2]), weight, intMatrix([1, 0], [0, 1]), bias];
+    const [y] = run('gatedGroupedLinear', inputs, attributes);
+    expect(y.shape).toEqual([2, 2]);
+    expectValues(y, [0, 3 * (-5 + 1), 0, 2 * (-2 + 10)]);
+  });
+});
+
 describe('groupedLinear', () => {
   /** Three matrices [2, 2]. */
   const weight = matrix([1, 0], [0, 1], [2, 0], [0, 2], [1, 1], [1, -1]);

@@ -1,10 +1,13 @@
-// Products fused with the gatedActivation that alone reads them: the first half of the outputs, activated, times the second.
+// Products fused with the gatedActivation that alone reads them: the first half of the outputs, activated, times the second. Of
+// grouped products, that of each matrix.
 import { z } from 'zod';
 import type { Attributes } from '../graph.ts';
 import { defineOp, type OpDefinition } from '../op.ts';
 import { activationAttributes } from './activation-kinds.ts';
 import { gatedActivation } from './gated-activation.ts';
+import { groupedLinear } from './grouped-linear.ts';
 import { linear } from './linear.ts';
+import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-grouped-linear.ts';
 import { quantizedLinear } from './quantized-linear.ts';
 
 /** The activation's `kind` beside the product's own attributes. */
@@ -31,11 +34,12 @@ function gated(product: OpDefinition): OpDefinition {
     },
 
     interpret(inputs, { kind, ...own }, caches) {
-      return gatedActivation.interpret(
-        product.interpret(inputs, own as Attributes, caches),
-        { kind },
-        caches,
-      );
+      const [whole] = product.interpret(inputs, own as Attributes, caches);
+      const [numRows, columns] = whole.shape;
+      const numMatrices = Number(own['matricesPerToken'] ?? 1);
+      const apart = { ...whole, shape: [numRows * numMatrices, columns / numMatrices] };
+      const [result] = gatedActivation.interpret([apart], { kind }, caches);
+      return [{ ...result, shape: [numRows, columns / 2] }];
     },
   });
 }
@@ -43,4 +47,14 @@ function gated(product: OpDefinition): OpDefinition {
 export const gatedLinear = gated(linear);
 export const gatedQuantizedLinear = gated(quantizedLinear);
 
-export const GATED_PRODUCTS = [gatedLinear, gatedQuantizedLinear];
+export const gatedGroupedLinear = gated(groupedLinear);
+export const gatedWeightOnlyGroupedLinear = gated(weightOnlyGroupedLinear);
+export const gatedQuantizedGroupedLinear = gated(quantizedGroupedLinear);
+
+export const GATED_PRODUCTS = [
+  gatedLinear,
+  gatedQuantizedLinear,
+  gatedGroupedLinear,
+  gatedWeightOnlyGroupedLinear,
+  gatedQuantizedGroupedLinear,
+];

@@ -24,6 +24,7 @@ export const groupedLinear = defineOp({
   attributes: groupedLinearAttributes,
   isRowwise: true,
   matrixInput: 1,
+  groupedInputs: [1, 3],
   quantizedForms: { weightOnly: 'weightOnlyGroupedLinear', product: 'quantizedGroupedLinear' },
 
   infer(node, attributes) {

@@ -5,7 +5,7 @@ import { activation, add, clamp, multiply, scale, softcap } from './elementwise.
 import { combineExperts } from './combine-experts.ts';
 import { embedding } from './embedding.ts';
 import { gatedActivation } from './gated-activation.ts';
-import { gatedLinear, gatedQuantizedLinear } from './gated-products.ts';
+import { GATED_PRODUCTS } from './gated-products.ts';
 import { gatherRows } from './gather-rows.ts';
 import { groupedLinear } from './grouped-linear.ts';
 import { kvWrite, ropeKvWrite } from './kv-write.ts';
@@ -47,7 +47,7 @@ const PRIMITIVE_OPS = [
 ];
 
 /** What passes make of them. */
-const FUSED_OPS = [addRmsNorm, addLayerNorm, gatedActivation, gatedLinear, ropeKvWrite];
+const FUSED_OPS = [addRmsNorm, addLayerNorm, gatedActivation, ...GATED_PRODUCTS, ropeKvWrite];
 
 /** What a recipe of smaller numbers makes of them. */
 const QUANTIZED_OPS = [
@@ -60,7 +60,6 @@ const QUANTIZED_OPS = [
   rmsNormQuantize,
   addRmsNormQuantize,
   gatedActivationQuantize,
-  gatedQuantizedLinear,
 ];
 
 export const OPS: ReadonlyMap<string, OpDefinition> = new Map(

@@ -215,6 +215,8 @@ describe('what ops declare to passes', () => {
   const gain = vector(1, 2, 3, 4);
   const gains = matrix([1], [2], [3]);
   const choice = { shape: [3, 2], data: Int32Array.of(0, 1, 1, 0, 1, 1) };
+  const pairs = matrix([1, 2, 3, 4], [5, 6, 7, 8], [4, 3, 2, 1], [8, 7, 6, 5]);
+  const pairScales = matrix([0.5], [2], [1], [0.25]);
   const int8Weight = { weightDType: 'int8', groupSize: 4, hasZeros: false };
   const rope = { rotaryDim: 2, interleaved: false, inverseFrequencies: [1], attentionFactor: 1 };
   type Example = readonly [inputs: readonly HostTensor[], attributes: Attributes];
@@ -264,6 +266,15 @@ describe('what ops declare to passes', () => {
     quantizedGroupedLinear: [
       [x, gains, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2]), choice],
       { ...int8Weight, xGroupSize: 4, numMatrices: 2, matricesPerToken: 2 },
+    ],
+    gatedGroupedLinear: [[x, pairs, choice], { numMatrices: 2, matricesPerToken: 2, kind: 'silu' }],
+    gatedWeightOnlyGroupedLinear: [
+      [x, pairs, pairScales, choice],
+      { ...int8Weight, numMatrices: 2, matricesPerToken: 2, kind: 'silu' },
+    ],
+    gatedQuantizedGroupedLinear: [
+      [x, gains, pairs, pairScales, choice],
+      { ...int8Weight, xGroupSize: 4, numMatrices: 2, matricesPerToken: 2, kind: 'silu' },
     ],
   };
   const fed = FED_PRODUCTS.map(({ op, source, product }): readonly [string, Example] => {

@@ -23,6 +23,7 @@ export const weightOnlyGroupedLinear = defineOp({
   isRowwise: true,
   matrixInput: 1,
   scalesInput: 2,
+  groupedInputs: [1, 2, 4],
 
   infer(node, attributes) {
     const inputs = checkWeight(node, 1, attributes);
@@ -49,6 +50,7 @@ export const quantizedGroupedLinear = defineOp({
   isRowwise: true,
   matrixInput: 2,
   scalesInput: 3,
+  groupedInputs: [2, 3, 5],
 
   infer(node, attributes) {
     const inputs = checkWeight(node, 2, attributes);

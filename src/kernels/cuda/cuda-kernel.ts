@@ -107,8 +107,11 @@ export interface TensorMap {
   readonly rowBytes: number;
   /** At most 256. */
   readonly boxRows: number;
-  /** Eight rows of the first half follow eight of the second in turn; either half has a multiple of eight. */
-  readonly interleavesHalves?: boolean;
+  /**
+   * The rows stack so many matrices, of each of which eight rows of the first half and eight of the second come in turn; either half
+   * has a multiple of eight.
+   */
+  readonly interleavedMatrices?: number;
   readonly boxAtoms?: number;
 }
 
@@ -215,12 +218,12 @@ export function tensorMap(
   return { tensorMap: { address, itemBytes, rows, columns, rowBytes: rowStride * itemBytes, boxRows } };
 }
 
-/** The same of a weight whose first half of rows gates the second. */
-export function gatedTensorMap(matrix: CudaMatrix, boxRows: number): Parameter {
+/** The same of a weight that stacks matrices whose first half of rows gates the second. */
+export function gatedTensorMap(matrix: CudaMatrix, boxRows: number, interleavedMatrices: number): Parameter {
   const { address, dtype, rows, columns, rowStride } = matrix;
   const itemBytes = itemSize(dtype);
   const rowBytes = rowStride * itemBytes;
-  return { tensorMap: { address, itemBytes, rows, columns, rowBytes, boxRows, interleavesHalves: true } };
+  return { tensorMap: { address, itemBytes, rows, columns, rowBytes, boxRows, interleavedMatrices } };
 }
 
 /** Boxes of 128 bytes of `boxRows` rows, whatever the rows hold, or of `boxAtoms` times so many. */

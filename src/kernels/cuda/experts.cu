@@ -1,5 +1,5 @@
-// Mixture of experts: choosing them, their products token by token, and the weighted sum of their answers.
-// X: the activations' type, W: the weights'.
+// Mixture of experts: choosing them, their products by a plain kernel, and the weighted sum of their answers. X: the activations'
+// type, W: the weights', VEC: elements per access.
 #include "common.cuh"
 
 constexpr int kMaxExperts = 1024, kMaxGroups = 64;
@@ -32,6 +32,8 @@ extern "C" __global__ void __launch_bounds__(32)
   __shared__ float scores[kMaxExperts], corrected[kMaxExperts], group_scores[kMaxGroups];
   __shared__ int is_selected[kMaxGroups], chosen[kMaxExperts];
   const i64 token = blockIdx.x;
+  let_next_start();
+  wait_for_previous();
   if (token >= *num_rows) return;
   const int lane = threadIdx.x;
   const X* row = logits + token * logits_stride;
@@ -111,10 +113,19 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void combine_experts(const int* num_rows, const X* x, i64 x_stride, const X* weights,
                                            i64 weights_stride, X* y, i64 y_stride, int num_experts, int columns) {
   const i64 token = blockIdx.x;
-  const int column = blockIdx.y * blockDim.x + threadIdx.x;
+  const int column = (blockIdx.y * blockDim.x + threadIdx.x) * VEC;
+  let_next_start();
+  wait_for_previous();
   if (token >= *num_rows || column >= columns) return;
-  float sum = 0.0f;
-  for (int e = 0; e < num_experts; e++)
-    sum += to_float(weights[token * weights_stride + e]) * to_float(x[token * x_stride + e * columns + column]);
-  y[token * y_stride + column] = from_float<X>(sum);
+  float sum[VEC] = {};
+  for (int e = 0; e < num_experts; e++) {
+    const float weight = to_float(weights[token * weights_stride + e]);
+    const Vec<X, VEC> values = load<VEC>(x + token * x_stride + e * columns + column);
+#pragma unroll
+    for (int j = 0; j < VEC; j++) sum[j] += weight * to_float(values.at[j]);
+  }
+  Vec<X, VEC> result;
+#pragma unroll
+  for (int j = 0; j < VEC; j++) result.at[j] = from_float<X>(sum[j]);
+  store<VEC>(y + token * y_stride + column, result);
 }

@@ -1,4 +1,4 @@
-// Launch descriptions of mixture-of-experts ops.
+// Launch descriptions of choosing experts and of the weighted sum of their answers.
 import {
   cudaType,
   float,
@@ -8,6 +8,7 @@ import {
   pointer,
   rowCount,
   singleKernel,
+  threadsFor,
   vectorWidth,
   view,
 } from './cuda-kernel.ts';
@@ -36,6 +37,7 @@ export const routeExperts = singleKernel('routeExperts', (launch) => {
       defines: { X: cudaType(logits.dtype), W: cudaType(correction?.dtype ?? logits.dtype), VEC: 1 },
       block: 32,
       sharedBytes: 0,
+      overlaps: true,
       grid: (counts) => [counts[launch.rows], 1, 1],
       parameters: [
         rowCount(launch),
@@ -56,53 +58,21 @@ export const routeExperts = singleKernel('routeExperts', (launch) => {
   ];
 });
 
-export const groupedLinear = singleKernel('groupedLinear', (launch) => {
-  const [x, weight] = [matrixOf(launch.inputs[0]), matrixOf(launch.inputs[1])];
-  const [ids, bias] = [optionalMatrix(launch.inputs[2]), optionalMatrix(launch.inputs[3])];
-  const y = matrixOf(launch.outputs[0]);
-  const { numMatrices, matricesPerToken: slots } = launch.attributes as {
-    numMatrices: number;
-    matricesPerToken: number;
-  };
-  const [inputs, outputs] = [weight.columns, weight.rows / numMatrices];
-  return [
-    {
-      kind: 'kernel',
-      source: 'experts.cu',
-      entry: 'grouped_linear',
-      defines: { X: cudaType(x.dtype), W: cudaType(weight.dtype), VEC: vectorWidth(inputs, [x, weight]) },
-      block: 256,
-      sharedBytes: 0,
-      grid: (counts) => [counts[launch.rows] * slots, Math.ceil(outputs / 8), 1],
-      parameters: [
-        rowCount(launch),
-        ...view(x),
-        pointer(weight.address),
-        pointer(ids?.address ?? 0),
-        { int64: ids?.rowStride ?? 0 },
-        pointer(bias?.address ?? 0),
-        ...view(y),
-        int(slots),
-        int(inputs),
-        int(outputs),
-        int(x.columns === inputs ? 0 : inputs),
-      ],
-    },
-  ];
-});
-
 export const combineExperts = singleKernel('combineExperts', (launch) => {
   const [x, weights] = launch.inputs.map(matrixOf);
   const y = matrixOf(launch.outputs[0]);
+  const vec = vectorWidth(y.columns, [x, y]);
+  const block = threadsFor(y.columns / vec, 256);
   return [
     {
       kind: 'kernel',
       source: 'experts.cu',
       entry: 'combine_experts',
-      defines: { X: cudaType(x.dtype), W: cudaType(x.dtype), VEC: 1 },
-      block: 256,
+      defines: { X: cudaType(x.dtype), W: cudaType(x.dtype), VEC: vec },
+      block,
       sharedBytes: 0,
-      grid: (counts) => [counts[launch.rows], Math.ceil(y.columns / 256), 1],
+      overlaps: true,
+      grid: (counts) => [counts[launch.rows], Math.ceil(y.columns / (block * vec)), 1],
       parameters: [rowCount(launch), ...[x, weights, y].flatMap(view), int(weights.columns), int(y.columns)],
     },
   ];

@@ -50,6 +50,7 @@ function fused(launch: CudaLaunch): PreparedLaunch {
     bias: optionalMatrix(inputs[isOfCodes ? 4 : 2]),
     y: matrixOf(outputs[0]),
     gate: String(attributes['kind']),
+    groups: null,
   });
 }
 

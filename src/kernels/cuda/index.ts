@@ -4,14 +4,21 @@ import { attention } from './attention.ts';
 import type { CudaKernelDescription } from './cuda-kernel.ts';
 import { activation, add, clamp, gatedActivation, multiply, scale, softcap } from './elementwise.ts';
 import { embedding, gatherRows } from './embedding.ts';
-import { combineExperts, groupedLinear, routeExperts } from './experts.ts';
+import { combineExperts, routeExperts } from './experts.ts';
 import { fedProducts } from './fed-product.ts';
 import { gatedLinear, gatedQuantizedLinear } from './gated-product.ts';
+import {
+  gatedGroupedLinear,
+  gatedQuantizedGroupedLinear,
+  gatedWeightOnlyGroupedLinear,
+  groupedLinear,
+  quantizedGroupedLinear,
+  weightOnlyGroupedLinear,
+} from './grouped-linear.ts';
 import { linear } from './linear.ts';
 import { addLayerNorm, addRmsNorm, addRmsNormQuantize, layerNorm, rmsNorm, rmsNormQuantize } from './norm.ts';
 import { permuteColumns } from './permute-columns.ts';
 import { gatedActivationQuantize, quantize } from './quantize.ts';
-import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-experts.ts';
 import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
 import { kvWrite, rope, ropeKvWrite } from './rope.ts';
 
@@ -49,6 +56,9 @@ const PARTS: readonly CudaKernelDescription[] = [
   gatedActivationQuantize,
   gatedLinear,
   gatedQuantizedLinear,
+  gatedGroupedLinear,
+  gatedWeightOnlyGroupedLinear,
+  gatedQuantizedGroupedLinear,
 ];
 
 export const CUDA_KERNELS: readonly CudaKernelDescription[] = [...PARTS, ...fedProducts(PARTS)];

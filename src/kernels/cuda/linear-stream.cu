@@ -1,13 +1,6 @@
 // linear for few rows with 16-bit weights. X: type of x and weight, Y: of the output. Rows are multiples of 16 bytes.
 #include "linear-stream.cuh"
-
-struct PlainWeights {
-  static constexpr int kAtoms = 1, kItemBytes = 2;
-
-  static __device__ __forceinline__ uint4 decode(const u8* row, int swizzle, int, int c, int half) {
-    return *reinterpret_cast<const uint4*>(row + ((2 * c + half) ^ swizzle) * 16);
-  }
-};
+#include "stream-weights.cuh"
 
 #if HAS_COPY_ENGINE
 extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
@@ -22,7 +15,8 @@ extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
   const Tiles x_tiles{reinterpret_cast<const u8*>(x), 2 * x_stride, x_rows, 2 * inputs};
 #endif
   extern __shared__ __align__(1024) u8 memory[];
-  const StreamLinear<PlainWeights> linear{weight_tiles, x_tiles, num_rows, inputs, outputs, memory};
+  const int first = blockIdx.x * kTile;
+  const StreamLinear<StoredWeights<X>> linear{weight_tiles, x_tiles, *num_rows, inputs, outputs, first, first, memory};
   linear.run([&](int row, int output, float sum) {
     y[row * y_stride + output] = from_float<Y>(sum + (bias ? to_float(bias[output]) : 0.0f));
   });

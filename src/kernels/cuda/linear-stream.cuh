@@ -18,31 +18,38 @@ constexpr int kSumStride = kTile + 4;  // floats from a row's partial sums to th
 /// `Weights` says how weights become 16-bit numbers:
 ///   kAtoms: atoms of x that a row of a tile of weights lasts for; kItemBytes: of an element of its tensor map;
 ///   decode(tile row, row % 8, atom, c, half): eight weights, two to a word: inputs 16c + 8 · half and on of the atom.
-template <typename Weights> struct StreamLinear {
+/// `Rows` says where rows of x lie: Tiles or ScatteredRows.
+/// kBoxes: 2 if a tile's second half of rows lies `half_rows` behind the first one's, and gives the same outputs another sum.
+template <typename Weights, typename Rows = Tiles, int kBoxes = 1> struct StreamLinear {
   static constexpr int kWeightTiles = kAtoms / Weights::kAtoms;
   static constexpr int kWeightBytes = kWeightTiles * kTile * kAtomBytes, kXBytes = kAtoms * kTokens * kAtomBytes;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
-  using StageRing = Ring<STAGES, kReaders>;
+  static constexpr int kOutputs = kTile / kBoxes;
+  using StageRing = Ring<STAGES, kReaders, Rows::kByThreads>;
 
-  const Tiles weights, x;
-  const int *num_rows, inputs, outputs;
-  u8* memory;  // STAGES stages, then the ring
+  const Tiles weights;
+  const Rows x;
+  const int num_rows, inputs, outputs;
+  const int first_row, first_output;  // of the block's tile: in the weights, in y
+  u8* memory;                         // STAGES stages, then the ring
+  const int half_rows = 0;
 
   __device__ __forceinline__ StageRing& ring() const {
     return *reinterpret_cast<StageRing*>(memory + STAGES * kStageBytes);
   }
-  __device__ __forceinline__ int first_output() const { return blockIdx.x * kTile; }
   __device__ __forceinline__ int num_turns() const { return (inputs + DEPTH - 1) / DEPTH; }
   __device__ __forceinline__ u8* stage(int turn) const { return memory + turn % STAGES * kStageBytes; }
 
   __device__ __forceinline__ void fill() const {
     const int early = min(num_turns(), STAGES);
     const auto fill_weights = [&](int turn) {
-      ring().begin_fill(turn, kWeightBytes + kAtoms * X_ROWS * kAtomBytes);
+      ring().begin_fill(turn, kWeightBytes + (Rows::kByThreads ? 0 : kAtoms * X_ROWS * kAtomBytes));
 #pragma unroll
       for (int i = 0; i < kWeightTiles; i++)
-        weights.fill(stage(turn) + i * kTile * kAtomBytes, first_output(), (turn * kWeightTiles + i) * kAtomBytes,
-                     kTile, Weights::kItemBytes, &ring().full[turn % STAGES]);
+#pragma unroll
+        for (int box = 0; box < kBoxes; box++)
+          weights.fill(stage(turn) + (i * kTile + box * kOutputs) * kAtomBytes, first_row + box * half_rows,
+                       (turn * kWeightTiles + i) * kAtomBytes, kOutputs, Weights::kItemBytes, &ring().full[turn % STAGES]);
     };
     const auto fill_x = [&](int turn) {
 #pragma unroll
@@ -105,21 +112,27 @@ template <typename Weights> struct StreamLinear {
         for (int j = 0; j < 4; j++) to[(8 * n + j % 2) * kSumStride + 16 * t + j / 2 * 8] = sum[t][n][j];
   }
 
-  /// Calls f(row, output, sum) for every product of the tile.
-  template <typename F> __device__ __forceinline__ void each_sum(F f) const {
-    const float* sums = reinterpret_cast<const float*>(memory);
-    const int rows = min(*num_rows, X_ROWS);
-    for (int i = threadIdx.x; i < kTile * rows; i += blockDim.x) {
-      const int row = i / kTile, at = i % kTile, output = first_output() + at;
-      if (output >= outputs) continue;
-      float total = 0.0f;
+  __device__ __forceinline__ float sum_at(int row, int at) const {
+    const float* sums = reinterpret_cast<const float*>(memory) + row * kSumStride + at;
+    float total = 0.0f;
 #pragma unroll
-      for (int group = 0; group < DEPTH_GROUPS; group++) total += sums[(group * kTokens + row) * kSumStride + at];
-      f(row, output, total);
+    for (int group = 0; group < DEPTH_GROUPS; group++) total += sums[group * kTokens * kSumStride];
+    return total;
+  }
+
+  template <typename F> __device__ __forceinline__ void each_sum(F f) const {
+    const int rows = min(num_rows, X_ROWS);
+    for (int i = threadIdx.x; i < kOutputs * rows; i += blockDim.x) {
+      const int row = i / kOutputs, at = i % kOutputs, output = first_output + at;
+      if (output >= outputs) continue;
+      if constexpr (kBoxes == 1)
+        f(row, output, sum_at(row, at));
+      else
+        f(row, output, sum_at(row, at), sum_at(row, at + kOutputs));
     }
   }
 
-  /// Calls write(row, output, sum) for every product of the tile, on one of the block's threads.
+  /// Calls write(row, output, sum) for every output of the tile, with both sums if there are two, on one of the block's threads.
   template <typename F> __device__ __forceinline__ void run(F write) const {
     if (threadIdx.x == 0) ring().init();
     __syncthreads();

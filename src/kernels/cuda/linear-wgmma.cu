@@ -4,8 +4,12 @@
 // HALVES: 1 if tiles that are left over, for half of the blocks or fewer, are done as two. SPLIT: blocks that divide a tile's inputs
 // and send their sums to the first. X: of x and weight, numbers of 16 bits or codes, which have scales; Y: of the output, BIAS: of
 // the bias; STAGES: parts of tiles on their way; PROMOTE: parts after which sums move to float32 registers, for the tensor cores add
-// fp8 products with fewer bits; 0: never. IS_ALIGNED: 1 if rows of y are multiples of 16 bytes.
+// fp8 products with fewer bits; 0: never. IS_ALIGNED: 1 if rows of y are multiples of 16 bytes. MATRICES: of grouped products, how
+// many matrices the weight stacks; x is in their order, and group-rows.cu made a list of tiles.
 #include "activations.cuh"
+#ifdef MATRICES
+#include "expert-rows.cuh"
+#endif
 #include "wgmma.cuh"
 
 template <typename Item> struct SumOf { typedef float type; };
@@ -38,28 +42,71 @@ struct Memory {
   Ring<STAGES, kConsumers / 32> ring;
 };
 
+/// A tile: its first row of x and the end of rows, its first column of y, and the matrix; is_shared: others take the same rows of
+/// the weight.
+struct Place {
+  int row, end, output, matrix;
+  bool is_half, is_shared;
+};
+
+/// What tiles there are.
+struct Problem {
+  int rows, inputs, outputs;
+
+  __device__ __forceinline__ int matrix_rows() const { return kIsGated ? 2 * outputs : outputs; }
+#ifdef MATRICES
+  const int* order;
+  const MatrixRows* tiles;
+  int num_tiles;
+#endif
+};
+
 /// The tiles in the order in which blocks take them: those that share rows of the weight follow one another.
 struct Schedule {
-  int token_tiles, num_tiles, num_whole, part, num_parts;
+  const Problem& problem;
+  int token_tiles, output_tiles, num_tiles, num_whole, part, num_parts;
 
-  __device__ __forceinline__ Schedule(int rows, int inputs, int outputs) {
-    token_tiles = (rows + TOKENS - 1) / TOKENS;
-    num_tiles = token_tiles * ((outputs + kBlockWidth - 1) / kBlockWidth);
+  __device__ __forceinline__ Schedule(const Problem& problem) : problem(problem) {
+    output_tiles = (problem.outputs + kBlockWidth - 1) / kBlockWidth;
+#ifdef MATRICES
+    token_tiles = problem.num_tiles;
+#else
+    token_tiles = (problem.rows + TOKENS - 1) / TOKENS;
+#endif
+    num_tiles = num_whole = token_tiles * output_tiles;
+#if HALVES && !defined(MATRICES)
     const int left = num_tiles % gridDim.x;
-    num_whole = HALVES && 2 * left <= gridDim.x ? num_tiles - left : num_tiles;
-    const int all_parts = (inputs * int(sizeof(X)) + kDepth - 1) / kDepth, rank = SPLIT > 1 ? blockIdx.y : 0;
+    if (2 * left <= gridDim.x) num_whole -= left;
+#endif
+    const int all_parts = (problem.inputs * int(sizeof(X)) + kDepth - 1) / kDepth, rank = SPLIT > 1 ? blockIdx.y : 0;
     part = all_parts * rank / SPLIT;
     num_parts = all_parts * (rank + 1) / SPLIT - part;
   }
-  /// f(first row of x, first column of y, is a half) for each of this block's tiles.
+
+#ifdef MATRICES
+  __device__ __forceinline__ Place tile(int i) const {
+    const MatrixRows rows = problem.tiles[i / output_tiles];
+    const int num_shared = (rows.end - rows.first + TOKENS - 1) / TOKENS, at = i - rows.first_tile * output_tiles;
+    const int row = rows.first + at % num_shared * TOKENS;
+    return {row, rows.end, at / num_shared * kBlockWidth, rows.matrix, HALVES && rows.end - row <= kBox,
+            num_shared > 1};
+  }
+#else
+  __device__ __forceinline__ Place tile(int i) const {
+    return {i % token_tiles * TOKENS, problem.rows, i / token_tiles * kBlockWidth, 0, false, token_tiles > 1};
+  }
+#endif
+
+  /// f(place) for each of this block's tiles.
   template <typename F> __device__ __forceinline__ void each(F f) const {
-    const auto tile = [&](int i, int row, bool is_half) {
-      f(i % token_tiles * TOKENS + row, i / token_tiles * kBlockWidth, is_half);
-    };
-    for (int i = blockIdx.x; i < num_whole; i += gridDim.x) tile(i, 0, false);
-#if HALVES
+    for (int i = blockIdx.x; i < num_whole; i += gridDim.x) f(tile(i));
+#if HALVES && !defined(MATRICES)
     const int left = blockIdx.x;
-    if (left < 2 * (num_tiles - num_whole)) tile(num_whole + left / 2, left % 2 * kBox, true);
+    if (left < 2 * (num_tiles - num_whole)) {
+      Place place = tile(num_whole + left / 2);
+      place.row += left % 2 * kBox, place.is_half = true;
+      f(place);
+    }
 #endif
   }
 };
@@ -72,36 +119,36 @@ struct Producer {
   const Schedule& schedule;
   int turn = 0;
 
-  __device__ __forceinline__ void fill_weight(int turn, int output, int part, bool is_half) const {
+  __device__ __forceinline__ void fill_weight(int turn, const Place& place, int part) const {
     Stage& stage = memory.stages[turn % STAGES];
     u64* full = &memory.ring.full[turn % STAGES];
-    memory.ring.begin_fill(turn, sizeof(stage.weight) + (is_half ? kBox * kDepth : sizeof(stage.x)));
-    const u64 policy = schedule.token_tiles > 1 ? policy_to_keep() : policy_to_drop();
+    memory.ring.begin_fill(turn, sizeof(stage.weight) + (place.is_half ? kBox * kDepth : sizeof(stage.x)));
+    const u64 policy = place.is_shared ? policy_to_keep() : policy_to_drop();
     const int item = (schedule.part + part) * (kDepth / sizeof(X));
     if (kIsGated)
-      copy_gated_box(stage.weight, weight, item, output / 8, full, policy);
+      copy_gated_box(stage.weight, weight, item, place.output / 8, place.matrix, full, policy);
     else
-      copy_box(stage.weight, weight, item, output, full, policy);
+      copy_box(stage.weight, weight, item, place.matrix * schedule.problem.matrix_rows() + place.output, full, policy);
   }
-  __device__ __forceinline__ void fill_x(int turn, int row, int part, bool is_half) const {
+  __device__ __forceinline__ void fill_x(int turn, const Place& place, int part) const {
     Stage& stage = memory.stages[turn % STAGES];
     const int item = (schedule.part + part) * (kDepth / sizeof(X));
 #pragma unroll
     for (int at = 0; at < TOKENS; at += kBox)
-      if (at == 0 || !is_half) copy_box(stage.x[at], x, item, row + at, &memory.ring.full[turn % STAGES], policy_to_keep());
+      if (at == 0 || !place.is_half) copy_box(stage.x[at], x, item, place.row + at, &memory.ring.full[turn % STAGES], policy_to_keep());
   }
 
   __device__ __forceinline__ void run() {
-    schedule.each([&](int row, int output, bool is_half) {
+    schedule.each([&](const Place& place) {
       int part = 0;
       if (turn == 0) {
         const int early = min(schedule.num_parts, STAGES);
-        for (int i = 0; i < early; i++) fill_weight(i, output, i, is_half);
+        for (int i = 0; i < early; i++) fill_weight(i, place, i);
         wait_for_previous();
-        for (; part < early; part++, turn++) fill_x(turn, row, part, is_half);
+        for (; part < early; part++, turn++) fill_x(turn, place, part);
       }
       for (; part < schedule.num_parts; part++, turn++)
-        fill_weight(turn, output, part, is_half), fill_x(turn, row, part, is_half);
+        fill_weight(turn, place, part), fill_x(turn, place, part);
     });
   }
 };
@@ -179,15 +226,16 @@ struct Epilogue {
   const BIAS* bias;     // may be null
   Y* y;
   i64 y_stride;
-  int rows, outputs;
+  const Problem& problem;
   float scale[2], offset[2];
 
   /// Of the two rows of the weight that this thread has.
-  __device__ __forceinline__ void read_scales(int output) {
+  __device__ __forceinline__ void read_scales(const Place& place) {
+    const int outputs = problem.outputs;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const int column = output + threadIdx.x / 32 * kWarpWidth + threadIdx.x % 32 / 4 + (kIsGated ? 0 : 8 * half);
-      const int at = min(column, outputs - 1) + (kIsGated ? half * outputs : 0);
+      const int column = place.output + threadIdx.x / 32 * kWarpWidth + threadIdx.x % 32 / 4 + (kIsGated ? 0 : 8 * half);
+      const int at = place.matrix * problem.matrix_rows() + min(column, outputs - 1) + (kIsGated ? half * outputs : 0);
       scale[half] = kHasScales ? scales[at] : 1.0f;
       offset[half] = bias ? to_float(bias[at]) : 0.0f;
     }
@@ -229,46 +277,55 @@ struct Epilogue {
     }
   }
 
+  /// Of y, where a row of x goes.
+  __device__ __forceinline__ i64 row_of(int row) const {
+#ifdef MATRICES
+    return problem.order[row];
+#else
+    return row;
+#endif
+  }
+
   /// Of kTurned tokens and the warpgroup's columns.
-  __device__ __forceinline__ void write(int row, int output, const Y (*turned)[kPitch]) const {
+  __device__ __forceinline__ void write(int row, int end, int output, const Y (*turned)[kPitch]) const {
     constexpr int kVec = 16 / sizeof(Y), kPieces = kGroupWidth / kVec;
 #pragma unroll
     for (int i = threadIdx.x % 128; i < kTurned * kPieces; i += 128) {
       const int token = i / kPieces, at = i % kPieces * kVec, column = output + at;
-      if (row + token >= rows || column >= outputs) continue;
-      Y* target = y + (row + token) * y_stride + column;
-      if (column + kVec <= outputs && IS_ALIGNED)
+      if (row + token >= end || column >= problem.outputs) continue;
+      Y* target = y + row_of(row + token) * y_stride + column;
+      if (column + kVec <= problem.outputs && IS_ALIGNED)
         store(target, load<kVec>(&turned[token][at]));
       else
-        for (int j = 0; j < kVec && column + j < outputs; j++) target[j] = turned[token][at + j];
+        for (int j = 0; j < kVec && column + j < problem.outputs; j++) target[j] = turned[token][at + j];
     }
   }
 
-  template <int kSize> __device__ __forceinline__ void run(const Total (&sum)[kSize], int row, int output) {
+  template <int kSize> __device__ __forceinline__ void run(const Total (&sum)[kSize], const Place& place) {
     const int group = threadIdx.x / 128;
     Y(*turned)[kPitch] = memory.turned[group];
-    read_scales(output);
+    read_scales(place);
 #pragma unroll
     for (int first = 0; first < 2 * kSize; first += kTurned) {
       sync_group(group);
 #pragma unroll
       for (int token = first; token < first + kTurned; token += 16) turn(sum + token / 2, token, turned);
       sync_group(group);
-      write(row + first, output + group * kGroupWidth, turned);
+      write(place.row + first, place.end, place.output + group * kGroupWidth, turned);
     }
   }
 };
 
 /// A warpgroup's share of a tile of 2 · kSize tokens.
 template <int kSize>
-__device__ __forceinline__ void make_tile(Epilogue& epilogue, int& turn, int num_parts, int row, int output) {
+__device__ __forceinline__ void make_tile(Epilogue& epilogue, int& turn, int num_parts, const Place& place) {
   Total sum[kSize];
   multiply(epilogue.memory, threadIdx.x / 128, turn, num_parts, sum);
 #if SPLIT > 1
   gather_sums(epilogue.memory, blockIdx.y, sum);
   if (blockIdx.y > 0) return;
 #endif
-  epilogue.run(sum, row, output);
+  epilogue.run(sum, place);
 }
 
 extern "C" __global__ void
@@ -277,12 +334,20 @@ extern "C" __global__ void
 #endif
     __launch_bounds__(kConsumers + 128, MIN_BLOCKS)
         linear_wgmma(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight, const int* num_rows,
+#ifdef MATRICES
+                     const int* order, const MatrixRows* tiles, const int* num_tiles,
+#endif
                      const float* x_scales, i64 x_scales_stride, const float* scales, const BIAS* bias, Y* y, i64 y_stride,
                      int inputs, int outputs) {
   extern __shared__ u8 shared[];
   Memory& memory = *reinterpret_cast<Memory*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
-  const int rows = *num_rows;
-  const Schedule schedule(rows, inputs, outputs);
+#ifdef MATRICES
+  wait_for_previous();
+  const Problem problem{*num_rows, inputs, outputs, order, tiles, *num_tiles};
+#else
+  const Problem problem{*num_rows, inputs, outputs};
+#endif
+  const Schedule schedule(problem);
   if (threadIdx.x == 0) memory.ring.init();
   __syncthreads();
   let_next_start();
@@ -300,18 +365,18 @@ extern "C" __global__ void
   asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
 #endif
   wait_for_previous();
-  Epilogue epilogue{memory, scales, bias, y, y_stride, rows, outputs};
+  Epilogue epilogue{memory, scales, bias, y, y_stride, problem};
   int turn = 0;
-  schedule.each([&](int row, int output, bool is_half) {
+  schedule.each([&](const Place& place) {
     if (kHasScales) {
       sync_consumers();
       for (int i = threadIdx.x; i < TOKENS; i += kConsumers)
-        memory.x_scales[i] = row + i < rows ? x_scales[(row + i) * x_scales_stride] : 0.0f;
+        memory.x_scales[i] = place.row + i < place.end ? x_scales[(place.row + i) * x_scales_stride] : 0.0f;
       sync_consumers();
     }
-    if (is_half)
-      make_tile<kBox / 2>(epilogue, turn, schedule.num_parts, row, output);
+    if (place.is_half)
+      make_tile<kBox / 2>(epilogue, turn, schedule.num_parts, place);
     else
-      make_tile<TOKENS / 2>(epilogue, turn, schedule.num_parts, row, output);
+      make_tile<TOKENS / 2>(epilogue, turn, schedule.num_parts, place);
   });
 }

@@ -14,6 +14,7 @@ import {
   type CudaMatrix,
   type KernelLaunch,
 } from './cuda-kernel.ts';
+import type { RowGroups } from './group-rows.ts';
 
 /** By the compute capability: neither older nor newer chips have wgmma. */
 const WGMMA_CAPABILITY = 90;
@@ -62,6 +63,13 @@ export interface WgmmaOperands {
   readonly y: CudaMatrix;
   /** The function by which the first half of the outputs gates the second, which is y; null if all outputs are. */
   readonly gate: string | null;
+  /** Of a grouped product, whose weight stacks matrices and whose x is in their order; null if there is one matrix. */
+  readonly groups: WgmmaGroups | null;
+}
+
+interface WgmmaGroups extends RowGroups {
+  readonly numMatrices: number;
+  readonly maxTiles: (numTokens: number) => number;
 }
 
 export function hasWgmma({ arch }: Pick<KernelQuery, 'arch'>): boolean {
@@ -103,8 +111,13 @@ function fullness(name: string, rows: number, numOutputs: number): number {
   return (Math.ceil(rows / tokens) * Math.ceil(numOutputs / outputs)) / (minBlocks * HOPPER_MULTIPROCESSORS);
 }
 
+/** Rows of x that a tile takes. */
+export function tileTokens(kernel: string): number {
+  return TILES[kernel].tokens;
+}
+
 export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch {
-  const { x, xScales, weight, scales, bias, y, gate } = operands;
+  const { x, xScales, weight, scales, bias, y, gate, groups } = operands;
   const split = launch.kernel.endsWith(SPLIT_SUFFIX) ? SPLIT : 1;
   const name = split > 1 ? launch.kernel.slice(0, -SPLIT_SUFFIX.length) : launch.kernel;
   const { outputs, tokens, stages, promote, halves, minBlocks } = TILES[name];
@@ -119,6 +132,7 @@ export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch
       BIAS: cudaType(bias?.dtype ?? 'float32'),
       Y: cudaType(y.dtype),
       ...(gate === null ? {} : { GATE: gate }),
+      ...(groups && { MATRICES: groups.numMatrices, TILE_ROWS: tokens }),
       OUTPUTS: outputs,
       TOKENS: tokens,
       HALVES: hasHalves ? 1 : 0,
@@ -132,14 +146,17 @@ export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch
     sharedBytes: sharedBytes(name, width, x.dtype, y.dtype),
     overlaps: true,
     grid: (counts) => {
-      const numTiles = Math.ceil(counts[launch.rows] / tokens) * Math.ceil(y.columns / width);
+      const numRows = counts[launch.rows];
+      const numTokenTiles = groups ? groups.maxTiles(numRows) : Math.ceil(numRows / tokens);
+      const numTiles = numTokenTiles * Math.ceil(y.columns / width);
       const numPlaces = minBlocks * launch.gpu.numMultiprocessors;
       return [split > 1 ? numTiles : Math.min(numTiles, numPlaces), split, 1];
     },
     parameters: [
       tensorMap(x, hasHalves ? tokens / 2 : tokens),
-      gate === null ? tensorMap(weight, outputs) : gatedTensorMap(weight, outputs),
+      gate === null ? tensorMap(weight, outputs) : gatedTensorMap(weight, outputs, groups?.numMatrices ?? 1),
       rowCount(launch),
+      ...(groups ? [groups.order, groups.tiles, groups.numTiles].map(pointer) : []),
       ...view(xScales ?? x),
       pointer(scales?.address ?? 0),
       pointer(bias?.address ?? 0),

@@ -66,7 +66,7 @@ function prepare(launch: CudaLaunch): readonly PreparedLaunch[] {
   if (launch.kernel === 'tiled' || !isAligned) return [tiled(launch)];
   if (isInvariant(launch.kernel)) return [invariant(launch, operands(launch), parameters(launch))];
   if (isWgmma(launch.kernel))
-    return [wgmma(launch, { ...operands(launch), xScales: null, scales: null, gate: null })];
+    return [wgmma(launch, { ...operands(launch), xScales: null, scales: null, gate: null, groups: null })];
   if (launch.kernel === ROW_VARIANT.kernel)
     return [row(launch, { ...operands(launch), source: null, xScales: null, scales: null })];
   return launch.kernel === 'cublaslt'

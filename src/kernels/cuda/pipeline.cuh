@@ -21,17 +21,30 @@ __device__ __forceinline__ void copy_box(void* tile, const TensorMap* map, int i
                  "r"(item), "r"(row), "r"(shared_address(full)), "l"(policy)
                  : "memory");
 }
-/// A box of a matrix whose rows come in groups of eight of its first half, then eight of its second.
-__device__ __forceinline__ void copy_gated_box(void* tile, const TensorMap* map, int item, int group, u64* full, u64 policy) {
+/// A box of one of several matrices, whose rows come in groups of eight of its first half, then eight of its second.
+__device__ __forceinline__ void copy_gated_box(void* tile, const TensorMap* map, int item, int group, int matrix, u64* full,
+                                               u64 policy) {
   if (threadIdx.x % 32 == 0)
-    asm volatile(COPY_TENSOR("4d") ".L2::cache_hint [%0], [%1, {%2, %3, %3, %4}], [%5], %6;" ::"r"(shared_address(tile)),
-                 "l"(map), "r"(item), "r"(0), "r"(group), "r"(shared_address(full)), "l"(policy)
+    asm volatile(COPY_TENSOR("5d") ".L2::cache_hint [%0], [%1, {%2, %3, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(tile)),
+                 "l"(map), "r"(item), "r"(0), "r"(group), "r"(matrix), "r"(shared_address(full)), "l"(policy)
                  : "memory");
 }
 #endif
 
+/// A tile of rows, each from `start(row)` on, by the filling warp's threads; zeros beyond `bytes`.
+template <typename Start>
+__device__ __forceinline__ void copy_rows(u8* target, int byte, int num_rows, int bytes, Start start) {
+  constexpr int kPlaces = kAtomBytes / 16;
+  for (int i = threadIdx.x % 32; i < num_rows * kPlaces; i += 32) {
+    const int r = i / kPlaces, place = i % kPlaces;
+    const bool is_inside = byte + 16 * place < bytes;
+    copy_async(target + r * kAtomBytes + ((place ^ (r % 8)) * 16), start(r) + (is_inside ? byte + 16 * place : 0), is_inside);
+  }
+}
+
 /// A matrix of bytes as the filling warp finds it. Past its end there are zeros, or with the copy engine off, the last row again.
 struct Tiles {
+  static constexpr bool kByThreads = !HAS_COPY_ENGINE;
 #if HAS_COPY_ENGINE
   const TensorMap* map;  // boxes of kAtomBytes × the tile's rows, 128-byte swizzle
   u64 policy;
@@ -45,15 +58,20 @@ struct Tiles {
   int rows, bytes;  // of the matrix
 
   __device__ __forceinline__ void fill(u8* target, int row, int byte, int num_rows, int, u64*) const {
-    constexpr int kPlaces = kAtomBytes / 16;
-    for (int i = threadIdx.x % 32; i < num_rows * kPlaces; i += 32) {
-      const int r = i / kPlaces, place = i % kPlaces;
-      const bool is_inside = byte + 16 * place < bytes;
-      copy_async(target + r * kAtomBytes + ((place ^ (r % 8)) * 16),
-                 at + min(row + r, rows - 1) * row_stride + (is_inside ? byte + 16 * place : 0), is_inside);
-    }
+    copy_rows(target, byte, num_rows, bytes, [&](int r) { return at + min(row + r, rows - 1) * row_stride; });
   }
 #endif
+};
+
+/// Rows of x that lie anywhere: each where `row_starts`, in shared memory, says.
+struct ScatteredRows {
+  static constexpr bool kByThreads = true;
+  const u8* const* row_starts;
+  int rows, bytes;
+
+  __device__ __forceinline__ void fill(u8* target, int, int byte, int, int, u64*) const {
+    copy_rows(target, byte, rows, bytes, [&](int r) { return row_starts[r]; });
+  }
 };
 
 #if HAS_COPY_ENGINE
@@ -89,14 +107,15 @@ __device__ __forceinline__ u64 policy_to_keep() {
   return policy;
 }
 
-/// The barriers of a ring. Turn t has its place at stage t % NUM_STAGES.
-template <int NUM_STAGES, int NUM_READERS> struct Ring {
+/// The barriers of a ring. Turn t has its place at stage t % NUM_STAGES. kByThreads: whether threads copy, beside the copy engine
+/// where there is one.
+template <int NUM_STAGES, int NUM_READERS, bool kByThreads = !HAS_COPY_ENGINE> struct Ring {
   u64 full[NUM_STAGES], empty[NUM_STAGES];
 
   /// One thread, before a barrier of the block.
   __device__ __forceinline__ void init() {
     for (int stage = 0; stage < NUM_STAGES; stage++) {
-      init_barrier(&full[stage], HAS_COPY_ENGINE ? 1 : 32);
+      init_barrier(&full[stage], (HAS_COPY_ENGINE ? 1 : 0) + (kByThreads ? 32 : 0));
       init_barrier(&empty[stage], NUM_READERS);
     }
     publish_barriers();
@@ -112,9 +131,9 @@ template <int NUM_STAGES, int NUM_READERS> struct Ring {
   }
   /// After the last copy of a turn.
   __device__ __forceinline__ void end_fill(int turn) {
-#if !HAS_COPY_ENGINE
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(&full[turn % NUM_STAGES])) : "memory");
-#endif
+    if (kByThreads)
+      asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(&full[turn % NUM_STAGES]))
+                   : "memory");
   }
 
   __device__ __forceinline__ void wait_full(int turn) { wait_barrier(&full[turn % NUM_STAGES], turn / NUM_STAGES % 2); }

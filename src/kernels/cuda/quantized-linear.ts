@@ -194,7 +194,9 @@ function product(launch: CudaLaunch, operands: QuantizedOperands): KernelLaunch 
   if (launch.kernel === ROW_VARIANT.kernel) return row(launch, { ...operands, source: null });
   if (launch.kernel in RING_SHAPES) return ring(launch, operands);
   if (launch.kernel in STREAM_SHAPES) return stream(launch, operands);
-  return isWgmma(launch.kernel) ? wgmma(launch, { ...operands, gate: null }) : tiled(launch, operands);
+  return isWgmma(launch.kernel)
+    ? wgmma(launch, { ...operands, gate: null, groups: null })
+    : tiled(launch, operands);
 }
 
 function isAligned({ address, rowStride, dtype }: CudaMatrix): boolean {

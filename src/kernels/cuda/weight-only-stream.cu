@@ -1,20 +1,7 @@
 // weightOnlyLinear for few rows with codes of 8 bits and a scale for each output, as linear-stream.cu does it for 16-bit weights.
 // X: type of x, CODES: of the weight, Y: of the output, BIAS: of the bias. Rows are multiples of 16 bytes.
-#include "dequantize.cuh"
 #include "linear-stream.cuh"
-
-struct CodeWeights {
-  static constexpr int kAtoms = 2, kItemBytes = 1;
-
-  static __device__ __forceinline__ uint4 decode(const u8* row, int swizzle, int atom, int c, int half) {
-    // Of both halves, so that it is one access for the two.
-    const uint4 codes = *reinterpret_cast<const uint4*>(row + ((4 * atom + c) ^ swizzle) * 16);
-    uint4 numbers;
-    pairs<CODES, X>(half ? codes.z : codes.x, numbers.x, numbers.y);
-    pairs<CODES, X>(half ? codes.w : codes.y, numbers.z, numbers.w);
-    return numbers;
-  }
-};
+#include "stream-weights.cuh"
 
 #if HAS_COPY_ENGINE
 extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
@@ -29,7 +16,8 @@ extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
   const Tiles x_tiles{reinterpret_cast<const u8*>(x), 2 * x_stride, x_rows, 2 * inputs};
 #endif
   extern __shared__ __align__(1024) u8 memory[];
-  const StreamLinear<CodeWeights> linear{weight_tiles, x_tiles, num_rows, inputs, outputs, memory};
+  const int first = blockIdx.x * kTile;
+  const StreamLinear<StoredWeights<CODES>> linear{weight_tiles, x_tiles, *num_rows, inputs, outputs, first, first, memory};
   linear.run([&](int row, int output, float sum) {
     y[row * y_stride + output] = from_float<Y>(sum * scales[output] + (bias ? to_float(bias[output]) : 0.0f));
   });

@@ -1,0 +1,138 @@
+// Times a layer's experts on the GPU, every kernel that takes them, against the roofs measured in the same run.
+// node --import tsx bench/micro/cuda-grouped.bench.ts [mixtral-8x7b|gpt-oss-20b|qwen3-30b-a3b]… [1|8|64|256|1024]…
+import { leastSeconds } from '../../src/bench/cuda/work.ts';
+import { measureRoofs } from '../../src/bench/cuda/roofs.ts';
+import type { CudaLaunch, CudaMatrix } from '../../src/kernels/cuda/cuda-kernel.ts';
+import { gatedGroupedLinear, groupedLinear } from '../../src/kernels/cuda/grouped-linear.ts';
+import { countsOf, GpuTimer, ROTATED_BYTES } from './cuda-timing.ts';
+
+const MAX_COPIES = 8;
+
+/** A matrix of each expert. */
+interface Product {
+  readonly name: string;
+  readonly numExperts: number;
+  readonly perToken: number;
+  readonly outputs: number;
+  readonly inputs: number;
+  /** Whether each of a token's experts has an input of its own; where not, half of the outputs gates the other. */
+  readonly isDown: boolean;
+}
+
+function layer(numExperts: number, perToken: number, hidden: number, intermediate: number): Product[] {
+  const experts = { numExperts, perToken };
+  return [
+    { name: 'gate, up', ...experts, outputs: 2 * intermediate, inputs: hidden, isDown: false },
+    { name: 'down', ...experts, outputs: hidden, inputs: intermediate, isDown: true },
+  ];
+}
+
+const MODELS: Readonly<Record<string, readonly Product[]>> = {
+  'mixtral-8x7b': layer(8, 2, 4096, 14336),
+  'gpt-oss-20b': layer(32, 4, 2880, 2880),
+  'qwen3-30b-a3b': layer(128, 8, 2048, 768),
+};
+const ROWS = [1, 8, 64, 256, 1024];
+
+const timer = await GpuTimer.open();
+const roofs = measureRoofs(timer.device);
+const [weights, x] = [timer.randomNumbers(ROTATED_BYTES), timer.randomNumbers(2 ** 26)];
+const y = timer.pool.allocate(2 ** 26);
+const workspace = { address: timer.pool.allocate(2 ** 27), bytes: 2 ** 27 };
+
+const wanted = process.argv.slice(2);
+const chosen = <T extends string | number>(all: readonly T[]): readonly T[] => {
+  const named = all.filter((each) => wanted.includes(String(each)));
+  return named.length > 0 ? named : all;
+};
+console.log(timer.device.description);
+for (const model of chosen(Object.keys(MODELS)))
+  for (const rows of chosen(ROWS)) for (const product of MODELS[model]) printProduct(model, product, rows);
+await timer.close();
+
+function printProduct(model: string, product: Product, rows: number): void {
+  const { name, numExperts, perToken, outputs, inputs } = product;
+  const types = { weightFormat: null, weightDType: 'bfloat16', kvDType: 'bfloat16' } as const;
+  const query = {
+    ...types,
+    activationDType: 'bfloat16',
+    activationPrecision: 'auto',
+    arch: timer.device.target.arch,
+    attributes: attributesOf(product),
+    maxRows: rows,
+    weightRows: numExperts * outputs,
+    weightColumns: inputs,
+  } as const;
+  const ids = chooseExperts(rows, numExperts, perToken);
+  const bytes = 2 * new Set(ids).size * outputs * inputs;
+  const flops = 2 * rows * perToken * outputs * inputs;
+  const floorUs = 1e6 * leastSeconds({ bytes, flops }, roofs);
+  for (const { kernel, maxRows } of groupedLinear.variants(query)) {
+    if (maxRows !== null && maxRows < rows) continue;
+    const us = microseconds(kernel, product, rows, ids);
+    const columns = [
+      `${model} ${name}`.padEnd(22),
+      `${rows} rows`.padStart(10),
+      kernel.padEnd(9),
+      `${us.toFixed(1)} µs`.padStart(11),
+      `floor ${floorUs.toFixed(1)}`.padStart(14),
+      `${(bytes / us / 1e6).toFixed(2)} TB/s`.padStart(12),
+      `${(flops / us / 1e6).toFixed(0)} TFLOP/s`.padStart(13),
+      `${((100 * floorUs) / us).toFixed(0)} %`.padStart(7),
+    ];
+    console.log(columns.join(' '));
+  }
+}
+
+function attributesOf({ numExperts, perToken, isDown }: Product): CudaLaunch['attributes'] {
+  const grouping = { numMatrices: numExperts, matricesPerToken: perToken };
+  return isDown ? grouping : { ...grouping, kind: 'silu' };
+}
+
+/** Different ones for each token, none dearer than another. */
+function chooseExperts(rows: number, numExperts: number, perToken: number): Int32Array {
+  let state = 1;
+  const random = (): number => (state = Math.imul(state, 1664525) + 1013904223) >>> 8;
+  return Int32Array.from(
+    Array.from({ length: rows }, () => {
+      const left = Array.from({ length: numExperts }, (_, expert) => expert);
+      return Array.from({ length: perToken }, () => left.splice(random() % left.length, 1)[0]);
+    }).flat(),
+  );
+}
+
+/** Of one product, with weights that no cache holds: launches go through copies of them. */
+function microseconds(kernel: string, product: Product, rows: number, ids: Int32Array): number {
+  const { numExperts, perToken, outputs, inputs, isDown } = product;
+  const op = isDown ? groupedLinear : gatedGroupedLinear;
+  const bytes = 2 * numExperts * outputs * inputs;
+  const numCopies = Math.min(MAX_COPIES, Math.floor(ROTATED_BYTES / bytes));
+  const count = timer.pool.upload(new Uint8Array(Int32Array.of(rows, 0).buffer));
+  const address = timer.pool.upload(new Uint8Array(ids.buffer));
+  const idsAt: CudaMatrix = { ...bf16(address, rows, perToken), dtype: 'int32' };
+  const launches = Array.from({ length: numCopies }, (_, i) =>
+    op.prepare({
+      op: op.op,
+      kernel,
+      attributes: attributesOf(product),
+      inputs: [
+        bf16(x, rows, isDown ? perToken * inputs : inputs),
+        bf16(weights + i * bytes, numExperts * outputs, inputs),
+        idsAt,
+        { kind: 'none' },
+      ],
+      outputs: [bf16(y, rows, (perToken * outputs) / (isDown ? 1 : 2))],
+      rows: 'numTokens',
+      addresses: { numTokens: count, numSeqs: 0, numLogitRows: 0, numQueryTiles: 0, queryTiles: 0 },
+      workspace: workspace.address,
+      blockSize: 16,
+      gpu: timer.device.runtime.gpu,
+      constant: () => 0,
+    } satisfies CudaLaunch),
+  ).flat();
+  return (1000 * timer.time(launches, countsOf(rows), workspace)) / numCopies;
+}
+
+function bf16(address: number, rows: number, columns: number): CudaMatrix {
+  return { kind: 'matrix', address, dtype: 'bfloat16', rows, columns, rowStride: columns };
+}
