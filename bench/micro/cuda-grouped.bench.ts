@@ -1,5 +1,5 @@
 // Times a layer's experts on the GPU, every kernel that takes them, against the roofs measured in the same run.
-// node --import tsx bench/micro/cuda-grouped.bench.ts [mixtral-8x7b|gpt-oss-20b|qwen3-30b-a3b]… [1|8|64|256|1024]…
+// node --import tsx bench/micro/cuda-grouped.bench.ts [mixtral-8x7b|gpt-oss-20b|qwen3-30b-a3b]… [1|8|32|64|256|1024]…
 import { leastSeconds } from '../../src/bench/cuda/work.ts';
 import { measureRoofs } from '../../src/bench/cuda/roofs.ts';
 import type { CudaLaunch, CudaMatrix } from '../../src/kernels/cuda/cuda-kernel.ts';
@@ -32,7 +32,7 @@ const MODELS: Readonly<Record<string, readonly Product[]>> = {
   'gpt-oss-20b': layer(32, 4, 2880, 2880),
   'qwen3-30b-a3b': layer(128, 8, 2048, 768),
 };
-const ROWS = [1, 8, 64, 256, 1024];
+const ROWS = [1, 8, 32, 64, 256, 1024];
 
 const timer = await GpuTimer.open();
 const roofs = measureRoofs(timer.device);

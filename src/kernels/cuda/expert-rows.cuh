@@ -39,20 +39,12 @@ __device__ __forceinline__ int take_place(int* counts, int matrix) {
   return __shfl_sync(0xffffffffu, before, leader) + __popc(equals & ((1u << lane) - 1));
 }
 
-/// By a whole block: f(row, its matrix) with whole warps; beyond the last row the matrix is -1.
-template <typename F> __device__ __forceinline__ void each_row(const Ids& ids, int num_rows, F f) {
-  for (int first = threadIdx.x / 32 * 32; first < num_rows; first += blockDim.x) {
+/// By whole warps, of `num_threads` threads in all: f(row, its matrix); beyond the last row the matrix is -1.
+template <typename F> __device__ __forceinline__ void each_row(const Ids& ids, int num_rows, int num_threads, F f) {
+  for (int first = threadIdx.x / 32 * 32; first < num_rows; first += num_threads) {
     const int row = first + threadIdx.x % 32;
     f(row, row < num_rows ? ids(row) : -1);
   }
-}
-
-/// By a whole block: how many rows each matrix has.
-__device__ __forceinline__ void count_rows(int* counts, const Ids& ids, int num_rows) {
-  for (int i = threadIdx.x; i < MATRICES; i += blockDim.x) counts[i] = 0;
-  __syncthreads();
-  each_row(ids, num_rows, [&](int, int matrix) { take_place(counts, matrix); });
-  __syncthreads();
 }
 
 /// By a warp: f(rows of a matrix that has any, how many tiles they make); the number of all tiles.
@@ -67,4 +59,35 @@ template <typename F> __device__ __forceinline__ int each_matrix(const int* coun
     tiles = __shfl_sync(0xffffffffu, first_tile + num_tiles, 31);
   }
   return tiles;
+}
+
+/// Rows in the order of their matrices, and whose each tile is.
+struct RowGroups {
+  int* order;
+  MatrixRows* tiles;
+  int* num_tiles;
+};
+
+/// By a whole block. Rows of one matrix are in order if one warp alone places them (`num_placing`).
+__device__ __forceinline__ void group(const Ids& ids, int num_rows, int num_placing, const RowGroups& groups) {
+  __shared__ int counts[MATRICES];
+  for (int i = threadIdx.x; i < MATRICES; i += blockDim.x) counts[i] = 0;
+  __syncthreads();
+  each_row(ids, num_rows, blockDim.x, [&](int, int matrix) { take_place(counts, matrix); });
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    const int total = each_matrix(counts, [&](const MatrixRows& rows, int num_tiles) {
+      for (int i = 0; i < num_tiles; i++) groups.tiles[rows.first_tile + i] = rows;
+      counts[rows.matrix] = rows.first;
+    });
+    if (threadIdx.x == 0) *groups.num_tiles = total;
+    __syncwarp();
+  }
+  if (num_placing > 32) __syncthreads();
+  if (threadIdx.x < num_placing)
+    each_row(ids, num_rows, num_placing, [&](int row, int matrix) {
+      const int place = take_place(counts, matrix);
+      if (matrix >= 0) groups.order[place] = row;
+    });
+  __syncthreads();
 }

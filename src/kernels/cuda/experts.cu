@@ -1,6 +1,6 @@
 // Mixture of experts: choosing them, their products by a plain kernel, and the weighted sum of their answers. X: the activations'
 // type, W: the weights', VEC: elements per access.
-#include "common.cuh"
+#include "activations.cuh"
 
 constexpr int kMaxExperts = 1024, kMaxGroups = 64;
 
@@ -88,25 +88,43 @@ extern "C" __global__ void __launch_bounds__(32)
   }
 }
 
-/// A warp per output; grid [tokens · slots, outputs / 8]. Without `ids` slot s takes matrix s.
+#ifndef GATE
+constexpr int kHalves = 1;
+#else
+constexpr int kHalves = 2;
+#endif
+
+/// A warp per output; grid [tokens · slots, outputs / 8]. Without `ids` slot s takes matrix s. GATE: the function by which the first
+/// half of a matrix's outputs gates the second, which is y then.
 extern "C" __global__ void __launch_bounds__(256)
     grouped_linear(const int* num_rows, const X* x, i64 x_stride, const W* weight, const int* ids, i64 ids_stride,
                    const W* bias, X* y, i64 y_stride, int slots, int inputs, int outputs, int x_columns_per_slot) {
   const i64 token = blockIdx.x / slots;
   const int slot = blockIdx.x % slots, output = blockIdx.y * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
+  let_next_start();
+  wait_for_previous();
   if (token >= *num_rows || output >= outputs) return;
-  const i64 row = i64(ids ? ids[token * ids_stride + slot] : slot) * outputs + output;
+  const i64 row = i64(ids ? ids[token * ids_stride + slot] : slot) * kHalves * outputs + output;
   const X* from = x + token * x_stride + slot * x_columns_per_slot;
-  const W* weights = weight + row * inputs;
-  float sum = 0.0f;
+  float sum[kHalves] = {};
   for (int k = lane * VEC; k < inputs; k += 32 * VEC) {
     const Vec<X, VEC> a = load<VEC>(from + k);
-    const Vec<W, VEC> b = load<VEC>(weights + k);
 #pragma unroll
-    for (int j = 0; j < VEC; j++) sum += to_float(a.at[j]) * to_float(b.at[j]);
+    for (int half = 0; half < kHalves; half++) {
+      const Vec<W, VEC> b = load<VEC>(weight + (row + half * outputs) * inputs + k);
+#pragma unroll
+      for (int j = 0; j < VEC; j++) sum[half] += to_float(a.at[j]) * to_float(b.at[j]);
+    }
   }
-  sum = reduce_warp(sum, Sum());
-  if (lane == 0) y[token * y_stride + slot * outputs + output] = from_float<X>(sum + (bias ? to_float(bias[row]) : 0.0f));
+#pragma unroll
+  for (int half = 0; half < kHalves; half++)
+    sum[half] = reduce_warp(sum[half], Sum()) + (bias ? to_float(bias[row + half * outputs]) : 0.0f);
+#ifdef GATE
+  const float result = GATE(sum[0], 0.0f, 0.0f) * sum[1];
+#else
+  const float result = sum[0];
+#endif
+  if (lane == 0) y[token * y_stride + slot * outputs + output] = from_float<X>(result);
 }
 
 /// y = Σ weights[e] · columns of expert e; grid [tokens, chunks].

@@ -3,28 +3,13 @@
 #include "dequantize.cuh"
 #include "expert-rows.cuh"
 
-/// One block. order: the row at each place; tiles: whose each tile is.
+/// One block.
 extern "C" __global__ void __launch_bounds__(1024)
     group_rows(const int* num_tokens, const int* ids, i64 ids_stride, int slots, int* order, MatrixRows* tiles,
                int* num_tiles) {
-  __shared__ int counts[MATRICES];
-  const Ids ids_of{ids, ids_stride, slots};
-  const int num_rows = *num_tokens * slots;
   let_next_start();
   wait_for_previous();
-  count_rows(counts, ids_of, num_rows);
-  if (threadIdx.x < 32) {
-    const int total = each_matrix(counts, [&](const MatrixRows& rows, int size) {
-      for (int i = 0; i < size; i++) tiles[rows.first_tile + i] = rows;
-      counts[rows.matrix] = rows.first;
-    });
-    if (threadIdx.x == 0) *num_tiles = total;
-  }
-  __syncthreads();
-  each_row(ids_of, num_rows, [&](int row, int matrix) {
-    const int place = take_place(counts, matrix);
-    if (matrix >= 0) order[place] = row;
-  });
+  group({ids, ids_stride, slots}, *num_tokens * slots, blockDim.x, {order, tiles, num_tiles});
 }
 
 /// A block for each place: copies its row, and of codes its scale.

@@ -39,8 +39,12 @@ interface Grouping {
 }
 
 /** Hopper's tiles, by the mean of the matrices' rows up to which each is taken. */
-const WGMMA_MEANS = { wgmma16: 8, wgmma64: 48, wgmma128: 192, wgmma256: Infinity } as const;
+const WGMMA_MEANS = { wgmmaGrouped32: 16, wgmma128: 320, wgmma256: Infinity } as const;
 const PLAIN: KernelVariant = { kernel: 'plain', maxRows: null };
+/** Of the smallest tiles: of more rows, weights arrive as fast through Hopper's products. */
+const NUM_HOPPER_STREAMS = 2;
+/** Of a single token no two rows share a matrix: there is nothing to gather. */
+const PLAIN_ROW: KernelVariant = { ...PLAIN, maxRows: 1 };
 
 export const groupedLinear: CudaKernelDescription = {
   ...singleKernel('groupedLinear', (launch) => {
@@ -81,16 +85,12 @@ export const gatedGroupedLinear = gated('gatedGroupedLinear', groupedLinear);
 export const gatedWeightOnlyGroupedLinear = gated('gatedWeightOnlyGroupedLinear', weightOnlyGroupedLinear);
 export const gatedQuantizedGroupedLinear = gated('gatedQuantizedGroupedLinear', quantizedGroupedLinear);
 
-/** Not by the plain kernels. */
 function gated(op: string, description: CudaKernelDescription): CudaKernelDescription {
   return {
     ...description,
     op,
-    isWanted: (query) => {
-      const numMatrices = Number(query.attributes['numMatrices']);
-      const { kernel } = description.variants(query).at(-1)!;
-      return kernel !== PLAIN.kernel && (query.weightRows / numMatrices) % 16 === 0;
-    },
+    // Hopper's tiles have eight rows of either half in turn.
+    isWanted: ({ weightRows, attributes }) => (weightRows / Number(attributes['numMatrices'])) % 16 === 0,
   };
 }
 
@@ -106,11 +106,14 @@ function variantsOf(query: KernelQuery, weightDType: DType, isOfNumbers: boolean
   const canTile = (weightColumns * itemSize(weightDType)) % 16 === 0;
   const isFloat32 = isOfNumbers && activationDType === 'float32';
   if (batchInvariant || !canTile || isFloat32) return [PLAIN];
-  const streams = isOfNumbers ? groupedStreamVariants(numMatrices, slots) : [];
   const isOfWeightType = !isOfNumbers || itemSize(weightDType) === 2;
-  if (hasWgmma(query) && isOfWeightType)
-    return [...streams, ...wgmmaVariants(numMatrices / slots, streams.at(-1)?.maxRows ?? 0)];
-  return isOfNumbers ? [...streams, LISTED_VARIANT] : [PLAIN];
+  const streams = isOfNumbers ? groupedStreamVariants(numMatrices, slots) : [];
+  const ofRow = isOfNumbers && isOfWeightType ? [PLAIN_ROW] : [];
+  if (hasWgmma(query) && isOfWeightType) {
+    const few = [...ofRow, ...streams.slice(0, NUM_HOPPER_STREAMS)];
+    return [...few, ...wgmmaVariants(numMatrices / slots, few.at(-1)?.maxRows ?? 0)];
+  }
+  return isOfNumbers ? [...ofRow, ...streams, LISTED_VARIANT] : [PLAIN];
 }
 
 /** `share`: tokens for each row of a matrix. */
@@ -155,7 +158,6 @@ function product(launch: CudaLaunch, given: GivenOperands): readonly PreparedLau
   const isStraight = isAligned(operands.x) && operands.y.rowStride === operands.y.columns;
   if (isStraight && isGroupedStream(launch.kernel)) return groupedStream(launch, operands);
   if (isStraight && isWgmma(launch.kernel)) return hopper(launch, operands);
-  if (operands.gate !== null) throw new Error(`${launch.op} of views that are not aligned`);
   return [operands.scales ? plainOfCodes(launch, operands, operands.scales) : plain(launch, operands)];
 }
 
@@ -182,15 +184,21 @@ function hopper(launch: CudaLaunch, operands: GroupedOperands): readonly Prepare
 }
 
 function plain(launch: CudaLaunch, operands: GroupedOperands): KernelLaunch {
-  const { x, weight, bias, y, numMatrices, slots } = operands;
-  const [inputs, outputs] = [weight.columns, weight.rows / numMatrices];
+  const { x, weight, bias, y, gate, slots } = operands;
+  const [inputs, outputs] = [weight.columns, y.columns / slots];
   return {
     kind: 'kernel',
     source: 'experts.cu',
     entry: 'grouped_linear',
-    defines: { X: cudaType(x.dtype), W: cudaType(weight.dtype), VEC: vectorWidth(inputs, [x, weight]) },
+    defines: {
+      X: cudaType(x.dtype),
+      W: cudaType(weight.dtype),
+      VEC: vectorWidth(inputs, [x, weight]),
+      ...(gate === null ? {} : { GATE: gate }),
+    },
     block: 256,
     sharedBytes: 0,
+    overlaps: true,
     grid: (counts) => [counts[launch.rows] * slots, Math.ceil(outputs / 8), 1],
     parameters: [
       rowCount(launch),
@@ -205,13 +213,13 @@ function plain(launch: CudaLaunch, operands: GroupedOperands): KernelLaunch {
 }
 
 function plainOfCodes(launch: CudaLaunch, operands: GroupedOperands, scales: CudaMatrix): KernelLaunch {
-  const { weight, numMatrices, slots } = operands;
-  const outputs = weight.rows / numMatrices;
+  const { y, gate, slots } = operands;
+  const outputs = y.columns / slots;
   return {
     kind: 'kernel',
     source: 'quantized-tiled.cu',
     entry: 'quantized_grouped',
-    defines: types({ ...operands, scales }),
+    defines: { ...types({ ...operands, scales }), ...(gate === null ? {} : { GATE: gate }) },
     block: 256,
     sharedBytes: 0,
     grid: (counts) => [counts[launch.rows] * slots, Math.ceil(outputs / 8), 1],

@@ -15,9 +15,9 @@ extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
   const Tiles x_tiles{reinterpret_cast<const u8*>(x), 2 * x_stride, x_rows, 2 * inputs};
 #endif
   extern __shared__ __align__(1024) u8 memory[];
-  const int first = blockIdx.x * kTile;
-  const StreamLinear<StoredWeights<X>> linear{weight_tiles, x_tiles, *num_rows, inputs, outputs, first, first, memory};
-  linear.run([&](int row, int output, float sum) {
+  const OneTile work{x_tiles, *num_rows};
+  const StreamLinear<StoredWeights<X>, OneTile> linear{weight_tiles, work, inputs, outputs, memory, reinterpret_cast<float*>(memory)};
+  linear.run([&](const OneTile::Tile&, int row, int output, float sum) {
     y[row * y_stride + output] = from_float<Y>(sum + (bias ? to_float(bias[output]) : 0.0f));
   });
 }

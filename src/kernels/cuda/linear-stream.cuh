@@ -1,4 +1,4 @@
-// Products with few rows of x, bound by reading the weights: a block makes kTile outputs of up to X_ROWS rows. One warp keeps a
+// Products with few rows of x, bound by reading the weights: a block makes tiles of kTile outputs of up to X_ROWS rows. One warp keeps a
 // ring of weights and x filled, before the previous launch is done as far as weights go; the others multiply on tensor cores,
 // ROW_GROUPS × DEPTH_GROUPS of them, which divide the outputs and the inputs.
 //
@@ -18,57 +18,70 @@ constexpr int kSumStride = kTile + 4;  // floats from a row's partial sums to th
 /// `Weights` says how weights become 16-bit numbers:
 ///   kAtoms: atoms of x that a row of a tile of weights lasts for; kItemBytes: of an element of its tensor map;
 ///   decode(tile row, row % 8, atom, c, half): eight weights, two to a word: inputs 16c + 8 · half and on of the atom.
-/// `Rows` says where rows of x lie: Tiles or ScatteredRows.
+/// `Work` says which tiles a block makes, and where their rows of x are:
+///   num_tiles(); tile(i): first_row of the weights, first_output of y, num_rows of x;
+///   begin(tile), fill_x(target, byte, full): the filling warp's, before a tile and for each kAtomBytes of its rows of x;
+///   kByThreads: whether threads copy those.
 /// kBoxes: 2 if a tile's second half of rows lies `half_rows` behind the first one's, and gives the same outputs another sum.
-template <typename Weights, typename Rows = Tiles, int kBoxes = 1> struct StreamLinear {
+template <typename Weights, typename Work, int kBoxes = 1> struct StreamLinear {
   static constexpr int kWeightTiles = kAtoms / Weights::kAtoms;
   static constexpr int kWeightBytes = kWeightTiles * kTile * kAtomBytes, kXBytes = kAtoms * kTokens * kAtomBytes;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
   static constexpr int kOutputs = kTile / kBoxes;
-  using StageRing = Ring<STAGES, kReaders, Rows::kByThreads>;
+  using StageRing = Ring<STAGES, kReaders, Work::kByThreads>;
 
   const Tiles weights;
-  const Rows x;
-  const int num_rows, inputs, outputs;
-  const int first_row, first_output;  // of the block's tile: in the weights, in y
-  u8* memory;                         // STAGES stages, then the ring
+  const Work& work;
+  const int inputs, outputs;
+  u8* memory;   // STAGES stages, then the ring
+  float* sums;  // a block of one tile may have them where the stages are
   const int half_rows = 0;
 
   __device__ __forceinline__ StageRing& ring() const {
     return *reinterpret_cast<StageRing*>(memory + STAGES * kStageBytes);
   }
-  __device__ __forceinline__ int num_turns() const { return (inputs + DEPTH - 1) / DEPTH; }
+  __device__ __forceinline__ int num_parts() const { return (inputs + DEPTH - 1) / DEPTH; }
   __device__ __forceinline__ u8* stage(int turn) const { return memory + turn % STAGES * kStageBytes; }
 
+  __device__ __forceinline__ void fill_weights(int turn, int row, int part) const {
+    ring().begin_fill(turn, kWeightBytes + (Work::kByThreads ? 0 : kAtoms * X_ROWS * kAtomBytes));
+#pragma unroll
+    for (int i = 0; i < kWeightTiles; i++)
+#pragma unroll
+      for (int box = 0; box < kBoxes; box++)
+        weights.fill(stage(turn) + (i * kTile + box * kOutputs) * kAtomBytes, row + box * half_rows,
+                     (part * kWeightTiles + i) * kAtomBytes, kOutputs, Weights::kItemBytes, &ring().full[turn % STAGES]);
+  }
+  __device__ __forceinline__ void fill_x(int turn, int part) const {
+#pragma unroll
+    for (int i = 0; i < kAtoms; i++)
+      work.fill_x(stage(turn) + kWeightBytes + i * kTokens * kAtomBytes, (part * kAtoms + i) * kAtomBytes,
+                  &ring().full[turn % STAGES]);
+    ring().end_fill(turn);
+  }
+
   __device__ __forceinline__ void fill() const {
-    const int early = min(num_turns(), STAGES);
-    const auto fill_weights = [&](int turn) {
-      ring().begin_fill(turn, kWeightBytes + (Rows::kByThreads ? 0 : kAtoms * X_ROWS * kAtomBytes));
-#pragma unroll
-      for (int i = 0; i < kWeightTiles; i++)
-#pragma unroll
-        for (int box = 0; box < kBoxes; box++)
-          weights.fill(stage(turn) + (i * kTile + box * kOutputs) * kAtomBytes, first_row + box * half_rows,
-                       (turn * kWeightTiles + i) * kAtomBytes, kOutputs, Weights::kItemBytes, &ring().full[turn % STAGES]);
-    };
-    const auto fill_x = [&](int turn) {
-#pragma unroll
-      for (int i = 0; i < kAtoms; i++)
-        x.fill(stage(turn) + kWeightBytes + i * kTokens * kAtomBytes, 0, (turn * kAtoms + i) * kAtomBytes, X_ROWS, 2,
-               &ring().full[turn % STAGES]);
-      ring().end_fill(turn);
-    };
-    for (int turn = 0; turn < early; turn++) fill_weights(turn);
-    wait_for_previous();
-    for (int turn = 0; turn < early; turn++) fill_x(turn);
-    for (int turn = early; turn < num_turns(); turn++) fill_weights(turn), fill_x(turn);
+    int turn = 0;
+    for (int i = 0; i < work.num_tiles(); i++) {
+      const auto tile = work.tile(i);
+      const int row = tile.first_row;
+      int part = 0;
+      work.begin(tile);
+      if (i == 0) {
+        const int early = min(num_parts(), STAGES);
+        for (int j = 0; j < early; j++) fill_weights(j, row, j);
+        wait_for_previous();
+        for (; part < early; part++, turn++) fill_x(turn, part);
+      }
+      for (; part < num_parts(); part++, turn++) fill_weights(turn, row, part), fill_x(turn, part);
+    }
   }
 
   /// Rows of x beyond the step's hold what lay there: they are columns of their own, which nobody reads.
-  __device__ __forceinline__ void multiply(float (&sum)[ROW_TILES][kXTiles][4]) const {
+  __device__ __forceinline__ void multiply(int& turn, float (&sum)[ROW_TILES][kXTiles][4]) const {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
     const int weight_row = (warp % ROW_GROUPS * 16 * ROW_TILES + g) * kAtomBytes;
-    for (int turn = 0; turn < num_turns(); turn++) {
+    for (int part = 0; part < num_parts(); part++, turn++) {
       ring().wait_full(turn);
       const u8 *w = stage(turn) + weight_row, *b = stage(turn) + kWeightBytes + g * kAtomBytes;
 #pragma unroll
@@ -99,10 +112,10 @@ template <typename Weights, typename Rows = Tiles, int kBoxes = 1> struct Stream
     }
   }
 
-  /// [DEPTH_GROUPS][kTokens][kSumStride], where the stages were.
+  /// [DEPTH_GROUPS][kTokens][kSumStride].
   __device__ __forceinline__ void put_sums(const float (&sum)[ROW_TILES][kXTiles][4]) const {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-    float* to = reinterpret_cast<float*>(memory) + warp / ROW_GROUPS * kTokens * kSumStride +
+    float* to = sums + warp / ROW_GROUPS * kTokens * kSumStride +
                 warp % ROW_GROUPS * 16 * ROW_TILES + g + 2 * c * kSumStride;
 #pragma unroll
     for (int t = 0; t < ROW_TILES; t++)
@@ -113,38 +126,53 @@ template <typename Weights, typename Rows = Tiles, int kBoxes = 1> struct Stream
   }
 
   __device__ __forceinline__ float sum_at(int row, int at) const {
-    const float* sums = reinterpret_cast<const float*>(memory) + row * kSumStride + at;
     float total = 0.0f;
 #pragma unroll
-    for (int group = 0; group < DEPTH_GROUPS; group++) total += sums[group * kTokens * kSumStride];
+    for (int group = 0; group < DEPTH_GROUPS; group++) total += sums[(group * kTokens + row) * kSumStride + at];
     return total;
   }
 
-  template <typename F> __device__ __forceinline__ void each_sum(F f) const {
-    const int rows = min(num_rows, X_ROWS);
-    for (int i = threadIdx.x; i < kOutputs * rows; i += blockDim.x) {
-      const int row = i / kOutputs, at = i % kOutputs, output = first_output + at;
+  template <typename Tile, typename F> __device__ __forceinline__ void each_sum(const Tile& tile, F f) const {
+    const int rows = min(tile.num_rows, X_ROWS);
+    for (int i = threadIdx.x; i < kOutputs * rows; i += kReaders * 32) {
+      const int row = i / kOutputs, at = i % kOutputs, output = tile.first_output + at;
       if (output >= outputs) continue;
       if constexpr (kBoxes == 1)
-        f(row, output, sum_at(row, at));
+        f(tile, row, output, sum_at(row, at));
       else
-        f(row, output, sum_at(row, at), sum_at(row, at + kOutputs));
+        f(tile, row, output, sum_at(row, at), sum_at(row, at + kOutputs));
     }
   }
 
-  /// Calls write(row, output, sum) for every output of the tile, with both sums if there are two, on one of the block's threads.
+  static __device__ __forceinline__ void wait_for_readers() { asm volatile("bar.sync 1, %0;" ::"n"(kReaders * 32) : "memory"); }
+
+  /// Calls write(tile, row, output, sum) for every output, with both sums if there are two, on one of the block's threads.
   template <typename F> __device__ __forceinline__ void run(F write) const {
     if (threadIdx.x == 0) ring().init();
     __syncthreads();
     let_next_start();
-    float sum[ROW_TILES][kXTiles][4] = {};
-    if (threadIdx.x / 32 == kReaders)
-      fill();
-    else
-      multiply(sum);
-    __syncthreads();
-    if (threadIdx.x / 32 < kReaders) put_sums(sum);
-    __syncthreads();
-    each_sum(write);
+    if (threadIdx.x / 32 == kReaders) return fill();
+    int turn = 0;
+    for (int i = 0; i < work.num_tiles(); i++) {
+      float sum[ROW_TILES][kXTiles][4] = {};
+      multiply(turn, sum);
+      wait_for_readers();
+      put_sums(sum);
+      wait_for_readers();
+      each_sum(work.tile(i), write);
+    }
   }
+};
+
+/// The tile of a block that makes no other, of an x whose rows are the step's.
+struct OneTile {
+  static constexpr bool kByThreads = Tiles::kByThreads;
+  struct Tile { int first_row, first_output, num_rows; };
+  const Tiles x;
+  const int rows;
+
+  __device__ __forceinline__ int num_tiles() const { return 1; }
+  __device__ __forceinline__ Tile tile(int) const { return {int(blockIdx.x) * kTile, int(blockIdx.x) * kTile, rows}; }
+  __device__ __forceinline__ void begin(const Tile&) const {}
+  __device__ __forceinline__ void fill_x(u8* target, int byte, u64* full) const { x.fill(target, 0, byte, X_ROWS, 2, full); }
 };

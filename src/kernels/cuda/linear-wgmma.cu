@@ -1,7 +1,8 @@
 // linear and quantizedLinear on Hopper, alone or with the gatedActivation after them (GATE: its function): tiles of weight and x
 // come by the copy engine, warpgroups multiply them in shared memory. A block takes tile after tile of OUTPUTS rows of the weight,
 // 64 to a warpgroup, by TOKENS rows of x, 16 to 256, and fetches the next tile's first bytes while it writes the last one's results.
-// HALVES: 1 if tiles that are left over, for half of the blocks or fewer, are done as two. SPLIT: blocks that divide a tile's inputs
+// BOXES: copies in which a tile's rows of x come; a tile may do with fewer: where one matrix's tiles are left over, for half of the
+// blocks or fewer, they are done as two, and the last of several matrices' as far as it is filled. SPLIT: blocks that divide a tile's inputs
 // and send their sums to the first. X: of x and weight, numbers of 16 bits or codes, which have scales; Y: of the output, BIAS: of
 // the bias; STAGES: parts of tiles on their way; PROMOTE: parts after which sums move to float32 registers, for the tensor cores add
 // fp8 products with fewer bits; 0: never. IS_ALIGNED: 1 if rows of y are multiples of 16 bytes. MATRICES: of grouped products, how
@@ -25,8 +26,7 @@ __device__ __forceinline__ float activate(float x) { return x; }
 #endif
 constexpr bool kHasScales = sizeof(X) == 1;
 constexpr int kDepth = 128, kGroups = OUTPUTS / 64, kConsumers = 128 * kGroups;
-/// Of x, in rows; a half tile is one.
-constexpr int kBox = HALVES ? TOKENS / 2 : TOKENS;
+constexpr int kBox = TOKENS / BOXES;  // in rows of x
 /// Columns of y that a warp, a warpgroup and a block make. A gated weight's rows come eight of the gate, then eight of the other half.
 constexpr int kWarpWidth = kIsGated ? 8 : 16, kGroupWidth = 4 * kWarpWidth, kBlockWidth = kGroups * kGroupWidth;
 /// Tokens whose results a warpgroup turns at a time.
@@ -42,11 +42,11 @@ struct Memory {
   Ring<STAGES, kConsumers / 32> ring;
 };
 
-/// A tile: its first row of x and the end of rows, its first column of y, and the matrix; is_shared: others take the same rows of
-/// the weight.
+/// A tile: its first row of x and the end of rows, its first column of y, the matrix, and how many boxes of x it takes, a power of
+/// two; is_shared: others take the same rows of the weight.
 struct Place {
-  int row, end, output, matrix;
-  bool is_half, is_shared;
+  int row, end, output, matrix, boxes;
+  bool is_shared;
 };
 
 /// What tiles there are.
@@ -74,7 +74,7 @@ struct Schedule {
     token_tiles = (problem.rows + TOKENS - 1) / TOKENS;
 #endif
     num_tiles = num_whole = token_tiles * output_tiles;
-#if HALVES && !defined(MATRICES)
+#if BOXES > 1 && !defined(MATRICES)
     const int left = num_tiles % gridDim.x;
     if (2 * left <= gridDim.x) num_whole -= left;
 #endif
@@ -88,23 +88,24 @@ struct Schedule {
     const MatrixRows rows = problem.tiles[i / output_tiles];
     const int num_shared = (rows.end - rows.first + TOKENS - 1) / TOKENS, at = i - rows.first_tile * output_tiles;
     const int row = rows.first + at % num_shared * TOKENS;
-    return {row, rows.end, at / num_shared * kBlockWidth, rows.matrix, HALVES && rows.end - row <= kBox,
-            num_shared > 1};
+    int boxes = BOXES;
+    while (boxes > 1 && (rows.end - row) <= boxes / 2 * kBox) boxes /= 2;
+    return {row, rows.end, at / num_shared * kBlockWidth, rows.matrix, boxes, num_shared > 1};
   }
 #else
   __device__ __forceinline__ Place tile(int i) const {
-    return {i % token_tiles * TOKENS, problem.rows, i / token_tiles * kBlockWidth, 0, false, token_tiles > 1};
+    return {i % token_tiles * TOKENS, problem.rows, i / token_tiles * kBlockWidth, 0, BOXES, token_tiles > 1};
   }
 #endif
 
   /// f(place) for each of this block's tiles.
   template <typename F> __device__ __forceinline__ void each(F f) const {
     for (int i = blockIdx.x; i < num_whole; i += gridDim.x) f(tile(i));
-#if HALVES && !defined(MATRICES)
+#if BOXES > 1 && !defined(MATRICES)
     const int left = blockIdx.x;
     if (left < 2 * (num_tiles - num_whole)) {
       Place place = tile(num_whole + left / 2);
-      place.row += left % 2 * kBox, place.is_half = true;
+      place.boxes /= 2, place.row += left % 2 * place.boxes * kBox;
       f(place);
     }
 #endif
@@ -122,7 +123,7 @@ struct Producer {
   __device__ __forceinline__ void fill_weight(int turn, const Place& place, int part) const {
     Stage& stage = memory.stages[turn % STAGES];
     u64* full = &memory.ring.full[turn % STAGES];
-    memory.ring.begin_fill(turn, sizeof(stage.weight) + (place.is_half ? kBox * kDepth : sizeof(stage.x)));
+    memory.ring.begin_fill(turn, sizeof(stage.weight) + place.boxes * kBox * kDepth);
     const u64 policy = place.is_shared ? policy_to_keep() : policy_to_drop();
     const int item = (schedule.part + part) * (kDepth / sizeof(X));
     if (kIsGated)
@@ -135,7 +136,7 @@ struct Producer {
     const int item = (schedule.part + part) * (kDepth / sizeof(X));
 #pragma unroll
     for (int at = 0; at < TOKENS; at += kBox)
-      if (at == 0 || !place.is_half) copy_box(stage.x[at], x, item, place.row + at, &memory.ring.full[turn % STAGES], policy_to_keep());
+      if (at < place.boxes * kBox) copy_box(stage.x[at], x, item, place.row + at, &memory.ring.full[turn % STAGES], policy_to_keep());
   }
 
   __device__ __forceinline__ void run() {
@@ -286,11 +287,12 @@ struct Epilogue {
 #endif
   }
 
-  /// Of kTurned tokens and the warpgroup's columns.
+  /// Of kCount tokens and the warpgroup's columns.
+  template <int kCount>
   __device__ __forceinline__ void write(int row, int end, int output, const Y (*turned)[kPitch]) const {
     constexpr int kVec = 16 / sizeof(Y), kPieces = kGroupWidth / kVec;
 #pragma unroll
-    for (int i = threadIdx.x % 128; i < kTurned * kPieces; i += 128) {
+    for (int i = threadIdx.x % 128; i < kCount * kPieces; i += 128) {
       const int token = i / kPieces, at = i % kPieces * kVec, column = output + at;
       if (row + token >= end || column >= problem.outputs) continue;
       Y* target = y + row_of(row + token) * y_stride + column;
@@ -302,23 +304,26 @@ struct Epilogue {
   }
 
   template <int kSize> __device__ __forceinline__ void run(const Total (&sum)[kSize], const Place& place) {
+    constexpr int kCount = kTurned < 2 * kSize ? kTurned : 2 * kSize;
     const int group = threadIdx.x / 128;
     Y(*turned)[kPitch] = memory.turned[group];
     read_scales(place);
 #pragma unroll
-    for (int first = 0; first < 2 * kSize; first += kTurned) {
+    for (int first = 0; first < 2 * kSize; first += kCount) {
       sync_group(group);
 #pragma unroll
-      for (int token = first; token < first + kTurned; token += 16) turn(sum + token / 2, token, turned);
+      for (int token = first; token < first + kCount; token += 16) turn(sum + token / 2, token, turned);
       sync_group(group);
-      write(place.row + first, place.end, place.output + group * kGroupWidth, turned);
+      write<kCount>(place.row + first, place.end, place.output + group * kGroupWidth, turned);
     }
   }
 };
 
-/// A warpgroup's share of a tile of 2 · kSize tokens.
+/// A warpgroup's share of a tile of 2 · kSize tokens, or of the half of them that are enough.
 template <int kSize>
 __device__ __forceinline__ void make_tile(Epilogue& epilogue, int& turn, int num_parts, const Place& place) {
+  if constexpr (2 * kSize > kBox)
+    if (place.boxes * kBox < 2 * kSize) return make_tile<kSize / 2>(epilogue, turn, num_parts, place);
   Total sum[kSize];
   multiply(epilogue.memory, threadIdx.x / 128, turn, num_parts, sum);
 #if SPLIT > 1
@@ -374,9 +379,6 @@ extern "C" __global__ void
         memory.x_scales[i] = place.row + i < place.end ? x_scales[(place.row + i) * x_scales_stride] : 0.0f;
       sync_consumers();
     }
-    if (place.is_half)
-      make_tile<kBox / 2>(epilogue, turn, schedule.num_parts, place);
-    else
-      make_tile<TOKENS / 2>(epilogue, turn, schedule.num_parts, place);
+    make_tile<TOKENS / 2>(epilogue, turn, schedule.num_parts, place);
   });
 }

@@ -31,14 +31,16 @@ __device__ __forceinline__ void copy_gated_box(void* tile, const TensorMap* map,
 }
 #endif
 
-/// A tile of rows, each from `start(row)` on, by the filling warp's threads; zeros beyond `bytes`.
+/// A tile of rows, each from `start(row)` on, by the filling warp's threads; zeros beyond `bytes`. A row without a start stays as
+/// it is.
 template <typename Start>
 __device__ __forceinline__ void copy_rows(u8* target, int byte, int num_rows, int bytes, Start start) {
   constexpr int kPlaces = kAtomBytes / 16;
   for (int i = threadIdx.x % 32; i < num_rows * kPlaces; i += 32) {
     const int r = i / kPlaces, place = i % kPlaces;
+    const u8* from = start(r);
     const bool is_inside = byte + 16 * place < bytes;
-    copy_async(target + r * kAtomBytes + ((place ^ (r % 8)) * 16), start(r) + (is_inside ? byte + 16 * place : 0), is_inside);
+    if (from) copy_async(target + r * kAtomBytes + ((place ^ (r % 8)) * 16), from + (is_inside ? byte + 16 * place : 0), is_inside);
   }
 }
 
@@ -61,17 +63,6 @@ struct Tiles {
     copy_rows(target, byte, num_rows, bytes, [&](int r) { return at + min(row + r, rows - 1) * row_stride; });
   }
 #endif
-};
-
-/// Rows of x that lie anywhere: each where `row_starts`, in shared memory, says.
-struct ScatteredRows {
-  static constexpr bool kByThreads = true;
-  const u8* const* row_starts;
-  int rows, bytes;
-
-  __device__ __forceinline__ void fill(u8* target, int, int byte, int, int, u64*) const {
-    copy_rows(target, byte, rows, bytes, [&](int r) { return row_starts[r]; });
-  }
 };
 
 #if HAS_COPY_ENGINE

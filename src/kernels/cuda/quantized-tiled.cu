@@ -1,5 +1,6 @@
 // Products of quantized operands for any types, shapes, groups and alignment, in float32 arithmetic: what the fast kernels do not
 // take, and experts' products. X: type of x, of numbers or codes; CODES: of the weight; Y: of the output, BIAS: of the bias.
+#include "activations.cuh"
 #include "dequantize.cuh"
 
 constexpr int kTile = 64, kDepth = 16, kPart = 4;
@@ -78,7 +79,14 @@ extern "C" __global__ void __launch_bounds__(256) quantized_tiled(OPERANDS) {
     }
 }
 
-/// A warp per output; grid [tokens · slots, outputs / 8]. Without `ids` slot s takes matrix s.
+#ifndef GATE
+constexpr int kHalves = 1;
+#else
+constexpr int kHalves = 2;
+#endif
+
+/// A warp per output; grid [tokens · slots, outputs / 8]. Without `ids` slot s takes matrix s. GATE: the function by which the first
+/// half of a matrix's outputs gates the second, which is y then.
 extern "C" __global__ void __launch_bounds__(256)
     quantized_grouped(OPERANDS, const int* ids, i64 ids_stride, int slots, int x_columns_per_slot) {
   const i64 token = blockIdx.x / slots;
@@ -86,9 +94,20 @@ extern "C" __global__ void __launch_bounds__(256)
   if (token >= *num_rows || output >= outputs) return;
   const Weight weight{codes, scales, inputs, group_size, has_zeros};
   const Rows from{x, x_stride, x_scales, x_scales_stride, x_group_size};
-  const i64 row = i64(ids ? ids[token * ids_stride + slot] : slot) * outputs + output;
-  float sum = 0.0f;
-  for (int k = lane; k < inputs; k += 32) sum += from.at(token, slot * x_columns_per_slot + k) * weight.at(row, k);
-  sum = reduce_warp(sum, Sum());
-  if (lane == 0) y[token * y_stride + slot * outputs + output] = from_float<Y>(sum + (bias ? to_float(bias[row]) : 0.0f));
+  const i64 row = i64(ids ? ids[token * ids_stride + slot] : slot) * kHalves * outputs + output;
+  float sum[kHalves] = {};
+  for (int k = lane; k < inputs; k += 32) {
+    const float number = from.at(token, slot * x_columns_per_slot + k);
+#pragma unroll
+    for (int half = 0; half < kHalves; half++) sum[half] += number * weight.at(row + half * outputs, k);
+  }
+#pragma unroll
+  for (int half = 0; half < kHalves; half++)
+    sum[half] = reduce_warp(sum[half], Sum()) + (bias ? to_float(bias[row + half * outputs]) : 0.0f);
+#ifdef GATE
+  const float result = GATE(sum[0], 0.0f, 0.0f) * sum[1];
+#else
+  const float result = sum[0];
+#endif
+  if (lane == 0) y[token * y_stride + slot * outputs + output] = from_float<Y>(result);
 }
