@@ -1,8 +1,7 @@
-// What a mixture of experts launches against its ops' definitions: the choice of experts, their products, and their sum.
+// The choice of experts and the sum of their answers against their ops' definitions.
 import { describe, it } from 'vitest';
 import { matrix } from '../../../test/support/cpu-harness.ts';
 import { describeKernels, NO_OPERAND } from '../../../test/support/kernel-suite.ts';
-import { codedActivations, codedRows, codedWeight } from '../../../test/support/quantized-operands.ts';
 
 /** Numbers of experts, of each token's, of groups and of groups that are chosen from. */
 const ROUTINGS = [
@@ -52,47 +51,5 @@ describeKernels('experts', (kernels) => {
     const x = matrix(rows, perToken * columns, kernels.random(count * columns, 1), { columnStart: 1 });
     const weights = matrix(rows, perToken, kernels.random(count, 2), { columnStart: 3 });
     await kernels.check('combineExperts', {}, [x, weights], [matrix(rows, columns)]);
-  });
-
-  it.each([
-    [19, 72],
-    [24, 64],
-    [8, 7],
-    [130, 264],
-  ])('groupedLinear, %d outputs of %d inputs', async (outputs, inputs) => {
-    const [numMatrices, matricesPerToken, rows] = [5, 3, 7];
-    const weight = kernels.weight([numMatrices * outputs, inputs], 2);
-    const bias = kernels.vector(numMatrices * outputs, 3);
-    const ids = Int32Array.from({ length: rows * matricesPerToken }, (_, i) => (i * 2) % numMatrices);
-    for (const columns of [inputs, matricesPerToken * inputs]) {
-      const x = matrix(rows, columns, kernels.random(rows * columns, 1));
-      const chosen = matrix(rows, matricesPerToken, ids);
-      const y = matrix(rows, matricesPerToken * outputs);
-      const attributes = { numMatrices, matricesPerToken };
-      for (const last of [[], [bias]])
-        await kernels.check('groupedLinear', attributes, [x, weight, chosen, ...last], [y]);
-    }
-  });
-
-  it.each(['int8', 'float8_e4m3fn'] as const)('quantizedGroupedLinear of %s', async (codes) => {
-    const [numMatrices, matricesPerToken, outputs, inputs] = [4, 2, 19, 72];
-    const { attributes, operands } = codedRows(numMatrices * outputs, inputs, codes);
-    const ids = matrix(3, 2, Int32Array.of(0, 3, 2, 1, 3, 2));
-    const all = { ...attributes, xGroupSize: inputs, numMatrices, matricesPerToken };
-    for (const columns of [inputs, 2 * inputs]) {
-      const x = codedActivations(3, columns, codes, inputs);
-      const rest = [...operands, ids, kernels.weight([numMatrices, outputs], 5)];
-      await kernels.check('quantizedGroupedLinear', all, [...x, ...rest], [matrix(3, 2 * outputs)]);
-    }
-  });
-
-  it.each(['int8', 'uint4'] as const)('weightOnlyGroupedLinear of %s', async (dtype) => {
-    const [numMatrices, matricesPerToken, outputs, inputs] = [3, 3, 21, 64];
-    const format = { dtype, groupSize: 32, hasZeros: dtype === 'uint4' };
-    const { attributes, operands } = codedWeight(numMatrices * outputs, inputs, format);
-    const x = matrix(4, inputs, kernels.random(4 * inputs, 1));
-    const all = { ...attributes, numMatrices, matricesPerToken };
-    const inputsOf = [x, ...operands, NO_OPERAND, NO_OPERAND];
-    await kernels.check('weightOnlyGroupedLinear', all, inputsOf, [matrix(4, 3 * outputs)]);
   });
 });

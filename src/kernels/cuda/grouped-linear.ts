@@ -39,10 +39,8 @@ interface Grouping {
 }
 
 /** Hopper's tiles, by the mean of the matrices' rows up to which each is taken. */
-const WGMMA_MEANS = { wgmmaGrouped32: 16, wgmma128: 320, wgmma256: Infinity } as const;
+const WGMMA_MEANS = { wgmma128: 96, wgmma256: Infinity } as const;
 const PLAIN: KernelVariant = { kernel: 'plain', maxRows: null };
-/** Of the smallest tiles: of more rows, weights arrive as fast through Hopper's products. */
-const NUM_HOPPER_STREAMS = 2;
 /** Of a single token no two rows share a matrix: there is nothing to gather. */
 const PLAIN_ROW: KernelVariant = { ...PLAIN, maxRows: 1 };
 
@@ -107,20 +105,21 @@ function variantsOf(query: KernelQuery, weightDType: DType, isOfNumbers: boolean
   const isFloat32 = isOfNumbers && activationDType === 'float32';
   if (batchInvariant || !canTile || isFloat32) return [PLAIN];
   const isOfWeightType = !isOfNumbers || itemSize(weightDType) === 2;
-  const streams = isOfNumbers ? groupedStreamVariants(numMatrices, slots) : [];
   const ofRow = isOfNumbers && isOfWeightType ? [PLAIN_ROW] : [];
-  if (hasWgmma(query) && isOfWeightType) {
-    const few = [...ofRow, ...streams.slice(0, NUM_HOPPER_STREAMS)];
-    return [...few, ...wgmmaVariants(numMatrices / slots, few.at(-1)?.maxRows ?? 0)];
-  }
-  return isOfNumbers ? [...ofRow, ...streams, LISTED_VARIANT] : [PLAIN];
+  const streams = isOfNumbers ? groupedStreamVariants(numMatrices, slots) : [];
+  if (!hasWgmma(query) || !isOfWeightType)
+    return isOfNumbers ? [...ofRow, ...streams, LISTED_VARIANT] : [PLAIN];
+  // Of more rows, weights arrive as fast through Hopper's products.
+  const few = streams.slice(0, 1).map(({ kernel }) => ({ kernel, maxRows: Math.floor(numMatrices / slots) }));
+  return [...ofRow, ...few.filter(({ maxRows }) => maxRows > 1), ...wgmmaVariants(numMatrices / slots)];
 }
 
 /** `share`: tokens for each row of a matrix. */
-function wgmmaVariants(share: number, minRows: number): readonly KernelVariant[] {
-  return Object.entries(WGMMA_MEANS)
-    .map(([kernel, mean]) => ({ kernel, maxRows: mean === Infinity ? null : Math.floor(mean * share) }))
-    .filter(({ maxRows }) => maxRows === null || maxRows > minRows);
+function wgmmaVariants(share: number): readonly KernelVariant[] {
+  return Object.entries(WGMMA_MEANS).map(([kernel, mean]) => ({
+    kernel,
+    maxRows: mean === Infinity ? null : Math.floor(mean * share),
+  }));
 }
 
 function workspaceBytes(description: CudaKernelDescription, query: KernelQuery, xDType: DType): number {

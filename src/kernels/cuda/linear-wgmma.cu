@@ -87,10 +87,12 @@ struct Schedule {
   __device__ __forceinline__ Place tile(int i) const {
     const MatrixRows rows = problem.tiles[i / output_tiles];
     const int num_shared = (rows.end - rows.first + TOKENS - 1) / TOKENS, at = i - rows.first_tile * output_tiles;
-    const int row = rows.first + at % num_shared * TOKENS;
+    // The last tile of rows is the smallest: blocks take it in turns.
+    const int output_tile = at / num_shared, turn = output_tile * num_shared / gridDim.x;
+    const int row = rows.first + (at + turn) % num_shared * TOKENS;
     int boxes = BOXES;
-    while (boxes > 1 && (rows.end - row) <= boxes / 2 * kBox) boxes /= 2;
-    return {row, rows.end, at / num_shared * kBlockWidth, rows.matrix, boxes, num_shared > 1};
+    while (boxes > 1 && rows.end - row <= boxes / 2 * kBox) boxes /= 2;
+    return {row, rows.end, output_tile * kBlockWidth, rows.matrix, boxes, num_shared > 1};
   }
 #else
   __device__ __forceinline__ Place tile(int i) const {

@@ -32,10 +32,8 @@ interface Tile {
   readonly tokens: number;
   readonly stages: number;
   readonly promote: number;
-  /** Copies in which its rows of x come: with two, tiles that are left over are done as two halves. */
-  readonly boxes: number;
-  /** Of a grouped product, whose tiles may be filled by a part. */
-  readonly groupedBoxes: number;
+  /** Whether tiles that are left over are done as two. */
+  readonly halves: boolean;
   /** Blocks that a multiprocessor holds. */
   readonly minBlocks: number;
   /** A round's, compared with that of the largest. */
@@ -43,54 +41,17 @@ interface Tile {
 }
 
 const TILES: Readonly<Record<string, Tile>> = {
-  wgmma16: {
-    outputs: 64,
-    tokens: 16,
-    stages: 8,
-    promote: 4,
-    boxes: 1,
-    groupedBoxes: 1,
-    minBlocks: 2,
-    time: 0.2,
-  },
-  wgmma64: {
-    outputs: 64,
-    tokens: 64,
-    stages: 6,
-    promote: 4,
-    boxes: 1,
-    groupedBoxes: 4,
-    minBlocks: 2,
-    time: 0.3,
-  },
-  wgmma128: {
-    outputs: 128,
-    tokens: 128,
-    stages: 6,
-    promote: 4,
-    boxes: 2,
-    groupedBoxes: 4,
-    minBlocks: 1,
-    time: 0.56,
-  },
-  wgmma256: {
-    outputs: 128,
-    tokens: 256,
-    stages: 4,
-    promote: 0,
-    boxes: 2,
-    groupedBoxes: 4,
-    minBlocks: 1,
-    time: 1,
-  },
-};
-/** Of grouped products alone: few rows of many matrices. */
-const GROUPED_TILES: Readonly<Record<string, Tile>> = {
-  wgmmaGrouped32: { ...TILES['wgmma128'], tokens: 32, stages: 10, groupedBoxes: 2 },
+  wgmma16: { outputs: 64, tokens: 16, stages: 8, promote: 4, halves: false, minBlocks: 2, time: 0.2 },
+  wgmma64: { outputs: 64, tokens: 64, stages: 6, promote: 4, halves: false, minBlocks: 2, time: 0.3 },
+  wgmma128: { outputs: 128, tokens: 128, stages: 6, promote: 4, halves: true, minBlocks: 1, time: 0.56 },
+  wgmma256: { outputs: 128, tokens: 256, stages: 4, promote: 0, halves: true, minBlocks: 1, time: 1 },
 };
 const LARGEST = 'wgmma256';
 /** A name that ends so is of a product split in two by its inputs. */
 const SPLIT_SUFFIX = 'split';
+
+/** Copies in which a tile of a grouped product gets its rows of x, of which it may want a part. */
+const GROUPED_BOXES = 4;
 
 /** Steps of up to so many rows have a variant of their own. */
 const ROWS = [16, 64, 128, 256, 512, 1024, 2048, null];
@@ -153,23 +114,18 @@ function fullness(name: string, rows: number, numOutputs: number): number {
   return (Math.ceil(rows / tokens) * Math.ceil(numOutputs / outputs)) / (minBlocks * HOPPER_MULTIPROCESSORS);
 }
 
-function tileOf(name: string): Tile {
-  return TILES[name] ?? GROUPED_TILES[name];
-}
-
 /** Rows of x that a tile takes. */
 export function tileTokens(kernel: string): number {
-  return tileOf(kernel).tokens;
+  return TILES[kernel].tokens;
 }
 
 export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch {
   const { x, xScales, weight, scales, bias, y, gate, groups } = operands;
   const split = launch.kernel.endsWith(SPLIT_SUFFIX) ? SPLIT : 1;
   const name = split > 1 ? launch.kernel.slice(0, -SPLIT_SUFFIX.length) : launch.kernel;
-  const { outputs, tokens, stages, promote, minBlocks, ...tile } = tileOf(name);
+  const { outputs, tokens, stages, promote, halves, minBlocks } = TILES[name];
   const width = gate === null ? outputs : outputs / 2;
-  const ownBoxes = groups ? tile.groupedBoxes : tile.boxes;
-  const boxes = split === 1 ? ownBoxes : 1;
+  const boxes = groups ? GROUPED_BOXES : halves && split === 1 ? 2 : 1;
   return {
     kind: 'kernel',
     source: 'linear-wgmma.cu',
@@ -216,7 +172,7 @@ export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch
 
 /** The struct Memory of linear-wgmma.cu, aligned to 1024 bytes. */
 function sharedBytes(name: string, width: number, xDType: DType, yDType: DType): number {
-  const { outputs, tokens, stages } = tileOf(name);
+  const { outputs, tokens, stages } = TILES[name];
   const yBytes = itemSize(yDType);
   const numGroups = outputs / 64;
   const turned = numGroups * Math.min(tokens, 128 / yBytes) * ((width / numGroups) * yBytes + 16);
