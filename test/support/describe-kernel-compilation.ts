@@ -35,7 +35,7 @@ const MAX_REGISTERS = 65536;
 const WARP_REGISTERS = 256;
 const MAX_GRID = [2 ** 31 - 1, 65535, 65535];
 /** More than a few registers parked in memory would show. */
-const MAX_SPILL_BYTES = 64;
+const MAX_SPILL_BYTES = 128;
 
 /** Kernels of instructions that only Hopper has. */
 const HOPPER_SOURCES = ['attention-latent.cu', 'attention-prefill-hopper.cu', 'linear-wgmma.cu'];

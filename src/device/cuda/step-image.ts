@@ -1,7 +1,7 @@
 // One step in page-locked host memory: its arrays as the device wants them, lists of any length, and room for the results,
 // which kernels write there themselves.
 import type { Address } from '../../ffi/cuda/driver.ts';
-import { QUERIES_PER_TILE, type StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
+import { QUERIES_PER_TILE, QUERY_TILE_WORDS, type StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
 import type { SamplingBatch, StepBatch, StepResult } from '../step.ts';
 import type { DeviceMemoryPool, PinnedBuffer } from './device-memory.ts';
 import {
@@ -129,7 +129,7 @@ export class StepImage {
       numTokens,
       numSeqs,
       numLogitRows: this.#numRows,
-      numQueryTiles: tiles.length / 2,
+      numQueryTiles: tiles.length / QUERY_TILE_WORDS,
       numDecodeSeqs: countDecodes(step),
     };
     for (const [name, place] of Object.entries(COUNTS))
@@ -161,15 +161,20 @@ function placesOf(lengths: readonly number[]): number[] {
   return places;
 }
 
-/** (sequence, first token) of each `QUERIES_PER_TILE` tokens of the sequences with more than one. */
-function queryTilesOf({ numSeqs, cuSeqlensQ }: StepBatch): number[] {
-  const tiles: number[] = [];
+/**
+ * The `Queries` of query-tiles.cuh: each `QUERIES_PER_TILE` tokens of the sequences with more than one, those that see most keys
+ * first. Work that is given out in this order ends at about the same time everywhere.
+ */
+function queryTilesOf({ numSeqs, cuSeqlensQ, contextLens }: StepBatch): number[] {
+  const tiles: { seq: number; first: number; end: number; past: number }[] = [];
   for (let seq = 0; seq < numSeqs; seq++) {
     const end = cuSeqlensQ[seq + 1];
     if (end - cuSeqlensQ[seq] === 1) continue;
-    for (let token = cuSeqlensQ[seq]; token < end; token += QUERIES_PER_TILE) tiles.push(seq, token);
+    for (let first = cuSeqlensQ[seq]; first < end; first += QUERIES_PER_TILE)
+      tiles.push({ seq, first, end, past: contextLens[seq] - end });
   }
-  return tiles;
+  tiles.sort((a, b) => b.first + b.past - (a.first + a.past));
+  return tiles.flatMap(({ seq, first, end, past }) => [seq, first, end, past]);
 }
 
 function countDecodes({ numSeqs, cuSeqlensQ }: StepBatch): number {

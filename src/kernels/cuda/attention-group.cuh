@@ -138,19 +138,26 @@ template <int kCount> struct GroupAttention {
     return rule;
   }
 
+  /// f(step, eight queries, left operand of the step) for kSteps steps through a tile; load(operands, first byte).
+  template <int kSteps, typename L, typename F> static __device__ __forceinline__ void each_product(L load, F f) {
+#pragma unroll
+    for (int step = 0; step < kSteps; step += kStepsAtOnce) {
+      u32 a[kStepsAtOnce][4];
+      load(a, step / kStepsAtOnce * 32);
+#pragma unroll
+      for (int i = 0; i < kStepsAtOnce && step + i < kSteps; i++)
+#pragma unroll
+        for (int n = 0; n < kCount; n++) f(step + i, n, a[i]);
+    }
+  }
+
   __device__ __forceinline__ void multiply_keys(float (&scores)[kCount][4], const u8* keys) {
     // Two sums, since each product waits for the one before on its sum.
     float parts[2][kCount][4] = {};
-#pragma unroll
-    for (int step = 0; step < kKeySteps; step += kStepsAtOnce) {
-      u32 a[kStepsAtOnce][4];
-      load_keys(a, keys, step / kStepsAtOnce * 32);
-#pragma unroll
-      for (int i = 0; i < kStepsAtOnce && step + i < kKeySteps; i++)
-#pragma unroll
-        for (int n = 0; n < kCount; n++)
-          mma<FACTOR>(parts[(step + i) % 2][n], a[i], query[step + i][n][0], query[step + i][n][1]);
-    }
+    const auto load = [&](u32 (&a)[kStepsAtOnce][4], int at) { load_keys(a, keys, at); };
+    each_product<kKeySteps>(load, [&](int step, int n, const u32 (&a)[4]) {
+      mma<FACTOR>(parts[step % 2][n], a, query[step][n][0], query[step][n][1]);
+    });
 #pragma unroll
     for (int n = 0; n < kCount; n++)
 #pragma unroll
@@ -226,14 +233,7 @@ template <int kCount> struct GroupAttention {
     for (int n = 0; n < kCount; n++)
 #pragma unroll
       for (int i = 0; i < 2; i++) b[n][i] = transpose(pack<FACTOR>(weights[n][2 * i], weights[n][2 * i + 1]));
-#pragma unroll
-    for (int step = 0; step < kValueSteps; step += kStepsAtOnce) {
-      u32 a[kStepsAtOnce][4];
-      load_values(a, values, step / kStepsAtOnce * 32);
-#pragma unroll
-      for (int i = 0; i < kStepsAtOnce && step + i < kValueSteps; i++)
-#pragma unroll
-        for (int n = 0; n < kCount; n++) mma<FACTOR>(sum[step + i][n], a[i], b[n][0], b[n][1]);
-    }
+    const auto load = [&](u32 (&a)[kStepsAtOnce][4], int at) { load_values(a, values, at); };
+    each_product<kValueSteps>(load, [&](int step, int n, const u32 (&a)[4]) { mma<FACTOR>(sum[step][n], a, b[n][0], b[n][1]); });
   }
 };

@@ -3,6 +3,7 @@
 #include "attention-share.cuh"
 #include "attention-tile.cuh"
 #include "barrier.cuh"
+#include "query-tiles.cuh"
 #include "wgmma-fragments.cuh"
 
 constexpr int kThreads = 256, kRows = 64, kKeys = 64, kTiles = kKeys / kTileRows;
@@ -125,7 +126,7 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[kKeys / 8][4], con
   for (int panel = 0; panel < kPanels; panel++) {
     const u64 a = describe_panel(queries + panel * kPanelBytes, 128), b = describe_panel(keys + panel * kPanelBytes, 128);
 #pragma unroll
-    for (int k = 0; k < 4; k++) wgmma_shared(scores, a + 2 * k, b + 2 * k, panel + k > 0);
+    for (int k = 0; k < 4; k++) wgmma<8>(scores, a + 2 * k, b + 2 * k, panel + k > 0);
   }
 }
 
@@ -238,25 +239,25 @@ __device__ __forceinline__ Ring start_ring(u8* memory, u64* barriers) {
   return {memory, barriers, 0, 0};
 }
 
-/// Sequences with several queries. Grid [query tiles, heads]: the rows of a tile of 64 tokens; the last see most and go first.
+/// Sequences with several queries. Grid [query tiles, 2 · heads]: the rows of a tile of 128 tokens; the last see most and go first.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    latent_prefill(const int* num_query_tiles, const int* query_tiles, const X* q, i64 q_stride, X* y, i64 y_stride,
-                   const C* keys, const C* values, const int* block_tables, const int* max_blocks_per_seq,
-                   const int* cu_seqlens_q, const int* context_lens, float scale, const X* latent_q, i64 latent_q_stride) {
+    latent_prefill(const int* num_query_tiles, const Queries* query_tiles, const X* q, i64 q_stride, X* y, i64 y_stride,
+                   const C* keys, const C* values, const int* block_tables, const int* max_blocks_per_seq, float scale,
+                   const X* latent_q, i64 latent_q_stride) {
   extern __shared__ __align__(1024) u8 memory[];  // queries, of codes a group's factors, the ring
   __shared__ u64 barriers[STAGES];
-  const int query_tile = *num_query_tiles - 1 - int(blockIdx.x);
+  const int query_tile = blockIdx.x;
   let_next_start();
   wait_for_previous();
-  if (query_tile < 0) return;
-  const int seq = query_tiles[2 * query_tile], first = query_tiles[2 * query_tile + 1];
-  const int end = cu_seqlens_q[seq + 1], first_row = first * HEADS + (HEADS - 1 - blockIdx.y) * kRows;
-  const int count = min(kRows, min(first + 64, end) * HEADS - first_row);
+  if (query_tile >= *num_query_tiles) return;
+  const Queries queries = query_tiles[query_tile];
+  const int first_row = queries.first * HEADS + (2 * HEADS - 1 - blockIdx.y) * kRows;
+  const int count = min(kRows, min(queries.first + 2 * kRows, queries.end) * HEADS - first_row);
   if (count <= 0) return;
-  const Rows rows{q, latent_q, q_stride, latent_q_stride, first_row, count, context_lens[seq] - end};
+  const Rows rows{q, latent_q, q_stride, latent_q_stride, first_row, count, queries.past};
   Ring ring = start_ring(memory + kFirstStage, barriers);
   Attention attention;
-  attend(attention, rows, memory, ring, keys, values, block_tables + i64(seq) * *max_blocks_per_seq, 0,
+  attend(attention, rows, memory, ring, keys, values, block_tables + i64(queries.seq) * *max_blocks_per_seq, 0,
          rows.position(count - 1) / kKeys + 1, ScoreRule{scale, 0.0f, 0.0f, 0});
   write_results(attention, rows, y, y_stride);
 }

@@ -58,7 +58,7 @@ function prepare(launch: CudaLaunch): readonly KernelLaunch[] {
   const { numHeads } = attributesOf(launch);
   const numBlocks = numWorkerBlocks(launch);
   return [
-    latent(launch, 'latent_prefill', ({ numQueryTiles }) => [numQueryTiles, numHeads, 1], [
+    latent(launch, 'latent_prefill', ({ numQueryTiles }) => [numQueryTiles, 2 * numHeads, 1], [
       pointer(launch.addresses.numQueryTiles),
       pointer(launch.addresses.queryTiles),
     ]),

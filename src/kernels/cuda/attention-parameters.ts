@@ -48,9 +48,24 @@ export function matrices(launch: CudaLaunch): readonly Parameter[] {
 
 /** Block tables and all that follows them in the kernels' declarations. */
 export function commonParameters(launch: CudaLaunch): readonly Parameter[] {
+  return [...sequenceParameters(launch), ...ruleParameters(launch)];
+}
+
+/** The same of prompts, whose query tiles tell where sequences lie. */
+export function prefillParameters(launch: CudaLaunch): readonly Parameter[] {
+  const { numQueryTiles, queryTiles } = launch.addresses;
+  return [
+    pointer(numQueryTiles),
+    pointer(queryTiles),
+    ...matrices(launch),
+    ...tableParameters(launch),
+    ...ruleParameters(launch),
+  ];
+}
+
+function ruleParameters(launch: CudaLaunch): readonly Parameter[] {
   const { numHeads, numKvHeads, scale, window, softcap, alibiSlopes } = attributesOf(launch);
   return [
-    ...sequenceParameters(launch),
     pointer(alibiSlopes ? launch.constant(Float32Array.from(alibiSlopes)) : 0),
     pointer(sinksOf(launch)?.address ?? 0),
     int(numHeads),
@@ -61,15 +76,19 @@ export function commonParameters(launch: CudaLaunch): readonly Parameter[] {
   ];
 }
 
-export function sequenceParameters({ inputs }: CudaLaunch): readonly Parameter[] {
-  const [, , blockTables, cuSeqlensQ, contextLens] = inputs;
-  const tables = inputOf(blockTables);
+export function sequenceParameters(launch: CudaLaunch): readonly Parameter[] {
+  const [, , , cuSeqlensQ, contextLens] = launch.inputs;
   return [
-    pointer(tables.address),
-    pointer(tables.strideAddress),
+    ...tableParameters(launch),
     pointer(inputOf(cuSeqlensQ).address),
     pointer(inputOf(contextLens).address),
   ];
+}
+
+/** Block tables, and how wide they are. */
+export function tableParameters({ inputs }: CudaLaunch): readonly Parameter[] {
+  const { address, strideAddress } = inputOf(inputs[2]);
+  return [pointer(address), pointer(strideAddress)];
 }
 
 /** Latent attention has an operand of its own in their place. */

@@ -1,26 +1,27 @@
 // attention of sequences with several queries in the step: a block per 64 queries and head, its warps share tiles of keys.
 // TILES: tiles of 16 keys that are worked on at once, STAGES: such groups in shared memory.
 #include "attention-tile.cuh"
+#include "query-tiles.cuh"
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps, kQueries = 16 * kWarps, kKeys = kTileRows * TILES;
 constexpr int kFactorBytes = kHasCodes ? TILES * (kKeyFactorBytes + kValueFactorBytes) : 0;
 
-/// Grid [query tiles, heads]; `query_tiles` holds (sequence, first token) pairs. The last tiles, which see most, go first.
+/// Grid [2 · query tiles, heads]: halves of tiles of 128 queries, those that see most first.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    attention_prefill(const int* num_query_tiles, const int* query_tiles, const X* q, i64 q_stride, X* y, i64 y_stride,
+    attention_prefill(const int* num_query_tiles, const Queries* query_tiles, const X* q, i64 q_stride, X* y, i64 y_stride,
                       const C* keys, const C* values, const int* block_tables, const int* max_blocks_per_seq,
-                      const int* cu_seqlens_q, const int* context_lens, const float* slopes, const W* sinks,
-                      int num_heads, int num_kv_heads, float scale, float softcap, int window) {
+                      const float* slopes, const W* sinks, int num_heads, int num_kv_heads, float scale, float softcap, int window) {
   extern __shared__ __align__(1024) u8 memory[];  // of codes a group's factors; [STAGES][TILES keys, TILES values]
-  const int query_tile = *num_query_tiles - 1 - int(blockIdx.x);
+  const int query_tile = blockIdx.x / 2;
   let_next_start();
   wait_for_previous();
-  if (query_tile < 0) return;
+  if (query_tile >= *num_query_tiles) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y;
-  const int seq = query_tiles[2 * query_tile], first = query_tiles[2 * query_tile + 1];
-  const int end = cu_seqlens_q[seq + 1], past = context_lens[seq] - end;  // position = token + past
-  const int last = min(first + kQueries, end) - 1 + past;
-  const int* block_table = block_tables + i64(seq) * *max_blocks_per_seq;
+  Queries queries = query_tiles[query_tile];
+  queries.first += (1 - blockIdx.x % 2) * kQueries;
+  const int first = queries.first, end = queries.end, past = queries.past, last = queries.last_position(kQueries);
+  if (first >= end) return;
+  const int* block_table = block_tables + i64(queries.seq) * *max_blocks_per_seq;
   const int kv_head = head / (num_heads / num_kv_heads);
   const ScoreRule rule{scale, softcap, ALIBI ? slopes[head] : 0.0f, window};
   const auto keys_at = [&](int stage) { return memory + kFactorBytes + stage * TILES * (kKeyTileBytes + kValueTileBytes); };
@@ -85,14 +86,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   }
 
   attention.finish(rule_of);
-  const float sink = sinks ? to_float(sinks[head]) * kLog2E : -INFINITY;
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
+  attention.write(sinks ? to_float(sinks[head]) * kLog2E : -INFINITY, [&](int half) {
     const int token = position - past + 8 * half;
-    if (token >= end) continue;
-    X* row = y + token * y_stride + head * VALUE_HEAD_DIM;
-    attention.results(half, sink, [&](int d, float low, float high) {
-      *reinterpret_cast<u32*>(row + d) = pack<X>(low, high);
-    });
-  }
+    return token < end ? y + token * y_stride + head * VALUE_HEAD_DIM : nullptr;
+  });
 }

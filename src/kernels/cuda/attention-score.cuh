@@ -18,7 +18,8 @@ struct ScoreRule {
 
   __device__ __forceinline__ float score(float product, int distance) const {
 #if SOFTCAP
-    product = softcap * tanhf(product * scale / softcap);
+    // The hyperbolic tangent of x is 1 - 2 / (1 + e^2x).
+    product = softcap - __fdividef(2.0f * softcap, 1.0f + exp2_fast(product * (2.0f * kLog2E * scale / softcap)));
 #elif ALIBI
     product *= scale;
 #endif

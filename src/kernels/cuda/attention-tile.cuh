@@ -167,6 +167,16 @@ template <int kColumns = kValueDim> struct WarpAttention {
       f(8 * i + threadIdx.x % 4 * 2, sum[i][2 * half] * factor, sum[i][2 * half + 1] * factor);
   }
 
+  /// Results to `row_of(half)`, unless that is null.
+  template <typename F> __device__ __forceinline__ void write(float sink, F row_of) const {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      X* row = row_of(half);
+      if (row)
+        results(half, sink, [&](int d, float low, float high) { *reinterpret_cast<u32*>(row + d) = pack<X>(low, high); });
+    }
+  }
+
  private:
   template <typename R> __device__ __forceinline__ ScoreRule own_rule(R rule_of, int half) const {
     ScoreRule rule = rule_of(half);

@@ -10,6 +10,7 @@ import {
   MAX_MULTIPROCESSORS,
   numWorkerBlocks,
   plain,
+  prefillParameters,
   shapeDefines,
   TILE_ROWS,
   WARP_THREADS,
@@ -17,9 +18,11 @@ import {
 } from './attention-parameters.ts';
 import {
   cacheOf,
+  matrixOf,
   pointer,
   QUERIES_PER_TILE,
   singleKernel,
+  vectorWidth,
   type CudaKernelDescription,
   type CudaLaunch,
   type KernelLaunch,
@@ -28,6 +31,13 @@ import {
 const MAX_HEAD_DIM = 256;
 const PREFILL_WARPS = 4;
 const PREFILL_STAGES = 2;
+const HOPPER_WARPGROUPS = 3;
+/** Of a thread: sums, scores and weights. */
+const MAX_PREFILL_REGISTERS = 176;
+/** A query's power of two. */
+const UNIT_BYTES = 4;
+/** Barriers of stages. */
+const RING_BYTES = 128;
 /** Tiles of a warp that must be under way to hide the memory's latency. */
 const DECODE_STAGES = 3;
 /** Shared memory that a kernel's own variables may take. */
@@ -63,32 +73,73 @@ function prepare(launch: CudaLaunch): readonly KernelLaunch[] {
 }
 
 function prefill(launch: CudaLaunch): KernelLaunch {
-  const { numHeads, headDim, valueHeadDim } = attributesOf(launch);
-  const dim = Math.max(headDim, valueHeadDim);
+  const { headDim, valueHeadDim } = attributesOf(launch);
   const isForHopper =
-    launch.gpu.computeCapability === 90 && [headDim, valueHeadDim].every((size) => size % 16 === 0);
-  const tiles = dim > 192 ? 2 : 4;
+    launch.gpu.computeCapability === 90 &&
+    [headDim, valueHeadDim].every((size) => size % 16 === 0) &&
+    // Queries come by pieces of 16 bytes.
+    vectorWidth(headDim, [matrixOf(launch.inputs[0])]) === 8;
   return {
+    ...(isForHopper ? hopperPrefill(launch) : plainPrefill(launch)),
     kind: 'kernel',
-    source: isForHopper ? 'attention-prefill-hopper.cu' : 'attention-prefill.cu',
     entry: 'attention_prefill',
-    defines: {
-      ...shapeDefines(launch),
-      TILES: tiles,
-      STAGES: PREFILL_STAGES,
-      ...(isForHopper ? { BLOCKS: dim > 128 ? 2 : 3 } : {}),
-    },
-    block: PREFILL_WARPS * WARP_THREADS,
-    sharedBytes: tiles * prefillTileBytes(launch, isForHopper) + storedQueryBytes(launch, isForHopper),
     overlaps: true,
-    grid: ({ numQueryTiles }) => [numQueryTiles, numHeads, 1],
-    parameters: [
-      pointer(launch.addresses.numQueryTiles),
-      pointer(launch.addresses.queryTiles),
-      ...matrices(launch),
-      ...commonParameters(launch),
-    ],
+    parameters: prefillParameters(launch),
   };
+}
+
+type PrefillShape = Pick<KernelLaunch, 'source' | 'defines' | 'block' | 'sharedBytes' | 'grid'>;
+
+/** A block takes 64 queries, half of a tile. */
+function plainPrefill(launch: CudaLaunch): PrefillShape {
+  const { numHeads, headDim, valueHeadDim } = attributesOf(launch);
+  const tiles = Math.max(headDim, valueHeadDim) > 192 ? 2 : 4;
+  const factorBytes = TILE_ROWS * (headDim + valueHeadDim) * FACTOR_BYTES;
+  const bytes = hasCodes(launch)
+    ? factorBytes + PREFILL_STAGES * tileBytes(launch)
+    : PREFILL_STAGES * factorBytes;
+  return {
+    source: 'attention-prefill.cu',
+    defines: { ...shapeDefines(launch), TILES: tiles, STAGES: PREFILL_STAGES },
+    block: PREFILL_WARPS * WARP_THREADS,
+    sharedBytes: tiles * bytes,
+    grid: ({ numQueryTiles }) => [2 * numQueryTiles, numHeads, 1],
+  };
+}
+
+/** A block on each multiprocessor. */
+function hopperPrefill(launch: CudaLaunch): PrefillShape {
+  const { numHeads } = attributesOf(launch);
+  const { gpu } = launch;
+  const tiles = [8, 4].find((count) => fitsHopper(launch, count)) ?? 2;
+  return {
+    source: 'attention-prefill-hopper.cu',
+    defines: { ...shapeDefines(launch), TILES: tiles, STAGES: PREFILL_STAGES },
+    block: HOPPER_WARPGROUPS * 4 * WARP_THREADS,
+    sharedBytes: hopperSharedBytes(launch, tiles),
+    grid: ({ numQueryTiles }) => [Math.min(numQueryTiles * numHeads, gpu.numMultiprocessors), 1, 1],
+  };
+}
+
+/** Whether sums, scores and weights fit the registers, and groups of so many tiles the shared memory. */
+function fitsHopper(launch: CudaLaunch, tiles: number): boolean {
+  const { valueHeadDim } = attributesOf(launch);
+  const registers = valueHeadDim / 2 + 12 * tiles;
+  return (
+    registers <= MAX_PREFILL_REGISTERS &&
+    hopperSharedBytes(launch, tiles) <= launch.gpu.maxSharedMemoryPerBlock
+  );
+}
+
+/** The struct Memory of attention-prefill-hopper.cu, aligned to 1024 bytes. */
+function hopperSharedBytes(launch: CudaLaunch, tiles: number): number {
+  const { headDim, valueHeadDim } = attributesOf(launch);
+  // As wgmma wants them.
+  const valueBytes = Math.ceil((TILE_ROWS * valueHeadDim * FACTOR_BYTES) / 1024) * 1024;
+  const factorBytes = TILE_ROWS * headDim * FACTOR_BYTES + valueBytes;
+  const codeBytes = hasCodes(launch) ? tileBytes(launch) : 0;
+  const queryBytes = QUERIES_PER_TILE * (headDim * FACTOR_BYTES + UNIT_BYTES);
+  return 1024 + queryBytes + PREFILL_STAGES * tiles * (factorBytes + codeBytes) + RING_BYTES;
 }
 
 function decode(launch: CudaLaunch): KernelLaunch {
@@ -139,23 +190,7 @@ function tileBytes(launch: CudaLaunch): number {
   return TILE_ROWS * kvHeadBytes(headDim, dtype) + TILE_ROWS * kvHeadBytes(valueHeadDim, dtype);
 }
 
-/** Queries that the kernel for Hopper keeps in shared memory. */
-function storedQueryBytes(launch: CudaLaunch, isForHopper: boolean): number {
-  const { headDim } = attributesOf(launch);
-  return isForHopper && hasCodes(launch) && headDim <= 64 ? QUERIES_PER_TILE * headDim * FACTOR_BYTES : 0;
-}
-
 /** Whether the cache holds codes, which kernels make numbers of 16 bits of. */
 function hasCodes(launch: CudaLaunch): boolean {
   return !isFloatDType(cacheOf(launch.inputs[1]).dtype);
-}
-
-/** Shared memory of a prompt's tile: its stages, and of codes the numbers that one of them becomes. */
-function prefillTileBytes(launch: CudaLaunch, isForHopper: boolean): number {
-  const { headDim, valueHeadDim } = attributesOf(launch);
-  const valueBytes = TILE_ROWS * valueHeadDim * FACTOR_BYTES;
-  // As wgmma wants them.
-  const alignedBytes = isForHopper ? Math.ceil(valueBytes / 1024) * 1024 : valueBytes;
-  const factorBytes = TILE_ROWS * headDim * FACTOR_BYTES + alignedBytes;
-  return hasCodes(launch) ? factorBytes + PREFILL_STAGES * tileBytes(launch) : PREFILL_STAGES * factorBytes;
 }

@@ -16,7 +16,9 @@ export interface StepCounts {
   readonly numQueryTiles: number;
 }
 
-export const QUERIES_PER_TILE = 64;
+export const QUERIES_PER_TILE = 128;
+/** Of a query tile in the step's list: `Queries` of query-tiles.cuh. */
+export const QUERY_TILE_WORDS = 4;
 /** First compute capability with the engine that copies tiles to shared memory: Hopper's. */
 export const COPY_ENGINE_CAPABILITY = 90;
 
@@ -77,7 +79,7 @@ export interface StepAddresses {
   readonly numSeqs: number;
   readonly numLogitRows: number;
   readonly numQueryTiles: number;
-  /** (sequence, first token) of each query tile. */
+  /** `QUERY_TILE_WORDS` of each query tile, those that see most keys first. */
   readonly queryTiles: number;
 }
 

@@ -112,12 +112,15 @@ template <int NUM_STAGES, int NUM_READERS, bool kByThreads = !HAS_COPY_ENGINE> s
     publish_barriers();
   }
 
+  /// Until a turn's stage is free.
+  __device__ __forceinline__ void wait_empty(int turn) {
+    if (turn >= NUM_STAGES) wait_barrier(&empty[turn % NUM_STAGES], (turn / NUM_STAGES - 1) % 2);
+  }
   /// The filling warp, before the copies of a turn, `bytes` in all: until the stage is free.
   __device__ __forceinline__ void begin_fill(int turn, u32 bytes) {
-    const int stage = turn % NUM_STAGES;
-    if (turn >= NUM_STAGES) wait_barrier(&empty[stage], (turn / NUM_STAGES - 1) % 2);
+    wait_empty(turn);
 #if HAS_COPY_ENGINE
-    if (threadIdx.x % 32 == 0) announce_bytes(&full[stage], bytes);
+    if (threadIdx.x % 32 == 0) announce_bytes(&full[turn % NUM_STAGES], bytes);
 #endif
   }
   /// After the last copy of a turn.

@@ -1,5 +1,5 @@
 // Where a step's arrays lie, in words: the same on the device and in its page-locked image. Pure arithmetic on a plan's limits.
-import { QUERIES_PER_TILE } from './cuda-kernel.ts';
+import { QUERIES_PER_TILE, QUERY_TILE_WORDS } from './cuda-kernel.ts';
 
 export const WORD = 4;
 /** Words of a piece that a kernel moves at once; every array begins at a multiple. */
@@ -92,7 +92,7 @@ export function layOutStep({ limits, kvCacheGroups, model, blockSize }: StepShap
     cuSeqlensQ: place(maxNumSeqs + 1),
     contextLens: place(maxNumSeqs),
     logitRows: place(maxNumLogitRows),
-    queryTiles: place(2 * (Math.ceil(maxNumBatchedTokens / QUERIES_PER_TILE) + maxNumSeqs)),
+    queryTiles: place(QUERY_TILE_WORDS * (Math.ceil(maxNumBatchedTokens / QUERIES_PER_TILE) + maxNumSeqs)),
     tokenIds: place(maxNumBatchedTokens),
     positions: place(maxNumBatchedTokens),
     slotMapping: kvCacheGroups.map(() => place(maxNumBatchedTokens)),
