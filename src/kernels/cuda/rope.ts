@@ -72,6 +72,9 @@ export const rope = singleKernel('rope', (launch) => {
         LANES: lanes,
         INTERLEAVED: interleaved ? 1 : 0,
         BLOCK_SIZE: launch.blockSize,
+        HEAD_DIM: headDim,
+        VALUE_HEAD_DIM: headDim,
+        ROTARY_DIM: rotaryDim,
       },
       block,
       sharedBytes: 0,
@@ -84,8 +87,6 @@ export const rope = singleKernel('rope', (launch) => {
         pointer(inputOf(launch.inputs[1]).address),
         pointer(tableOf(launch.inputs[2])),
         int(numHeads),
-        int(headDim),
-        int(rotaryDim),
       ],
     },
   ];
@@ -113,7 +114,10 @@ function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation 
   const rotaryDim = rotation?.rotaryDim ?? 0;
   const matrices = [queries?.q ?? k, queries?.y ?? k, k, v];
   const vec = Math.min(cacheWidth(cache, launch), pieceWidth(keyHeadDim, rotaryDim, valueHeadDim, matrices));
-  const { lanes, block, numChunks } = shapeOf(numHeads + 2 * numKvHeads, (keyHeadDim - rotaryDim / 2) / vec);
+  const { lanes, block, numChunks } = shapeOf(
+    Math.max(numHeads, numKvHeads),
+    (keyHeadDim - rotaryDim / 2) / vec,
+  );
   return {
     kind: 'kernel',
     source: 'rope.cu',
@@ -125,6 +129,9 @@ function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation 
       LANES: lanes,
       INTERLEAVED: rotation?.interleaved ? 1 : 0,
       BLOCK_SIZE: launch.blockSize,
+      HEAD_DIM: keyHeadDim,
+      VALUE_HEAD_DIM: valueHeadDim,
+      ROTARY_DIM: rotaryDim,
     },
     block,
     sharedBytes: 0,
@@ -138,7 +145,7 @@ function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation 
       pointer(rotation?.table ?? 0),
       pointer(cache.keys),
       pointer(cache.values),
-      ...[numHeads, numKvHeads, keyHeadDim, valueHeadDim, rotaryDim].map(int),
+      ...[numHeads, numKvHeads].map(int),
     ],
   };
 }
