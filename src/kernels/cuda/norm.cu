@@ -29,16 +29,18 @@ struct Row {
     each([&](int piece, int i) { weight[piece] = load<VEC>(from + i); });
   }
 
-  /// x, or x + residual as it is stored.
+  /// x, or x + residual as it is stored. Everything is on its way before the first sum is written, which may be in its place.
   __device__ __forceinline__ void read() {
+    Vec<X, VEC> own[PIECES], others[PIECES];
     each([&](int piece, int i) {
-      Vec<X, VEC> at = load<VEC>(x + i);
-#if ADD
-      const Vec<X, VEC> others = load<VEC>(residual + i);
+      own[piece] = load<VEC>(x + i);
+      if (ADD) others[piece] = load<VEC>(residual + i);
+    });
+    each([&](int piece, int i) {
+      Vec<X, VEC>& at = own[piece];
 #pragma unroll
-      for (int j = 0; j < VEC; j++) at.at[j] = from_float<X>(to_float(at.at[j]) + to_float(others.at[j]));
-      store<VEC>(sum + i, at);
-#endif
+      for (int j = 0; j < VEC && ADD; j++) at.at[j] = from_float<X>(to_float(at.at[j]) + to_float(others[piece].at[j]));
+      if (ADD) store<VEC>(sum + i, at);
 #pragma unroll
       for (int j = 0; j < VEC; j++) values[piece][j] = to_float(at.at[j]);
     });

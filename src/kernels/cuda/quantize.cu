@@ -4,7 +4,8 @@
 #include "activations.cuh"
 #include "quantize.cuh"
 
-extern "C" __global__ void quantize(const int* num_rows, const X* x, i64 x_stride, const float* static_scales, int num_static,
+extern "C" __global__ void __launch_bounds__(512)
+    quantize(const int* num_rows, const X* x, i64 x_stride, const float* static_scales, int num_static,
                                     CODE* codes, i64 codes_stride, float* scales, i64 scales_stride, int group_size) {
   const i64 row = blockIdx.x;
   const int rows = *num_rows;
@@ -14,21 +15,31 @@ extern "C" __global__ void quantize(const int* num_rows, const X* x, i64 x_strid
   const int start = blockIdx.y * group_size;
   x += row * x_stride + start;
   codes += row * codes_stride + start;
-  float values[PIECES][VEC], absmax = 0.0f;
+  // Everything is on its way before the first number is looked at.
+  Vec<X, VEC> own[PIECES];
+#ifdef OP
+  Vec<X, VEC> up[PIECES];
+#endif
 #pragma unroll
   for (int piece = 0; piece < PIECES; piece++) {
     const int i = (piece * blockDim.x + threadIdx.x) * VEC;
-    if (i >= group_size) break;
-    const Vec<X, VEC> at = load<VEC>(x + i);
+    if (i >= group_size) continue;
+    own[piece] = load<VEC>(x + i);
 #ifdef OP
-    const Vec<X, VEC> up = load<VEC>(x + group_size + i);
+    up[piece] = load<VEC>(x + group_size + i);
 #endif
+  }
+  float values[PIECES][VEC], absmax = 0.0f;
+#pragma unroll
+  for (int piece = 0; piece < PIECES; piece++) {
+    if ((piece * blockDim.x + threadIdx.x) * VEC >= group_size) continue;
 #pragma unroll
     for (int j = 0; j < VEC; j++) {
 #ifdef OP
-      values[piece][j] = to_float(from_float<X>(OP(to_float(at.at[j]), 0.0f, 0.0f) * to_float(up.at[j])));
+      const float gated = OP(to_float(own[piece].at[j]), 0.0f, 0.0f) * to_float(up[piece].at[j]);
+      values[piece][j] = to_float(from_float<X>(gated));
 #else
-      values[piece][j] = to_float(at.at[j]);
+      values[piece][j] = to_float(own[piece].at[j]);
 #endif
       absmax = MaxMagnitude()(absmax, fabsf(values[piece][j]));
     }
