@@ -34,8 +34,8 @@ const MAX_REGISTERS = 65536;
 /** Registers are given out to warps by so many. */
 const WARP_REGISTERS = 256;
 const MAX_GRID = [2 ** 31 - 1, 65535, 65535];
-/** More than a few registers parked in memory would show. */
-const MAX_SPILL_BYTES = 128;
+/** More than some registers parked in memory between pieces of work would show. */
+const MAX_SPILL_BYTES = 160;
 
 /** Kernels of instructions that only Hopper has. */
 const HOPPER_SOURCES = ['attention-latent.cu', 'attention-prefill-hopper.cu', 'linear-wgmma.cu'];

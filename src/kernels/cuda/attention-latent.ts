@@ -9,6 +9,7 @@ import {
   numWorkerBlocks,
   plain,
   sequenceParameters,
+  tableParameters,
   shapeDefines,
   TILE_ROWS,
   WARP_THREADS,
@@ -61,12 +62,14 @@ function prepare(launch: CudaLaunch): readonly KernelLaunch[] {
     latent(launch, 'latent_prefill', ({ numQueryTiles }) => [numQueryTiles, 2 * numHeads, 1], [
       pointer(launch.addresses.numQueryTiles),
       pointer(launch.addresses.queryTiles),
+      ...matrices(launch),
+      ...tableParameters(launch),
     ]),
     latent(
       launch,
       'latent_decode',
       ({ numDecodeSeqs }) => [numDecodeSeqs === 0 ? 0 : numBlocks, 1, 1],
-      [pointer(launch.addresses.numSeqs)],
+      [pointer(launch.addresses.numSeqs), ...matrices(launch), ...sequenceParameters(launch)],
       [pointer(launch.workspace), pointer(launch.constant(new Float32Array(numBlocks)))],
     ),
   ];
@@ -89,14 +92,7 @@ function latent(
     sharedBytes: sharedBytes(launch),
     overlaps: true,
     grid,
-    parameters: [
-      ...first,
-      ...matrices(launch),
-      ...sequenceParameters(launch),
-      float(scale),
-      ...view(matrixOf(launch.inputs[5])),
-      ...last,
-    ],
+    parameters: [...first, float(scale), ...view(matrixOf(launch.inputs[5])), ...last],
   };
 }
 

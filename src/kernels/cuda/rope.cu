@@ -118,7 +118,7 @@ extern "C" __global__ void rope(const int* num_rows, const X* x, i64 x_stride, X
 
 /// Grid [tokens, chunks of a token's heads]: threads take a head of queries, one of keys and one of values at once, so that enough
 /// is on its way. Without a table keys are stored as they are and there are no queries.
-extern "C" __global__ void __launch_bounds__(256, 3)
+extern "C" __global__ void __launch_bounds__(128)
     rope_kv_write(const int* num_rows, const X* q, i64 q_stride, X* y, i64 y_stride, const X* k, i64 k_stride, const X* v,
                   i64 v_stride, const int* positions, const int* slots, const float* table, C* keys, C* values,
                   int num_heads, int num_kv_heads) {

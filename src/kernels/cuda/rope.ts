@@ -28,7 +28,7 @@ function tableOf(operand: CudaOperand | undefined): number {
   throw new Error(`a rotary kernel wants a table of angles, not ${operand?.kind ?? 'nothing'}`);
 }
 
-const BLOCK_THREADS = 256;
+const BLOCK_THREADS = 128;
 
 /** Columns per access: they divide the pairs that turn, the columns that do not, and the values' heads. */
 function pieceWidth(
@@ -114,10 +114,9 @@ function writeCache(launch: CudaLaunch, { queries, k, v, slots, cache, rotation 
   const rotaryDim = rotation?.rotaryDim ?? 0;
   const matrices = [queries?.q ?? k, queries?.y ?? k, k, v];
   const vec = Math.min(cacheWidth(cache, launch), pieceWidth(keyHeadDim, rotaryDim, valueHeadDim, matrices));
-  const { lanes, block, numChunks } = shapeOf(
-    Math.max(numHeads, numKvHeads),
-    (keyHeadDim - rotaryDim / 2) / vec,
-  );
+  // A thread has one piece of a head of keys and two of one of values, as a rule.
+  const numPieces = Math.max(keyHeadDim - rotaryDim / 2, valueHeadDim / 2) / vec;
+  const { lanes, block, numChunks } = shapeOf(Math.max(numHeads, numKvHeads), numPieces);
   return {
     kind: 'kernel',
     source: 'rope.cu',
