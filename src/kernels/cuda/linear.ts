@@ -24,7 +24,7 @@ import { invariant, INVARIANT_VARIANTS, isInvariant } from './linear-invariant.t
 import { canRow, row, ROW_VARIANT } from './linear-row.ts';
 
 /** Of more, our own kernel does Hopper's products of 16-bit numbers. */
-const MAX_CUBLASLT_ROWS = 768;
+const MAX_CUBLASLT_ROWS = 896;
 /** What cuBLASLt may use; it is told so. */
 export const CUBLASLT_WORKSPACE_BYTES = 32 * 2 ** 20;
 /** Rows of x that the streaming kernel takes at once, by variant; 8 to a tensor-core tile. */
