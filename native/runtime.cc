@@ -6,6 +6,7 @@
 
 #include <new>
 
+#include "lock.h"
 #include "needletail.h"
 
 namespace needletail {
@@ -33,15 +34,6 @@ bool spin_until(Condition condition) {
   }
   return false;
 }
-
-class Lock {
- public:
-  explicit Lock(pthread_mutex_t* mutex) : mutex_(mutex) { pthread_mutex_lock(mutex_); }
-  ~Lock() { pthread_mutex_unlock(mutex_); }
-
- private:
-  pthread_mutex_t* mutex_;
-};
 
 }  // namespace
 

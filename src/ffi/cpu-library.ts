@@ -65,6 +65,11 @@ export class CpuLibrary {
     );
   }
 
+  /** Of the file. */
+  get path(): string {
+    return libraryPath(this.arch);
+  }
+
   /** A pool of threads, and the pipe from which (job, status) pairs of 32-bit words can be read. */
   createRuntime(numThreads: number): { runtime: Address; completionFd: number } {
     const [runtime, fd] = [new BigUint64Array(1), new Int32Array(1)];

@@ -1,5 +1,5 @@
 // The figures of one GPU with their roofs and rivals, as a table and as JSON; needs dist/ and Node alone.
-//   npm run build && UV_THREADPOOL_SIZE=16 node dist/bench/cuda/main.js [--rows decode,prefill,offline-128-128] [--seconds 60] [--dtype bfloat16]
+//   npm run build && node dist/bench/cuda/main.js [--rows decode,prefill,offline-128-128] [--seconds 60] [--dtype bfloat16]
 //     [--latency-model llama-2-7b] [--throughput-model llama-3.1-8b] [--trace AzureLLMInferenceTrace_conv.csv]
 //     [--quantization fp8] [--kv-cache-dtype fp8] [--max-num-seqs N] [--commit NAME] [--output-json FILE]
 import { readFileSync } from 'node:fs';

@@ -1,5 +1,6 @@
 // The CUDA device: one NVIDIA GPU, driven straight through its driver, with kernels compiled for the chip at hand.
 import type { Plan, Target } from '../../compiler/plan.ts';
+import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { CublasLt } from '../../ffi/cuda/cublaslt.ts';
 import { CudaDriver } from '../../ffi/cuda/driver.ts';
 import { Nvrtc } from '../../ffi/cuda/nvrtc.ts';
@@ -40,9 +41,8 @@ export class CudaDevice implements Device {
     }
     const nvrtc = Nvrtc.load(driver.libraryMajors);
     const cublasLt = CublasLt.load(driver.libraryMajors);
-    return new CudaDevice(
-      new CudaRuntime(driver, cublasLt, new KernelCache(nvrtc, gpu.computeCapability), gpu),
-    );
+    const cache = new KernelCache(nvrtc, gpu.computeCapability);
+    return new CudaDevice(new CudaRuntime(driver, cublasLt, CpuLibrary.load(null), cache, gpu));
   }
 
   /** What is free on the GPU now. */

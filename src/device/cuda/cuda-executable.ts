@@ -1,5 +1,6 @@
 // A plan loaded on a GPU: a step is one kernel that brings its arrays, then its launches or one recorded graph. Two may be in
 // flight: the second waits on the GPU for the first, not for the host.
+import { setImmediate } from 'node:timers/promises';
 import type { Plan } from '../../compiler/plan.ts';
 import { pointer } from '../../kernels/cuda/cuda-kernel.ts';
 import type { PackedWeightSource, TensorSource } from '../../tensor/tensor-source.ts';
@@ -66,11 +67,23 @@ export class CudaExecutable implements Executable {
     options: LoadOptions,
   ): Promise<CudaExecutable> {
     const pool = new DeviceMemoryPool(runtime);
+    const failed = new AbortController();
+    const signal = AbortSignal.any([failed.signal, ...(options.signal ? [options.signal] : [])]);
+    let loading = Promise.resolve();
+    let executable: CudaExecutable | null = null;
     try {
       const placement = placePlan(plan, options.numBlocks, pool);
-      await loadWeights(plan, placement, source, options, runtime);
-      return new CudaExecutable(runtime, pool, plan, placement, options.numBlocks);
+      loading = loadWeights(plan, placement, source, { ...options, signal }, runtime);
+      // Once under way it goes on by itself, while this thread makes the kernels ready.
+      await Promise.race([loading, setImmediate()]);
+      runtime.makeCurrent();
+      executable = new CudaExecutable(runtime, pool, plan, placement, options.numBlocks);
+      await loading;
+      return executable;
     } catch (error) {
+      failed.abort();
+      await Promise.allSettled([loading]);
+      await executable?.dispose();
       pool.freeAll();
       throw isNeedletailError(error) && error.code === 'out_of_memory' ? outOfMemory(runtime, error) : error;
     }

@@ -1,4 +1,5 @@
 // One GPU opened: its context, a stream, compiled kernels, and what must be given back at the end.
+import type { CpuLibrary } from '../../ffi/cpu-library.ts';
 import type { Address, CudaDriver, GpuProperties } from '../../ffi/cuda/driver.ts';
 import type { CublasLt } from '../../ffi/cuda/cublaslt.ts';
 import type { Defines } from '../../kernels/cuda/cuda-kernel.ts';
@@ -9,6 +10,8 @@ import { MatmulTuner } from './matmul-tuner.ts';
 export class CudaRuntime {
   readonly driver: CudaDriver;
   readonly cublasLt: CublasLt;
+  /** Has the threads that read weights. */
+  readonly library: CpuLibrary;
   readonly cache: KernelCache;
   readonly gpu: GpuProperties;
   readonly stream: Address;
@@ -17,17 +20,24 @@ export class CudaRuntime {
   /** Set by measurements. */
   timer: StepTimer | null = null;
   readonly tuner: MatmulTuner;
-  readonly #context: Address;
+  readonly context: Address;
   readonly #modules = new Map<string, Address>();
   /** Dynamic shared memory that kernels are allowed: what the greediest of their launches takes. */
   readonly #sharedBytes = new Map<Address, number>();
 
-  constructor(driver: CudaDriver, cublasLt: CublasLt, cache: KernelCache, gpu: GpuProperties) {
+  constructor(
+    driver: CudaDriver,
+    cublasLt: CublasLt,
+    library: CpuLibrary,
+    cache: KernelCache,
+    gpu: GpuProperties,
+  ) {
     this.driver = driver;
     this.cublasLt = cublasLt;
+    this.library = library;
     this.cache = cache;
     this.gpu = gpu;
-    this.#context = driver.openContext(gpu.ordinal);
+    this.context = driver.openContext(gpu.ordinal);
     this.stream = driver.createStream();
     this.signalStream = driver.createStream();
     this.tuner = new MatmulTuner(this, cache.directory, gpu.name);
@@ -35,7 +45,7 @@ export class CudaRuntime {
 
   /** Must come before calls of the driver on a thread where another GPU may have been used. */
   makeCurrent(): void {
-    this.driver.setContext(this.#context);
+    this.driver.setContext(this.context);
   }
 
   /** A kernel, compiled or from the cache, allowed at least `sharedBytes` of dynamic shared memory. */

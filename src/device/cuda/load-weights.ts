@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Plan, RopeTable, WeightSpec } from '../../compiler/plan.ts';
 import type { Address } from '../../ffi/cuda/driver.ts';
 import type { WeightPart } from '../../ir/graph.ts';
-import { int, pointer, type KernelLaunch } from '../../kernels/cuda/cuda-kernel.ts';
+import { int, pointer } from '../../kernels/cuda/cuda-kernel.ts';
 import { itemSize } from '../../tensor/dtype.ts';
 import { asMatrix } from '../../tensor/shape.ts';
 import type { PackedWeightSource, TensorSource, TensorView } from '../../tensor/tensor-source.ts';
@@ -14,10 +14,18 @@ import { readPart } from '../read-part.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import { DeviceMemoryPool } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
-import { packingLaunch, quantizingLaunches, type PlacedPart } from './pack-launches.ts';
+import { packingLaunch, quantizingLaunches, type Launch, type PlacedPart } from './pack-launches.ts';
+import { inPieces, tensorRows } from './part-pieces.ts';
 import { slice, Uploader, type UploadSource } from './uploader.ts';
 
+const NUM_SCRATCHES = 2;
+const SCRATCH_BYTES = 64 * 2 ** 20;
 const NO_COUNTS = { numTokens: 0, numSeqs: 0, numLogitRows: 0, numDecodeSeqs: 0, numQueryTiles: 0 };
+
+interface Scratch {
+  readonly address: Address;
+  readonly bytes: number;
+}
 
 /** Where a plan's weights and tables of angles go, by id. */
 export interface WeightPlaces {
@@ -35,11 +43,11 @@ export async function loadWeights(
 ): Promise<void> {
   const loader = new WeightLoader(plan, places, options, runtime);
   try {
-    for (const table of plan.ropeTables) await loader.fillTable(table, places.ropeTables[table.id]);
     for (const weight of plan.weights) await loader.load(weight, source);
+    for (const table of plan.ropeTables) loader.fillTable(table, places.ropeTables[table.id]);
     await loader.finish();
   } finally {
-    await loader.close();
+    loader.close();
   }
 }
 
@@ -51,11 +59,15 @@ class WeightLoader {
   readonly #totalBytes: number;
   readonly #pool: DeviceMemoryPool;
   readonly #uploader: Uploader;
-  /** Where a tensor lies until it is packed; what packs it and what brings the next one follow each other on the stream. */
-  #scratch = { address: 0, bytes: 0 };
-  /** Names of tensors that were quantized, and for each the device's count of groups without a finite scale. */
+  /** Where rows of tensors lie until they are packed, in turns: the next ones are read while these arrive. */
+  readonly #scratches: Scratch[] = [];
+  /** What packs the rows that are arriving. */
+  readonly #arriving: { readonly numUploads: number; readonly pack: () => void }[] = [];
+  /** Names of tensors that are quantized, and for each the device's count of groups without a finite scale. */
   readonly #quantized: string[] = [];
   readonly #numBad: Address;
+  /** Bytes of weights that were sent, and how many uploads then. */
+  readonly #sent: { readonly bytes: number; readonly numUploads: number }[] = [];
   #loadedBytes = 0;
 
   constructor(plan: Plan, places: WeightPlaces, options: LoadOptions, runtime: CudaRuntime) {
@@ -65,14 +77,18 @@ class WeightLoader {
     this.#options = options;
     this.#totalBytes = [...plan.weights, ...plan.ropeTables].reduce((sum, { bytes }) => sum + bytes, 0);
     this.#pool = new DeviceMemoryPool(runtime);
-    this.#uploader = new Uploader(runtime);
+    this.#uploader = new Uploader(runtime, options.signal);
     const numCounts = plan.weights.reduce((sum, { parts }) => sum + parts.length, 0);
     this.#numBad = this.#pool.allocate(4 * numCounts);
     runtime.driver.fill(this.#numBad, 0, 4 * numCounts, runtime.stream);
   }
 
   async finish(): Promise<void> {
-    await this.#uploader.drain();
+    await this.#packArrived(0);
+    for (const { numUploads } of [...this.#sent]) {
+      await this.#uploader.reach(numUploads);
+      this.#countDone();
+    }
     if (this.#quantized.length === 0) return;
     const counts = new Uint32Array(this.#download(this.#numBad, 4 * this.#quantized.length).buffer);
     const bad = this.#quantized.find((_, i) => counts[i] > 0);
@@ -83,12 +99,12 @@ class WeightLoader {
     );
   }
 
-  async close(): Promise<void> {
-    await this.#uploader.close();
+  close(): void {
+    this.#uploader.close();
     this.#pool.freeAll();
   }
 
-  async fillTable(table: RopeTable, target: Address): Promise<void> {
+  fillTable(table: RopeTable, target: Address): void {
     const frequencies = new Uint8Array(Float64Array.from(table.inverseFrequencies).buffer);
     this.#launch({
       source: 'rope-table.cu',
@@ -108,19 +124,18 @@ class WeightLoader {
 
   async load(weight: WeightSpec, source: TensorSource | PackedWeightSource): Promise<void> {
     const target = this.#places.weights[weight.id];
-    if ('readPacked' in source) await this.#send(packedRange(weight, source), target);
+    if ('readPacked' in source) await this.#uploader.send(packedRange(weight, source), target);
     else if (!isMadeWithCodes(weight)) await this.#loadParts(weight, target, source);
-    this.#count(weight.bytes);
+    this.#sent.push({ bytes: weight.bytes, numUploads: this.#uploader.numSent });
+    this.#countDone();
   }
 
   async #loadParts(weight: WeightSpec, target: Address, source: TensorSource): Promise<void> {
-    const columns = weight.shape[1] ?? 1;
     let row = 0;
     for (const part of weight.parts) {
       const view = readPart(part, weight, source);
-      const to = target + row * columns * itemSize(weight.dtype);
-      if (isAsStored(weight, part, view)) await this.#sendRows(part, to, view);
-      else await this.#packPart(weight, part, to, row, view);
+      if (isAsStored(weight, part, view)) await this.#sendRows(part, rowAddress(weight, target, row), view);
+      else await this.#packPart(weight, part, target, row, view);
       row += part.rowCount;
     }
   }
@@ -128,7 +143,10 @@ class WeightLoader {
   async #sendRows(part: WeightPart, target: Address, view: TensorView): Promise<void> {
     const rowBytes = asMatrix(part.tensorShape)[1] * itemSize(view.dtype);
     const start = part.rowStart * rowBytes;
-    await this.#send(slice(view.file ?? view.bytes, start, start + part.rowCount * rowBytes), target);
+    await this.#uploader.send(
+      slice(view.file ?? view.bytes, start, start + part.rowCount * rowBytes),
+      target,
+    );
   }
 
   /** Sends the tensor's rows as they are and has the GPU cut, transpose, convert or quantize them. */
@@ -140,30 +158,55 @@ class WeightLoader {
     view: TensorView,
   ): Promise<void> {
     const rowBytes = asMatrix(part.tensorShape)[1] * itemSize(view.dtype);
-    const [start, end] = tensorRows(part).map((row) => row * rowBytes);
-    const address = this.#scratchFor(end - start);
-    await this.#send(slice(view.file ?? view.bytes, start, end), address);
-    await this.#uploader.drain();
-    const placed: PlacedPart = { part, tensor: address - start, from: view.dtype, weight, target };
-    if (weight.quantization?.origin === 'quantize') this.#quantize(placed, firstRow);
-    else this.#launch(packingLaunch(placed));
-  }
-
-  #scratchFor(bytes: number): Address {
-    if (this.#scratch.bytes < bytes) {
-      this.#runtime.driver.synchronize(this.#runtime.stream);
-      this.#pool.free(this.#scratch.address);
-      this.#scratch = { address: this.#pool.allocate(bytes), bytes };
+    const isQuantized = weight.quantization?.origin === 'quantize';
+    if (isQuantized) this.#quantized.push(part.tensor);
+    let row = firstRow;
+    for (const piece of inPieces(part, rowBytes, SCRATCH_BYTES)) {
+      const [start, end] = tensorRows(piece).map((tensorRow) => tensorRow * rowBytes);
+      const address = await this.#nextScratch(end - start);
+      await this.#uploader.send(slice(view.file ?? view.bytes, start, end), address);
+      const to = rowAddress(weight, target, row);
+      const placed: PlacedPart = {
+        part: piece,
+        tensor: address - start,
+        from: view.dtype,
+        weight,
+        target: to,
+      };
+      const launches = isQuantized ? this.#quantizing(placed, row) : [packingLaunch(placed)];
+      const pack = (): void => launches.forEach((launch) => this.#launch(launch));
+      this.#arriving.push({ numUploads: this.#uploader.numSent, pack });
+      row += piece.rowCount;
     }
-    return this.#scratch.address;
   }
 
-  #quantize(placed: PlacedPart, firstRow: number): void {
+  /** The one whose rows were packed longest ago. What packs them and what brings the next ones follow each other on the stream. */
+  async #nextScratch(bytes: number): Promise<Address> {
+    await this.#packArrived(NUM_SCRATCHES - 1);
+    let scratch =
+      this.#scratches.length < NUM_SCRATCHES ? { address: 0, bytes: 0 } : this.#scratches.shift()!;
+    if (scratch.bytes < bytes) {
+      this.#runtime.driver.synchronize(this.#runtime.stream);
+      this.#pool.free(scratch.address);
+      scratch = { address: this.#pool.allocate(bytes), bytes };
+    }
+    this.#scratches.push(scratch);
+    return scratch.address;
+  }
+
+  /** Packs rows that arrived, until no more than `maxLeft` times some are on their way. */
+  async #packArrived(maxLeft: number): Promise<void> {
+    while (this.#arriving.length > maxLeft) {
+      const { numUploads, pack } = this.#arriving.shift()!;
+      await this.#uploader.reach(numUploads);
+      pack();
+    }
+  }
+
+  #quantizing(placed: PlacedPart, firstRow: number): readonly Launch[] {
     const scales = scalesFor(placed.weight, this.#plan);
     const firstScale = this.#places.weights[scales.id] + firstRow * scales.shape[1] * itemSize('float32');
-    const numBad = this.#numBad + 4 * this.#quantized.length;
-    this.#quantized.push(placed.part.tensor);
-    for (const launch of quantizingLaunches(placed, firstScale, numBad)) this.#launch(launch);
+    return quantizingLaunches(placed, firstScale, this.#numBad + 4 * (this.#quantized.length - 1));
   }
 
   #download(address: Address, numBytes: number): Uint8Array {
@@ -176,14 +219,16 @@ class WeightLoader {
     return bytes;
   }
 
-  #send(source: UploadSource, target: Address): Promise<void> {
-    return this.#uploader.send(source, target, this.#options.signal);
-  }
-
-  #launch(launch: Omit<KernelLaunch, 'kind' | 'sharedBytes'>): void {
+  #launch(launch: Launch): void {
     new KernelLauncher(this.#runtime, this.#pool, { kind: 'kernel', sharedBytes: 0, ...launch }).run(
       NO_COUNTS,
     );
+  }
+
+  #countDone(): void {
+    const { numDone } = this.#uploader;
+    while (this.#sent.length > 0 && this.#sent[0].numUploads <= numDone)
+      this.#count(this.#sent.shift()!.bytes);
   }
 
   #count(bytes: number): void {
@@ -196,12 +241,8 @@ function packedRange({ id, bytes }: WeightSpec, source: PackedWeightSource): Upl
   return { path: source.path, start: source.offsetOf(id), byteLength: bytes };
 }
 
-/** Of the tensor as a matrix, the rows [start, end) that the part is cut from. */
-function tensorRows(part: WeightPart): readonly [start: number, end: number] {
-  const { rowStart, rowCount, rowStep, columnStart, columnCount, transpose } = part;
-  return transpose
-    ? [columnStart, columnStart + columnCount]
-    : [rowStart, rowStart + (rowCount - 1) * rowStep + 1];
+function rowAddress({ dtype, shape }: WeightSpec, target: Address, row: number): Address {
+  return target + row * (shape[1] ?? 1) * itemSize(dtype);
 }
 
 /** Scales that are made of floats are made together with their codes. */

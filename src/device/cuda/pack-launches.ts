@@ -21,7 +21,8 @@ export interface PlacedPart {
   readonly target: Address;
 }
 
-type Launch = Omit<KernelLaunch, 'kind' | 'sharedBytes'>;
+/** A kernel that packs. */
+export type Launch = Omit<KernelLaunch, 'kind' | 'sharedBytes'>;
 
 /** Cuts, transposes and converts; brings `uint4` codes into their layout. */
 export function packingLaunch(placed: PlacedPart): Launch {

@@ -7,6 +7,7 @@ import { plainStep, randomValues } from '../../../test/support/check-launch.ts';
 import { matrix } from '../../../test/support/cpu-harness.ts';
 import { CudaHarness } from '../../../test/support/cuda-harness.ts';
 import { describeCuda } from '../../../test/support/cuda.ts';
+import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { CublasLt } from '../../ffi/cuda/cublaslt.ts';
 import { CudaDriver } from '../../ffi/cuda/driver.ts';
 import { Nvrtc } from '../../ffi/cuda/nvrtc.ts';
@@ -26,7 +27,8 @@ describeCuda('a GPU that the compiler does not know', () => {
     };
     const cache = new KernelCache(older, gpu.computeCapability, directory);
     expect(cache.target).toMatch(/^compute_/);
-    const harness = new CudaHarness(new CudaRuntime(driver, CublasLt.load(driver.libraryMajors), cache, gpu));
+    const cublasLt = CublasLt.load(driver.libraryMajors);
+    const harness = new CudaHarness(new CudaRuntime(driver, cublasLt, CpuLibrary.load(null), cache, gpu));
     const x = matrix(5, 64, randomValues(5 * 64, 1));
     const weight = {
       kind: 'weight',

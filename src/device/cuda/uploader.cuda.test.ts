@@ -37,10 +37,10 @@ describeCuda('uploads', () => {
     const uploader = new Uploader(runtime);
     try {
       for (const [source, at] of sources) await uploader.send(source, target + at);
-      await uploader.drain();
+      await uploader.reach(uploader.numSent);
       return readDevice(runtime, target, NUM_BYTES);
     } finally {
-      await uploader.close();
+      uploader.close();
       runtime.driver.free(target);
     }
   }
@@ -70,11 +70,14 @@ describeCuda('uploads', () => {
   });
 
   it('stop when they are told to', async () => {
-    const uploader = new Uploader(device.runtime);
-    const target = device.runtime.driver.allocate(NUM_BYTES);
-    const sending = uploader.send(bytes, target, AbortSignal.abort(new Error('enough')));
-    await expect(sending).rejects.toThrow('enough');
-    await uploader.close();
-    device.runtime.driver.free(target);
+    const { driver } = device.runtime;
+    const target = driver.allocate(NUM_BYTES);
+    const abort = new AbortController();
+    const uploader = new Uploader(device.runtime, abort.signal);
+    abort.abort(new Error('enough'));
+    await expect(uploader.send(bytes, target)).rejects.toThrow('enough');
+    await expect(uploader.reach(1)).rejects.toThrow('enough');
+    uploader.close();
+    driver.free(target);
   });
 });

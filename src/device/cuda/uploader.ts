@@ -1,139 +1,144 @@
-// Brings bytes from files and from memory to the device: threads fill page-locked buffers, several at once, while the bus
-// empties others. Files are read, not mapped: page tables cost time, and a file that is cut short ends a process that maps it.
-import { open, type FileHandle } from 'node:fs/promises';
-import { copyMemory } from '../../ffi/copy-memory.ts';
+// Brings bytes from files and from memory to the device: native threads fill page-locked stages while the bus empties others, and
+// the event loop has no part in it. Files are read, not mapped: page tables cost time, and a file that is cut short ends a process that maps it.
+import { closeSync, openSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { getSystemErrorName } from 'node:util';
 import type { Address } from '../../ffi/cuda/driver.ts';
+import { UploadThreads, type UploadFailure } from '../../ffi/uploads.ts';
 import type { FileRange } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
-import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
 
-/** Together they stay in the processor's cache: memory is then read once, and not written and read again for the bus. */
-const STAGE_BYTES = 2 * 2 ** 20;
-const NUM_STAGES = 24;
-/** One thread alone reads memory more slowly than the bus carries it. The other stages are on their way meanwhile. */
-const MAX_FILLING = 12;
+/** Larger pieces suit the bus, but all stages together should stay in the processor's cache. */
+const STAGE_BYTES = 4 * 2 ** 20;
+/** One is filled while the other is emptied. */
+const STAGES_PER_THREAD = 2;
+/** One thread alone reads memory more slowly than the bus carries it, twelve faster. */
+const MAX_THREADS = 12;
+
+/** Of memory that is being read: tensors that are made while they load should not all be there at once. */
+const MAX_HELD_BYTES = 256 * 2 ** 20;
 
 /** Bytes that lie in memory, or in a file. */
 export type UploadSource = Uint8Array | FileRange;
 
-interface Stage {
-  readonly buffer: PinnedBuffer;
-  /** The event after the copy of what it was filled with last. */
-  readonly copied: Address;
-}
-
 export class Uploader {
   readonly #runtime: CudaRuntime;
-  readonly #pool: DeviceMemoryPool;
-  readonly #files = new Map<string, Promise<FileHandle>>();
-  readonly #stages: readonly Stage[];
-  readonly #unused: Stage[];
-  readonly #filling = new Set<Promise<void>>();
-  /** In the order in which the bus empties them. */
-  readonly #copying: Stage[] = [];
+  readonly #signal: AbortSignal | null;
+  readonly #stages: Address;
+  readonly #numStageBytes: number;
+  readonly #events: readonly Address[];
+  readonly #threads: UploadThreads;
+  /** Descriptors of open files, by path. */
+  readonly #files = new Map<string, number>();
+  /** Of each upload its file; null for memory. */
+  readonly #paths: (string | null)[] = [];
+  /** Memory that is being read, and how many uploads there were with it. */
+  readonly #held: { readonly bytes: Uint8Array; readonly numUploads: number }[] = [];
+  readonly #stop = (): void => this.#threads.stop();
 
-  constructor(runtime: CudaRuntime) {
+  constructor(runtime: CudaRuntime, signal: AbortSignal | null = null) {
+    const { driver, library, context, stream } = runtime;
     this.#runtime = runtime;
-    this.#pool = new DeviceMemoryPool(runtime);
-    // One allocation: page-locking takes long, many small ones longer.
-    const { address, bytes } = this.#pool.allocatePinned(NUM_STAGES * STAGE_BYTES);
-    this.#stages = Array.from({ length: NUM_STAGES }, (_, i) => ({
-      buffer: {
-        address: address + i * STAGE_BYTES,
-        bytes: bytes.subarray(i * STAGE_BYTES, (i + 1) * STAGE_BYTES),
-      },
-      copied: runtime.driver.createEvent(),
-    }));
-    this.#unused = [...this.#stages];
+    this.#signal = signal;
+    const numThreads = Math.min(MAX_THREADS, availableParallelism());
+    const numStages = numThreads * STAGES_PER_THREAD;
+    this.#events = Array.from({ length: numStages }, () => driver.createQuietEvent());
+    this.#numStageBytes = numStages * STAGE_BYTES;
+    // Huge pages are locked in a tenth of the time that the driver takes to allocate locked ones.
+    this.#stages = library.allocate(this.#numStageBytes);
+    this.#threads = new UploadThreads(library, {
+      functions: driver.copyFunctions,
+      context,
+      stream,
+      stages: this.#stages,
+      events: this.#events,
+      stageBytes: STAGE_BYTES,
+      numThreads,
+    });
+    driver.lockPages(this.#stages, this.#numStageBytes);
+    signal?.addEventListener('abort', this.#stop);
+  }
+
+  get numSent(): number {
+    return this.#paths.length;
+  }
+
+  /** How many of the first that were sent are on the stream. */
+  get numDone(): number {
+    return this.#threads.numDone;
+  }
+
+  /** Resolves when more may be sent. Memory stays as it is until it is on the stream. Throws as `reach` does. */
+  async send(source: UploadSource, target: Address): Promise<void> {
+    this.#signal?.throwIfAborted();
+    if (source instanceof Uint8Array) {
+      this.#threads.submitMemory(source, target);
+      this.#paths.push(null);
+      this.#held.push({ bytes: source, numUploads: this.numSent });
+      return this.#releaseHeld();
+    }
+    this.#threads.submitFile({ ...source, fd: this.#open(source.path) }, target);
+    this.#paths.push(source.path);
   }
 
   /**
-   * Resolves when the last piece is being read; memory stays as it is until `drain`. Throws `bad_checkpoint` for a file that
-   * ends too early.
+   * Waits until the first `numUploads` are on the stream. Throws `bad_checkpoint` for a file that ends too early or cannot be
+   * read, and the signal's reason.
    */
-  async send(source: UploadSource, target: Address, signal?: AbortSignal): Promise<void> {
-    for (let start = 0; start < source.byteLength; start += STAGE_BYTES) {
-      signal?.throwIfAborted();
-      const stage = await this.#takeStage();
-      const piece = slice(source, start, Math.min(source.byteLength, start + STAGE_BYTES));
-      const filling = this.#sendPiece(stage, piece, target + start);
-      this.#filling.add(filling);
-      // A failure stays among them, for whoever waits next.
-      void filling.then(
-        () => this.#filling.delete(filling),
-        () => undefined,
-      );
+  async reach(numUploads: number): Promise<void> {
+    if (this.numDone < numUploads) {
+      const failure = await this.#threads.wait(numUploads);
+      if (failure) this.#refuse(failure);
     }
-  }
-
-  /** Waits until all that was sent is on the stream. */
-  async drain(): Promise<void> {
-    await Promise.all(this.#filling);
-    this.#runtime.makeCurrent();
-  }
-
-  async close(): Promise<void> {
-    await Promise.allSettled(this.#filling);
-    const files = await Promise.allSettled(this.#files.values());
-    for (const file of files) if (file.status === 'fulfilled') await file.value.close();
-    this.#runtime.makeCurrent();
-    const { driver, stream } = this.#runtime;
-    driver.synchronize(stream);
-    for (const { copied } of this.#stages) driver.destroyEvent(copied);
-    this.#pool.freeAll();
-  }
-
-  async #takeStage(): Promise<Stage> {
-    while (this.#filling.size >= MAX_FILLING) await Promise.race(this.#filling);
-    const unused = this.#unused.pop();
-    if (unused) return unused;
-    const oldest = this.#copying.shift()!;
-    // Not for long: those behind it keep the bus busy, and most often it is done.
-    this.#runtime.makeCurrent();
-    this.#runtime.driver.synchronizeEvent(oldest.copied);
-    return oldest;
-  }
-
-  async #sendPiece(stage: Stage, piece: UploadSource, target: Address): Promise<void> {
-    const { buffer, copied } = stage;
-    if (piece instanceof Uint8Array) await copyMemory(buffer.address, piece);
-    else await this.#read(piece, buffer.bytes);
-    const { driver, stream } = this.#runtime;
     // Others have the event loop in between; they may have used another GPU.
     this.#runtime.makeCurrent();
-    driver.copyToDevice(target, buffer.address, piece.byteLength, stream);
-    driver.recordEvent(copied, stream);
-    this.#copying.push(stage);
   }
 
-  async #read({ path, start, byteLength }: FileRange, into: Uint8Array): Promise<void> {
-    const file = await this.#open(path);
-    for (let done = 0; done < byteLength;) {
-      const reading = file.read(into, done, byteLength - done, start + done);
-      const { bytesRead } = await reading.catch((error: unknown) =>
-        refuse(path, `cannot be read (${codeOf(error)})`),
-      );
-      if (bytesRead === 0) refuse(path, 'became shorter since it was opened');
-      done += bytesRead;
+  async #releaseHeld(): Promise<void> {
+    const heldBytes = (): number => this.#held.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+    while (this.#held.length > 1 && heldBytes() > MAX_HELD_BYTES) {
+      await this.reach(this.#held[0].numUploads);
+      this.#held.shift();
     }
   }
 
-  #open(path: string): Promise<FileHandle> {
-    const opening =
-      this.#files.get(path) ??
-      open(path).catch((error: unknown) => refuse(path, `cannot be opened (${codeOf(error)})`));
-    this.#files.set(path, opening);
-    return opening;
+  close(): void {
+    const { driver, library, stream } = this.#runtime;
+    this.#signal?.removeEventListener('abort', this.#stop);
+    this.#threads.destroy();
+    for (const fd of this.#files.values()) closeSync(fd);
+    this.#runtime.makeCurrent();
+    driver.synchronize(stream);
+    for (const event of this.#events) driver.destroyEvent(event);
+    driver.unlockPages(this.#stages);
+    library.free(this.#stages, this.#numStageBytes);
+  }
+
+  #open(path: string): number {
+    const known = this.#files.get(path);
+    if (known !== undefined) return known;
+    try {
+      const fd = openSync(path, 'r');
+      this.#files.set(path, fd);
+      return fd;
+    } catch (error) {
+      throw badFile(path, `cannot be opened (${(error as NodeJS.ErrnoException).code})`);
+    }
+  }
+
+  #refuse({ problem, code, upload }: UploadFailure): never {
+    const path = this.#paths[upload]!;
+    if (problem === 'cutShort') throw badFile(path, 'became shorter since it was opened');
+    if (problem === 'unreadable') throw badFile(path, `cannot be read (${getSystemErrorName(-code)})`);
+    if (problem === 'driver') this.#runtime.driver.check('copying to the device', code);
+    this.#signal?.throwIfAborted();
+    throw new Error('the uploader was stopped by nobody');
   }
 }
 
-function codeOf(error: unknown): string {
-  return (error as NodeJS.ErrnoException).code ?? String(error);
-}
-
-function refuse(path: string, problem: string): never {
-  throw new NeedletailError('bad_checkpoint', `${path}: ${problem}; fetch it again`);
+function badFile(path: string, problem: string): NeedletailError {
+  return new NeedletailError('bad_checkpoint', `${path}: ${problem}; fetch it again`);
 }
 
 /** The bytes `[start, end)` of a source. */

@@ -2,13 +2,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createRequire } from 'node:module';
 import type { Socket } from 'node:net';
-import { availableParallelism } from 'node:os';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { type Frame, FrameDecoder } from './frames.ts';
 import { PIPE_FD } from './run-engine-process.ts';
-
-/** Of libuv's pool, which has four unless told: they copy weights into page-locked memory, and the bus outruns four. */
-const NUM_POOL_THREADS = Math.max(4, Math.min(16, availableParallelism()));
 
 export class EngineChild {
   /** Resolves once with why it is gone; never rejects. */
@@ -20,7 +16,6 @@ export class EngineChild {
   constructor(entry: URL, onFrame: (frame: Frame) => void) {
     // What a library prints must not get into the parent's standard output: it may be somebody's data.
     this.#process = spawn(process.execPath, [...loaderFlags(entry), fileURLToPath(entry)], {
-      env: { UV_THREADPOOL_SIZE: String(NUM_POOL_THREADS), ...process.env },
       stdio: ['ignore', 2, 2, 'pipe'],
     });
     this.exited = whenGone(this.#process).then((reason) => this.#fault ?? reason);

@@ -73,7 +73,7 @@ export class CudaDriver {
     this.#functions = functions;
     const status = functions.cuInit(0);
     if (status === CUDA_ERROR_NO_DEVICE) throw noGpu();
-    this.#check('cuInit', status);
+    this.check('cuInit', status);
     this.version = this.#readInt('cuDriverGetVersion', (out) => functions.cuDriverGetVersion(out));
   }
 
@@ -88,6 +88,11 @@ export class CudaDriver {
     const driver = new CudaDriver(bind(library));
     if (driver.numGpus() > 0) return driver;
     throw noGpu();
+  }
+
+  /** Addresses of the driver's functions, for threads that are not Node's: in the order of `NtCopyFunctions`. */
+  get copyFunctions(): readonly Address[] {
+    return this.#functions.copyFunctions;
   }
 
   /** Major versions of libraries that it runs, newest first. */
@@ -106,7 +111,7 @@ export class CudaDriver {
     const attribute = (name: keyof typeof ATTRIBUTES): number =>
       this.#readInt('cuDeviceGetAttribute', (out) => f.cuDeviceGetAttribute(out, ATTRIBUTES[name], device));
     const name = Buffer.alloc(256);
-    this.#check('cuDeviceGetName', f.cuDeviceGetName(name, name.length, device));
+    this.check('cuDeviceGetName', f.cuDeviceGetName(name, name.length, device));
     return {
       ordinal,
       name: name.toString('utf8', 0, name.indexOf(0)),
@@ -128,7 +133,7 @@ export class CudaDriver {
   }
 
   setContext(context: Address): void {
-    this.#check('cuCtxSetCurrent', this.#functions.cuCtxSetCurrent(context));
+    this.check('cuCtxSetCurrent', this.#functions.cuCtxSetCurrent(context));
   }
 
   closeContext(ordinal: number): void {
@@ -138,7 +143,7 @@ export class CudaDriver {
   /** Free and total bytes of the current context's GPU. */
   memoryInfo(): { freeBytes: number; totalBytes: number } {
     const [free, total] = [new BigUint64Array(1), new BigUint64Array(1)];
-    this.#check('cuMemGetInfo', this.#functions.cuMemGetInfo_v2(free, total));
+    this.check('cuMemGetInfo', this.#functions.cuMemGetInfo_v2(free, total));
     return { freeBytes: Number(free[0]), totalBytes: Number(total[0]) };
   }
 
@@ -172,25 +177,37 @@ export class CudaDriver {
     this.#checkRelease('cuMemFreeHost', this.#functions.cuMemFreeHost(address));
   }
 
+  /** Page-locks memory that is there already. */
+  lockPages(address: Address, bytes: number): void {
+    this.check(
+      `cuMemHostRegister of ${bytes} bytes`,
+      this.#functions.cuMemHostRegister_v2(address, bytes, 0),
+    );
+  }
+
+  unlockPages(address: Address): void {
+    this.#checkRelease('cuMemHostUnregister', this.#functions.cuMemHostUnregister(address));
+  }
+
   /** Host memory as an ArrayBuffer, valid until it is freed. */
   view(address: Address, bytes: number): ArrayBuffer {
     return koffi.view(BigInt(address), bytes);
   }
 
   copyToDevice(target: Address, source: Address, bytes: number, stream: Address): void {
-    this.#check('cuMemcpyHtoDAsync', this.#functions.cuMemcpyHtoDAsync_v2(target, source, bytes, stream));
+    this.check('cuMemcpyHtoDAsync', this.#functions.cuMemcpyHtoDAsync_v2(target, source, bytes, stream));
   }
 
   copyToHost(target: Address, source: Address, bytes: number, stream: Address): void {
-    this.#check('cuMemcpyDtoHAsync', this.#functions.cuMemcpyDtoHAsync_v2(target, source, bytes, stream));
+    this.check('cuMemcpyDtoHAsync', this.#functions.cuMemcpyDtoHAsync_v2(target, source, bytes, stream));
   }
 
   copyOnDevice(target: Address, source: Address, bytes: number, stream: Address): void {
-    this.#check('cuMemcpyDtoDAsync', this.#functions.cuMemcpyDtoDAsync_v2(target, source, bytes, stream));
+    this.check('cuMemcpyDtoDAsync', this.#functions.cuMemcpyDtoDAsync_v2(target, source, bytes, stream));
   }
 
   fill(target: Address, byte: number, bytes: number, stream: Address): void {
-    this.#check('cuMemsetD8Async', this.#functions.cuMemsetD8Async(target, byte, bytes, stream));
+    this.check('cuMemsetD8Async', this.#functions.cuMemsetD8Async(target, byte, bytes, stream));
   }
 
   createStream(): Address {
@@ -204,7 +221,7 @@ export class CudaDriver {
 
   /** Blocks this thread until all that was put on the stream is done. Throws `device_failed` if any of it failed. */
   synchronize(stream: Address): void {
-    this.#check('cuStreamSynchronize', this.#functions.cuStreamSynchronize(stream));
+    this.check('cuStreamSynchronize', this.#functions.cuStreamSynchronize(stream));
   }
 
   /** Whether all is done; throws `device_failed` if the GPU failed. */
@@ -212,22 +229,31 @@ export class CudaDriver {
     const CUDA_ERROR_NOT_READY = 600;
     const status = this.#functions.cuStreamQuery(stream);
     if (status === CUDA_ERROR_NOT_READY) return false;
-    this.#check('cuStreamQuery', status);
+    this.check('cuStreamQuery', status);
     return true;
   }
 
   /** The driver calls the C function at `callback` with `argument` once the stream gets there. */
   launchHostFunction(stream: Address, callback: Address, argument: Address): void {
-    this.#check('cuLaunchHostFunc', this.#functions.cuLaunchHostFunc(stream, callback, argument));
+    this.check('cuLaunchHostFunc', this.#functions.cuLaunchHostFunc(stream, callback, argument));
   }
 
   /** What is put on the stream from here on waits for the event. */
   waitForEvent(stream: Address, event: Address): void {
-    this.#check('cuStreamWaitEvent', this.#functions.cuStreamWaitEvent(stream, event, 0));
+    this.check('cuStreamWaitEvent', this.#functions.cuStreamWaitEvent(stream, event, 0));
   }
 
   createEvent(): Address {
     return this.#readAddress('cuEventCreate', (out) => this.#functions.cuEventCreate(out, 0));
+  }
+
+  /** One that times nothing; who waits for it sleeps. */
+  createQuietEvent(): Address {
+    const BLOCKING_SYNC = 1;
+    const DISABLE_TIMING = 2;
+    return this.#readAddress('cuEventCreate', (out) =>
+      this.#functions.cuEventCreate(out, BLOCKING_SYNC | DISABLE_TIMING),
+    );
   }
 
   destroyEvent(event: Address): void {
@@ -235,17 +261,17 @@ export class CudaDriver {
   }
 
   recordEvent(event: Address, stream: Address): void {
-    this.#check('cuEventRecord', this.#functions.cuEventRecord(event, stream));
+    this.check('cuEventRecord', this.#functions.cuEventRecord(event, stream));
   }
 
   synchronizeEvent(event: Address): void {
-    this.#check('cuEventSynchronize', this.#functions.cuEventSynchronize(event));
+    this.check('cuEventSynchronize', this.#functions.cuEventSynchronize(event));
   }
 
   /** Milliseconds between two events that the GPU has passed. */
   elapsedMs(start: Address, end: Address): number {
     const out = new Float32Array(1);
-    this.#check('cuEventElapsedTime', this.#functions.cuEventElapsedTime(out, start, end));
+    this.check('cuEventElapsedTime', this.#functions.cuEventElapsedTime(out, start, end));
     return out[0];
   }
 
@@ -267,12 +293,12 @@ export class CudaDriver {
   /** A block gets more than 48 KB of shared memory only after this. */
   allowSharedBytes(kernel: Address, bytes: number): void {
     const status = this.#functions.cuFuncSetAttribute(kernel, MAX_DYNAMIC_SHARED_BYTES, bytes);
-    this.#check(`cuFuncSetAttribute of ${bytes} bytes of shared memory`, status);
+    this.check(`cuFuncSetAttribute of ${bytes} bytes of shared memory`, status);
   }
 
   /** `config`: the address of a `CUlaunchConfig`; `parameters`: of the list of the parameters' addresses. */
   launch(kernel: Address, config: Address, parameters: Address): void {
-    this.#check('cuLaunchKernelEx', this.#functions.cuLaunchKernelEx(config, kernel, parameters, 0));
+    this.check('cuLaunchKernelEx', this.#functions.cuLaunchKernelEx(config, kernel, parameters, 0));
   }
 
   /** A `CUtensorMap` (Hopper and newer). Address and `rowBytes` are multiples of 16. */
@@ -294,14 +320,14 @@ export class CudaDriver {
       TENSOR_MAP.plain, // Fetching more of a row at once than a box asks for slows streams of weights down.
       TENSOR_MAP.fillZeros,
     );
-    this.#check('cuTensorMapEncodeTiled', status);
+    this.check('cuTensorMapEncodeTiled', status);
     return map;
   }
 
   /** What is put on the stream from here on is recorded instead of run. */
   beginCapture(stream: Address): void {
     const THREAD_LOCAL = 1;
-    this.#check('cuStreamBeginCapture', this.#functions.cuStreamBeginCapture_v2(stream, THREAD_LOCAL));
+    this.check('cuStreamBeginCapture', this.#functions.cuStreamBeginCapture_v2(stream, THREAD_LOCAL));
   }
 
   /** Ends the capture and makes the record launchable. */
@@ -311,12 +337,12 @@ export class CudaDriver {
     try {
       return this.#readAddress('cuGraphInstantiate', (out) => f.cuGraphInstantiateWithFlags(out, graph, 0));
     } finally {
-      this.#check('cuGraphDestroy', f.cuGraphDestroy(graph));
+      this.check('cuGraphDestroy', f.cuGraphDestroy(graph));
     }
   }
 
   launchGraph(graph: Address, stream: Address): void {
-    this.#check('cuGraphLaunch', this.#functions.cuGraphLaunch(graph, stream));
+    this.check('cuGraphLaunch', this.#functions.cuGraphLaunch(graph, stream));
   }
 
   destroyGraph(graph: Address): void {
@@ -325,13 +351,13 @@ export class CudaDriver {
 
   #readInt(what: string, call: (out: Int32Array) => number): number {
     const out = new Int32Array(1);
-    this.#check(what, call(out));
+    this.check(what, call(out));
     return out[0];
   }
 
   #readAddress(what: string, call: (out: BigUint64Array) => number): Address {
     const out = new BigUint64Array(1);
-    this.#check(what, call(out));
+    this.check(what, call(out));
     return Number(out[0]);
   }
 
@@ -342,10 +368,11 @@ export class CudaDriver {
 
   /** Of what gives something back: a lost GPU's complaints say nothing new. */
   #checkRelease(what: string, status: number): void {
-    if (!this.#isLost) this.#check(what, status);
+    if (!this.#isLost) this.check(what, status);
   }
 
-  #check(what: string, status: number): void {
+  /** Throws `device_failed` (or `out_of_memory`) if the driver's `status` says that `what` failed. */
+  check(what: string, status: number): void {
     if (status === CUDA_SUCCESS) return;
     this.#isLost ||= FATAL_ERRORS.includes(status);
     const code: ErrorCode = status === CUDA_ERROR_OUT_OF_MEMORY ? 'out_of_memory' : 'device_failed';
@@ -412,7 +439,11 @@ type Call = (...args: readonly unknown[]) => number;
 /** Handles and addresses are `uintptr_t`, results come back through arrays. */
 function bind(library: LibraryHandle) {
   const call = (signature: string): Call => library.func(`int ${signature}`) as Call;
+  const addressOf = (name: string): Address => Number(koffi.address(library.symbol(name)));
   return {
+    copyFunctions: ['cuCtxSetCurrent', 'cuMemcpyHtoDAsync_v2', 'cuEventRecord', 'cuEventSynchronize'].map(
+      addressOf,
+    ),
     cuInit: call('cuInit(unsigned int flags)'),
     cuGetErrorName: call('cuGetErrorName(int status, _Out_ const char **text)'),
     cuGetErrorString: call('cuGetErrorString(int status, _Out_ const char **text)'),
@@ -429,6 +460,8 @@ function bind(library: LibraryHandle) {
     cuMemAlloc_v2: call('cuMemAlloc_v2(void *address, size_t bytes)'),
     cuMemFree_v2: call('cuMemFree_v2(uintptr_t address)'),
     cuMemHostAlloc: call('cuMemHostAlloc(void *address, size_t bytes, unsigned int flags)'),
+    cuMemHostRegister_v2: call('cuMemHostRegister_v2(uintptr_t address, size_t bytes, unsigned int flags)'),
+    cuMemHostUnregister: call('cuMemHostUnregister(uintptr_t address)'),
     cuMemFreeHost: call('cuMemFreeHost(uintptr_t address)'),
     cuMemcpyHtoDAsync_v2: call(
       'cuMemcpyHtoDAsync_v2(uintptr_t target, uintptr_t source, size_t bytes, uintptr_t stream)',
