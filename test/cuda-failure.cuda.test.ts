@@ -6,6 +6,7 @@ import { CudaDevice } from '../src/device/cuda/cuda-device.ts';
 import { DeviceError, type Executable } from '../src/device/device.ts';
 import { CUDA_KERNELS } from '../src/kernels/cuda/index.ts';
 import { findModel } from '../src/models/registry.ts';
+import type { TensorSource } from '../src/tensor/tensor-source.ts';
 import { compileRequest } from './support/compile.ts';
 import { describeCuda } from './support/cuda.ts';
 import { loadReference } from './support/reference-checkpoint.ts';
@@ -38,6 +39,27 @@ describeCuda('failures', () => {
     const executable = await load(4);
     await executable.run(step);
     await executable.dispose();
+  });
+
+  it('a load that fails or is given up on the way leaves nothing behind', async () => {
+    const { heldBytes } = device.runtime.driver;
+    const last = plan.weights.at(-1)!.parts[0].tensor;
+    const broken: TensorSource = {
+      read(name) {
+        if (name === last) throw new Error('the last tensor is damaged');
+        return source.read(name);
+      },
+      close: () => undefined,
+    };
+    await expect(device.load(plan, broken, { numBlocks: [4] })).rejects.toThrow('the last tensor is damaged');
+    const giveUp = new AbortController();
+    const options = {
+      numBlocks: [4],
+      signal: giveUp.signal,
+      onProgress: () => giveUp.abort(new Error('enough')),
+    };
+    await expect(device.load(plan, source, options)).rejects.toThrow('enough');
+    expect(device.runtime.driver.heldBytes).toBe(heldBytes);
   });
 
   // The last test: a context does not recover from it.

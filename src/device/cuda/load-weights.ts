@@ -89,6 +89,7 @@ class WeightLoader {
       await this.#uploader.reach(numUploads);
       this.#countDone();
     }
+    await this.#uploader.reach(this.#uploader.numSent);
     if (this.#quantized.length === 0) return;
     const counts = new Uint32Array(this.#download(this.#numBad, 4 * this.#quantized.length).buffer);
     const bad = this.#quantized.find((_, i) => counts[i] > 0);

@@ -91,6 +91,7 @@ export class Uploader {
       const failure = await this.#threads.wait(numUploads);
       if (failure) this.#refuse(failure);
     }
+    this.#signal?.throwIfAborted();
     // Others have the event loop in between; they may have used another GPU.
     this.#runtime.makeCurrent();
   }
