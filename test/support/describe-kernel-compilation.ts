@@ -40,9 +40,13 @@ const MAX_SPILL_BYTES = 160;
 /** Kernels of instructions that only Hopper has. */
 const HOPPER_SOURCES = ['attention-latent.cu', 'attention-prefill-hopper.cu', 'linear-wgmma.cu'];
 
-/** Kernels that no plan names: they pack weights, make tables, copy blocks, bring a step's arrays, measure. */
+/**
+ * Kernels that no plan names: they pack weights, make tables, copy blocks, bring a step's arrays, measure. And one of plans of
+ * checkpoints whose codes are in another order.
+ */
 const OTHER_SOURCES: readonly Pick<KernelLaunch, 'source' | 'defines'>[] = [
   { source: 'copy-blocks.cu', defines: {} },
+  { source: 'permute-columns.cu', defines: { X: 'bf16' } },
   { source: 'stage-step.cu', defines: {} },
   { source: 'read-memory.cu', defines: {} },
   { source: 'rope-table.cu', defines: {} },
