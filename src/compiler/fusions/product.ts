@@ -1,4 +1,4 @@
-// norm or gatedActivation + the product that alone reads what it makes → one op: a product of few rows makes them itself, instead
+// norm, gatedActivation or quantize + the product that alone reads what it makes → one op: a product of few rows makes them itself, instead
 // of waiting for another launch. Matched at the product.
 import type { Node } from '../../ir/graph.ts';
 import { feedingName, numOperandsMade } from '../../ir/ops/product-fusions.ts';
@@ -7,8 +7,7 @@ import { opOf } from '../op-of.ts';
 import type { Fusion } from './fusion.ts';
 
 export function fuseProduct(product: Node, index: GraphIndex): Fusion | null {
-  const { matrixInput, stackedInputs } = opOf(product);
-  if (matrixInput === null || !stackedInputs.includes(matrixInput)) return null;
+  if (opOf(product).matrixInput === null) return null;
   const numMade = numOperandsMade(opOf(product));
   const made = product.inputs.slice(0, numMade);
   const source = index.producer(made[0]);

@@ -396,20 +396,26 @@ interface Boxes {
 }
 
 function boxesOf(options: TensorMapOptions): Boxes {
-  if (options.interleavedMatrices !== undefined)
-    return interleavedBoxes(options, options.interleavedMatrices);
-  return options.boxAtoms === undefined ? plainBoxes(options) : severalAtoms(options, options.boxAtoms);
+  const { interleavedMatrices, boxAtoms } = options;
+  const boxes =
+    interleavedMatrices === undefined ? plainBoxes(options) : interleavedBoxes(options, interleavedMatrices);
+  return boxAtoms === undefined ? boxes : severalAtoms(boxes, options, boxAtoms);
 }
 
+/**
+ * The boxes cut into columns of 128 bytes, which are their last dimension: of five at most, so matrices that are interleaved are
+ * one then.
+ */
 function severalAtoms(
-  { itemBytes, rows, columns, rowBytes, boxRows }: TensorMapOptions,
+  { sizes, strides, box }: Boxes,
+  { itemBytes, columns }: TensorMapOptions,
   boxAtoms: number,
 ): Boxes {
   const atom = SWIZZLED_BYTES / itemBytes;
   return {
-    sizes: [atom, rows, Math.ceil(columns / atom)],
-    strides: [rowBytes, SWIZZLED_BYTES],
-    box: [atom, boxRows, boxAtoms],
+    sizes: [atom, ...sizes.slice(1, 4), Math.ceil(columns / atom)],
+    strides: [...strides.slice(0, 3), SWIZZLED_BYTES],
+    box: [...box.slice(0, 4), boxAtoms],
   };
 }
 

@@ -280,15 +280,17 @@ describe('what ops declare to passes', () => {
   const fed = FED_PRODUCTS.map(({ op, source, product }): readonly [string, Example] => {
     const [sourceInputs, sourceAttributes] = unfed[source.name];
     const columns = source.name.startsWith('gated') ? 2 : 4;
-    const weight = matrix([1, 2, 3, 4].slice(0, columns));
+    const isGated = product.name.startsWith('gated');
+    const weight = isGated ? matrix([1, 2, 3, 4], [5, 6, 7, 8]) : matrix([1, 2, 3, 4].slice(0, columns));
+    const scales = product.scalesInput === null ? [] : [isGated ? matrix([0.5], [2]) : matrix([0.5])];
+    const inputs = [...sourceInputs, weight, ...scales];
     const format = { weightDType: 'int8', groupSize: columns, hasZeros: false };
+    const ofProduct = { ...(scales.length > 0 ? format : {}), ...(isGated ? { kind: 'silu' } : {}) };
+    if (product.matrixInput === 1)
+      return [op.name, [inputs, { source: sourceAttributes, product: ofProduct }]];
     const quantize = { dtype: 'int8', groupSize: columns };
-    const inputs = [...sourceInputs, weight, ...(product.scalesInput === null ? [] : [matrix([0.5])])];
-    if (product.name === 'linear') return [op.name, [inputs, { source: sourceAttributes, product: {} }]];
-    if (product.name === 'weightOnlyLinear')
-      return [op.name, [inputs, { source: sourceAttributes, product: format }]];
-    const own = { ...sourceAttributes, quantize };
-    return [op.name, [inputs, { source: own, product: { ...format, xGroupSize: columns } }]];
+    const ofSource = source.name === 'quantize' ? quantize : { ...sourceAttributes, quantize };
+    return [op.name, [inputs, { source: ofSource, product: { ...ofProduct, xGroupSize: columns } }]];
   });
   const examples: Readonly<Record<string, Example>> = { ...unfed, ...Object.fromEntries(fed) };
   const numRows = x.shape[0];

@@ -1,9 +1,11 @@
-// Products fused with the op that makes what they alone multiply: a norm or a gated activation, which may quantize.
+// Products fused with the op that makes what they alone multiply: a norm or a gated activation, which may quantize, or a quantize.
 import { z } from 'zod';
 import type { Attributes } from '../graph.ts';
 import { defineOp, type OpDefinition } from '../op.ts';
 import { gatedActivation } from './gated-activation.ts';
+import { gatedLinear, gatedQuantizedLinear } from './gated-products.ts';
 import { linear } from './linear.ts';
+import { quantize } from './quantize.ts';
 import { addRmsNormQuantize, gatedActivationQuantize, rmsNormQuantize } from './quantize-fusions.ts';
 import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
 import { addRmsNorm, rmsNorm } from './rms-norm.ts';
@@ -74,4 +76,7 @@ export const FED_PRODUCTS: readonly FedProduct[] = [
   ...[rmsNormQuantize, addRmsNormQuantize, gatedActivationQuantize].map((source) =>
     feeding(source, quantizedLinear),
   ),
+  feeding(quantize, quantizedLinear),
+  ...[rmsNorm, addRmsNorm].map((source) => feeding(source, gatedLinear)),
+  ...[rmsNormQuantize, addRmsNormQuantize].map((source) => feeding(source, gatedQuantizedLinear)),
 ];

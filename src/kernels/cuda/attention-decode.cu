@@ -154,11 +154,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
   if (index < end) at.seek(decodes, index);
   const int max_blocks = *max_blocks_per_seq;
   let_next_start();
-  wait_for_previous();
-  if (index == end) return;
 
   Cursor<kTileRows> ahead = at;
   int num_ahead = 0;  // tiles from `ahead` on that are to be filled
+  int num_begun = 0;  // fills, of the STAGES that a row of tiles begins with
   const auto fill = [&] {
     if (num_ahead == 0) return ring.skip();
     const int* block_table = block_tables + i64(ahead.seq) * max_blocks;
@@ -167,12 +166,24 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
               values + tile_start(block_table, ahead.group, kv_head, num_kv_heads, VALUE_HEAD_DIM));
     if (--num_ahead > 0) ahead.next(decodes);
   };
-  const auto start_filling = [&](int first_tile, int count) {
-    ahead = at;
-    ahead.group = first_tile, num_ahead = count;
-    for (int i = 0; i < STAGES; i++) fill();
+  const auto aim = [&](int first_tile, int count) { ahead = at, ahead.group = first_tile, num_ahead = count; };
+  const auto fill_up = [&] {
+    for (; num_begun < STAGES; num_begun++) fill();
+    num_begun = 0;
   };
-  if (!by_blocks) start_filling(at.group, end - index);
+  if (has_units && index < end) {
+    // Of a sequence alone in its step, earlier steps have written all but the last token's tile.
+    const Shares own(end - index, WARPS);
+    aim(at.group + own.begin(warp), own.begin(warp + 1) - own.begin(warp));
+    const int last_tile = (context_lens[at.seq] - 1) / kTileRows;
+    for (; num_begun < STAGES && num_ahead > 0 && ahead.group < last_tile; num_begun++) fill();
+  }
+  wait_for_previous();
+  if (index == end) return;
+  if (!by_blocks) {
+    aim(at.group, end - index);
+    fill_up();
+  }
   GroupAttention<kCount> attention;
   while (true) {
     const int count = min(end - index, at.groups.y - at.group);
@@ -185,7 +196,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     const auto rule_of = [&](int row) {
       return ScoreRule{scale, softcap, ALIBI && row < num_rows ? slopes[first_head + row] : 0.0f, window};
     };
-    if (by_blocks) start_filling(first_tile, end_tile - first_tile);
+    if (by_blocks) {
+      if (!has_units) aim(first_tile, end_tile - first_tile);
+      fill_up();
+    }
     attention.start([&](int row) {
       return row < num_rows ? q + token * q_stride + i64(first_head + row) * HEAD_DIM : nullptr;
     });

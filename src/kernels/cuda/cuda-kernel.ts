@@ -228,14 +228,12 @@ export function gatedTensorMap(matrix: CudaMatrix, boxRows: number, interleavedM
   return { tensorMap: { address, itemBytes, rows, columns, rowBytes, boxRows, interleavedMatrices } };
 }
 
-/** Boxes of 128 bytes of `boxRows` rows, whatever the rows hold, or of `boxAtoms` times so many. */
+/** Boxes of rows of 128 bytes, whatever the rows hold. */
 export function byteMap(
   { address, dtype, rows, columns, rowStride }: CudaMatrix,
-  boxRows: number,
-  boxAtoms?: number,
+  box: Pick<TensorMap, 'boxRows' | 'boxAtoms' | 'interleavedMatrices'>,
 ): Parameter {
   const bytes = { columns: columns * itemSize(dtype), rowBytes: rowStride * itemSize(dtype) };
-  const box = boxAtoms === undefined ? { boxRows } : { boxRows, boxAtoms };
   return { tensorMap: { address, itemBytes: 1, rows, ...bytes, ...box } };
 }
 

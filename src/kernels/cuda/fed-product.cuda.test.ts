@@ -31,6 +31,18 @@ describeKernels('products fused with what is before them', (kernels) => {
       const gated = { source: { kind: 'silu' }, product: {} };
       await kernels.check('gatedActivationLinear', gated, [both, ...operands], [made, y]);
     });
+
+    it.each([
+      [8, 64],
+      [1064, 192],
+      [40, 2624],
+    ])('gatedLinear, %d outputs of %d inputs', async (outputs, inputs) => {
+      const { x, residual, gain } = sourcesOf(kernels, rows, inputs);
+      const weight = kernels.weight([2 * outputs, inputs], 4);
+      const attributes = { source: { eps: 1e-5, weightOffset: 0 }, product: { kind: 'silu' } };
+      const made = [matrix(rows, inputs), matrix(rows, inputs), matrix(rows, outputs)];
+      await kernels.check('addRmsNormGatedLinear', attributes, [x, residual, gain, weight], made);
+    });
   });
 
   it.each(ACTIVATION_KINDS)('linear after gatedActivation with %s', async (kind) => {

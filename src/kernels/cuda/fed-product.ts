@@ -22,15 +22,26 @@ interface FedProduct {
   readonly numMade: number;
 }
 
-const NUM_SOURCE_INPUTS = { rmsNorm: 2, addRmsNorm: 3, gatedActivation: 1 } as const;
+const PRODUCTS_OF_NUMBERS = ['linear', 'weightOnlyLinear', 'gatedLinear'];
+const PRODUCTS_OF_CODES = ['quantizedLinear', 'gatedQuantizedLinear'];
 
-const FED_PRODUCTS: readonly FedProduct[] = Object.entries(NUM_SOURCE_INPUTS).flatMap(
-  ([source, numSourceInputs]) => [
-    { source, product: 'linear', numSourceInputs, numMade: 1 },
-    { source, product: 'weightOnlyLinear', numSourceInputs, numMade: 1 },
-    { source: `${source}Quantize`, product: 'quantizedLinear', numSourceInputs, numMade: 2 },
-  ],
-);
+const FED_PRODUCTS: readonly FedProduct[] = [
+  ...feeding('rmsNorm', 2),
+  ...feeding('addRmsNorm', 3),
+  // Nothing is gated twice in a row.
+  ...feeding('gatedActivation', 1).filter(({ product }) => !product.startsWith('gated')),
+  { source: 'quantize', product: 'quantizedLinear', numSourceInputs: 1, numMade: 2 },
+];
+
+function feeding(source: string, numSourceInputs: number): readonly FedProduct[] {
+  return [
+    ...PRODUCTS_OF_NUMBERS.map((product) => ({ source, product, numSourceInputs, numMade: 1 })),
+    ...PRODUCTS_OF_CODES.map((product) => ({
+      ...{ source: `${source}Quantize`, product },
+      ...{ numSourceInputs, numMade: 2 },
+    })),
+  ];
+}
 
 /** Made of the descriptions of their parts. */
 export function fedProducts(parts: readonly CudaKernelDescription[]): readonly CudaKernelDescription[] {
@@ -100,6 +111,7 @@ function rowSourceOf(op: string, { inputs, outputs, attributes }: CudaLaunch): R
   const [x, ...others] = inputs.filter(({ kind }) => kind === 'matrix').map(matrixOf);
   const sum = matrixOf(outputs[0]);
   if (![x, ...others, sum].every(isAligned)) return null;
+  if (op === 'quantize') return { kind: 'copy', x };
   if (op.startsWith('gatedActivation'))
     return { kind: 'gatedActivation', x, activation: String(attributes['kind']) };
   const isAfterAdd = op.startsWith('add');
@@ -130,6 +142,7 @@ function rowOf(launch: CudaLaunch, numMade: number, source: RowSource): Prepared
     scales: optionalMatrix(scales),
     bias: optionalMatrix(bias),
     y: matrixOf(outputs[0]),
+    gate: 'kind' in attributes ? String(attributes['kind']) : null,
   };
   return row(launch, operands);
 }

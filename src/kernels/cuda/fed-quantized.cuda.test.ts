@@ -41,6 +41,32 @@ describeKernels('quantized products fused with what is before them', (kernels) =
         const gated = { source: { kind: 'silu', quantize }, product };
         const halved = [both, ...operands];
         await kernels.check('gatedActivationQuantizeQuantizedLinear', gated, halved, made, tolerances);
+        const alike = { source: quantize, product };
+        await kernels.check('quantizeQuantizedLinear', alike, [x, ...operands], made, tolerances);
+      }
+    });
+
+    it.each(['int8', 'float8_e4m3fn'] as const)('gatedQuantizedLinear of %s', async (codes) => {
+      for (const [outputs, inputs] of [
+        [8, 128],
+        [1064, 1152],
+      ]) {
+        const { attributes, operands } = codedRows(2 * outputs, inputs, codes);
+        const product = { ...attributes, xGroupSize: inputs, kind: 'silu' };
+        const source = { eps: 1e-5, weightOffset: 0, quantize: { dtype: codes, groupSize: inputs } };
+        const { x, residual, gain } = sourcesOf(kernels, rows, inputs);
+        const made = [...codesAndScales(rows, inputs, codes), matrix(rows, outputs)];
+        const step = CODE_STEPS[codes];
+        // Either half has the codes' error.
+        const tolerances = [
+          kernels.tolerance,
+          step,
+          kernels.tolerance,
+          3 * Math.max(step, kernels.tolerance),
+        ];
+        const op = 'addRmsNormQuantizeGatedQuantizedLinear';
+        const after = [x, residual, gain, ...operands];
+        await kernels.check(op, { source, product }, after, [matrix(rows, inputs), ...made], tolerances);
       }
     });
   });

@@ -1,5 +1,5 @@
-// Launch descriptions of products fused with the gatedActivation after them: one kernel for many rows; for few, where the product
-// is bound by its weight, the launches of both.
+// Launch descriptions of products fused with the gatedActivation after them: one kernel for many rows and for one;
+// for few, where the product is bound by its weight, the launches of both.
 import type { KernelQuery } from '../kernel.ts';
 import {
   matrixOf,
@@ -10,6 +10,7 @@ import {
   type PreparedLaunch,
 } from './cuda-kernel.ts';
 import { gatedActivation } from './elementwise.ts';
+import { row, ROW_VARIANT } from './linear-row.ts';
 import { isWgmma, wgmma } from './linear-wgmma.ts';
 import { CUBLASLT_WORKSPACE_BYTES, linear } from './linear.ts';
 import { quantizedLinear } from './quantized-linear.ts';
@@ -29,12 +30,16 @@ function gated(op: string, product: CudaKernelDescription): CudaKernelDescriptio
     },
     workspaceBytes: (query) =>
       CUBLASLT_WORKSPACE_BYTES + MAX_ITEM_BYTES * mostUnfusedRows(product, query) * query.weightRows,
-    prepare: (launch) => (isWgmma(launch.kernel) ? [fused(launch)] : unfused(launch, product)),
+    prepare: (launch) => (isFused(launch.kernel) ? [fused(launch)] : unfused(launch, product)),
   };
 }
 
+function isFused(kernel: string): boolean {
+  return isWgmma(kernel) || kernel === ROW_VARIANT.kernel;
+}
+
 function mostUnfusedRows(product: CudaKernelDescription, query: KernelQuery): number {
-  const variants = product.variants(query).filter(({ kernel }) => !isWgmma(kernel));
+  const variants = product.variants(query).filter(({ kernel }) => !isFused(kernel));
   return Math.max(0, ...variants.map(({ maxRows }) => maxRows ?? query.maxRows));
 }
 
@@ -42,7 +47,7 @@ function fused(launch: CudaLaunch): PreparedLaunch {
   const { inputs, outputs, attributes } = launch;
   const isOfCodes = launch.op === gatedQuantizedLinear.op;
   const [x, weight] = [inputs[0], inputs[isOfCodes ? 2 : 1]].map(matrixOf);
-  return wgmma(launch, {
+  const operands = {
     x,
     xScales: isOfCodes ? matrixOf(inputs[1]) : null,
     weight,
@@ -50,8 +55,10 @@ function fused(launch: CudaLaunch): PreparedLaunch {
     bias: optionalMatrix(inputs[isOfCodes ? 4 : 2]),
     y: matrixOf(outputs[0]),
     gate: String(attributes['kind']),
-    groups: null,
-  });
+  };
+  return isWgmma(launch.kernel)
+    ? wgmma(launch, { ...operands, groups: null })
+    : row(launch, { ...operands, source: null });
 }
 
 /** What stands between the two is behind cuBLASLt's workspace. */

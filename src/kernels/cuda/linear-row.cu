@@ -3,11 +3,12 @@
 // weights filled, from before the previous launch is done; the others have x in shared memory, each block for itself, and divide
 // the inputs, 128 bytes of every row at a time on tensor cores.
 // X: type of x, codes or 16-bit; CODES: of the weight, X if it has 16-bit numbers; Y: of the output, BIAS: of the bias;
-// STAGES of STAGE_ATOMS times 128 bytes of each of 16 rows; GROUPED: 1 if each 64 bytes of a row have a pair (scale, zero) of
+// STAGES of STAGE_ATOMS times 128 bytes of each of 16 rows, IN_FLIGHT of them on their way at once; GROUPED: 1 if each 64 bytes of a row have a pair (scale, zero) of
 // their own.
 // NORM: 1 if x is the root-mean-square norm of a row of type A, 2 if of the sum of two; W: type of its weight; GATE: the function
 // of a gated activation that x is of a row of type A; PIECES: 16-byte pieces of x that a thread makes; QUANTIZE: 1 if x is
 // rounded to codes then, 2 if it is of codes already.
+// OUTPUT_GATE: the function by which the first half of the outputs gates the second, if it does: a tile has eight of either.
 #include "pipeline.cuh"
 #include "row-x.cuh"
 
@@ -18,6 +19,11 @@ constexpr int kTileBytes = kOutputs * kAtomBytes;
 constexpr int kStageBytes = (STAGE_ATOMS + GROUPED) * kTileBytes;
 static_assert(!GROUPED || STAGE_ATOMS == 8, "a tile of scales for a stage");
 typedef Ring<STAGES, kReaders> StageRing;
+#ifdef OUTPUT_GATE
+constexpr bool kGates = true;
+#else
+constexpr bool kGates = false;
+#endif
 
 /// The weights of a block's outputs, by turns of a stage.
 struct Weights {
@@ -34,7 +40,10 @@ struct Weights {
 
   __device__ __forceinline__ void fill_stage(u8* stage, int turn, u64* full) const {
 #if HAS_COPY_ENGINE
-    if (threadIdx.x % 32 == 0) codes.fill(stage, row(turn), atom(turn), full);
+    if (threadIdx.x % 32 == 0) {
+      if (kGates) codes.fill_gated(stage, first_tile + turn / turns_per_tile, atom(turn), full);
+      else codes.fill(stage, row(turn), atom(turn), full);
+    }
 #else
     for (int i = 0; i < STAGE_ATOMS; i++)
       codes.fill(stage + i * kTileBytes, row(turn), (atom(turn) + i) * kAtomBytes, kOutputs, 1, full);
@@ -46,6 +55,7 @@ struct Weights {
   /// One warp; it meets nothing but weights.
   __device__ __forceinline__ void fill(u8* stages, StageRing& ring) const {
     for (int turn = 0; turn < num_turns; turn++) {
+      if (turn >= IN_FLIGHT) ring.wait_full(turn - IN_FLIGHT);
       ring.begin_fill(turn, kStageBytes);
       fill_stage(stages + turn % STAGES * kStageBytes, turn, &ring.full[turn % STAGES]);
       ring.end_fill(turn);
@@ -116,6 +126,21 @@ __device__ __forceinline__ float2 join_planes(const Total (&sum)[2][4]) {
   return make_float2(of_row[0], of_row[1]);
 }
 
+/// Which output row `row` of a tile is.
+__device__ __forceinline__ int output_of(int tile, int row, int outputs) {
+  return kGates ? tile * (kOutputs / 2) + row % 8 + row / 8 * (outputs / 2) : tile * kOutputs + row;
+}
+
+/// Row `row` of a tile; with a gate half a warp works together, and every tile is whole.
+__device__ __forceinline__ void write(Y* y, int tile, int row, float value) {
+#ifdef OUTPUT_GATE
+  const float up = __shfl_down_sync(0xffffu, value, 8);
+  if (row < 8) y[tile * (kOutputs / 2) + row] = from_float<Y>(OUTPUT_GATE(value, 0.0f, 0.0f) * up);
+#else
+  y[tile * kOutputs + row] = from_float<Y>(value);
+#endif
+}
+
 #if HAS_COPY_ENGINE
 #define WEIGHT_PARAMETERS const __grid_constant__ TensorMap codes, const __grid_constant__ TensorMap pairs_of_codes
 #else
@@ -157,7 +182,7 @@ extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
   int turn = 0;
   for (int tile = first_tile; tile < last_tile; tile++) {
     const bool writes = warp == tile % kReaders && lane < kOutputs;
-    const int output = tile * kOutputs + lane;
+    const int output = output_of(tile, lane, outputs);
     const bool is_output = writes && output < outputs;
     const float factor = is_output && scales ? x_factor * scales[output] : x_factor;
     const float offset = is_output && bias ? to_float(bias[output]) : 0.0f;
@@ -176,6 +201,6 @@ extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
     float total = 0.0f;
 #pragma unroll
     for (int i = 0; i < kReaders; i++) total += parts[i][lane];
-    y[output] = from_float<Y>(total * factor + offset);
+    write(y, tile, lane, total * factor + offset);
   }
 }

@@ -36,14 +36,13 @@ describeKernels('products of one row', (kernels) => {
     });
   });
 
-  it.each(sizes(128, 2176, 19712))(
-    'quantizedLinear of int8, %d outputs of %d inputs',
-    async (outputs, inputs) => {
+  describe.each(['int8', 'float8_e4m3fn'] as const)('quantizedLinear of %s', (dtype) => {
+    it.each(sizes(128, 2176, 19712))('%d outputs of %d inputs', async (outputs, inputs) => {
       const bias = outputs % 3 === 0 ? kernels.vector(outputs, 3) : NO_OPERAND;
-      const { attributes, operands } = codedRows(outputs, inputs, 'int8');
-      const inputsOf = [...codedActivations(1, inputs, 'int8'), ...operands, bias];
+      const { attributes, operands } = codedRows(outputs, inputs, dtype);
+      const inputsOf = [...codedActivations(1, inputs, dtype), ...operands, bias];
       const all = { ...attributes, xGroupSize: inputs };
       await kernels.check('quantizedLinear', all, inputsOf, [matrix(1, outputs)]);
-    },
-  );
+    });
+  });
 });

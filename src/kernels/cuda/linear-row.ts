@@ -27,7 +27,9 @@ export type RowSource =
       readonly eps: number;
       readonly weightOffset: number;
     }
-  | { readonly kind: 'gatedActivation'; readonly x: CudaMatrix; readonly activation: string };
+  | { readonly kind: 'gatedActivation'; readonly x: CudaMatrix; readonly activation: string }
+  /** Numbers as they are, to be rounded to codes. */
+  | { readonly kind: 'copy'; readonly x: CudaMatrix };
 
 /** A product's operands; `xScales` is null if x is of numbers, `scales` if the weight is. With a source, x is written. */
 export interface RowOperands {
@@ -38,6 +40,8 @@ export interface RowOperands {
   readonly scales: CudaMatrix | null;
   readonly bias: CudaMatrix | null;
   readonly y: CudaMatrix;
+  /** The function by which the first half of the outputs gates the second, which is y; null if all outputs are. Hopper's. */
+  readonly gate: string | null;
 }
 
 /** How weights are scaled: by the whole row if `groupSize` is its length. */
@@ -52,6 +56,7 @@ export const ROW_VARIANT: KernelVariant = { kernel: 'row', maxRows: 1 };
 const STAGE_ATOMS = 8;
 const ATOM_BYTES = 128;
 const OUTPUTS = 16;
+const WEIGHT_BOX = { boxRows: OUTPUTS, boxAtoms: STAGE_ATOMS } as const;
 const READERS = 8;
 /** Elements of x that a thread makes at a time. */
 const PIECE = 8;
@@ -59,6 +64,11 @@ const PIECE = 8;
 const GROUP_SIZE = 128;
 /** Of a block: one on each multiprocessor, with so many weights under way that memory is busy while a launch waits for another. */
 const SHARED_BYTES = 200 * 1024;
+/**
+ * Of the ring's, that are on their way at once: enough to keep memory busy, and no more, since all that others ask of memory
+ * waits behind them. 16-bit weights leave the blocks less time to spare.
+ */
+const MAX_STAGES_IN_FLIGHT = { codes: 3, numbers: 4 } as const;
 /** Of x: what leaves the smallest chips a ring of two stages. */
 const MAX_X_BYTES = 58 * 1024;
 
@@ -71,14 +81,15 @@ export function canRow({ weightColumns }: KernelQuery, dtype: DType, scaling: Sc
 }
 
 export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
-  const { source, x, xScales, weight, scales, bias, y } = operands;
+  const { source, x, xScales, weight, scales, bias, y, gate } = operands;
   const isGrouped = weight.dtype === 'uint4';
   const stageBytes = OUTPUTS * ATOM_BYTES * (STAGE_ATOMS + (isGrouped ? 1 : 0));
   const numHalves = (2 * weight.columns * itemSize(weight.dtype)) / ATOM_BYTES;
   const besides = keptBytes(x.dtype, weight) + (isGrouped ? 4 * numHalves : 0);
   const room = Math.min(SHARED_BYTES, launch.gpu.maxSharedMemoryPerBlock - 4096);
   const stages = Math.max(2, Math.floor((room - besides) / stageBytes));
-  const numTiles = Math.ceil(y.columns / OUTPUTS);
+  const numTiles = Math.ceil(weight.rows / OUTPUTS);
+  const inFlight = MAX_STAGES_IN_FLIGHT[isCodeDType(weight.dtype) ? 'codes' : 'numbers'];
   return {
     kind: 'kernel',
     source: 'linear-row.cu',
@@ -90,7 +101,9 @@ export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
       Y: cudaType(y.dtype),
       STAGE_ATOMS,
       STAGES: stages,
+      IN_FLIGHT: Math.min(stages, inFlight),
       GROUPED: isGrouped ? 1 : 0,
+      ...(gate === null ? {} : { OUTPUT_GATE: gate }),
       ...sourceDefines(source, x),
     },
     block: 32 * (READERS + 1),
@@ -106,13 +119,16 @@ export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
       pointer(x.address),
       pointer(xScales?.address ?? 0),
       ...(launch.gpu.computeCapability >= COPY_ENGINE_CAPABILITY
-        ? [byteMap(weight, OUTPUTS, STAGE_ATOMS), byteMap(isGrouped ? scales! : weight, OUTPUTS)]
+        ? [
+            byteMap(weight, gate === null ? WEIGHT_BOX : { ...WEIGHT_BOX, interleavedMatrices: 1 }),
+            byteMap(isGrouped ? scales! : weight, { boxRows: OUTPUTS }),
+          ]
         : [weight, isGrouped ? scales! : weight].map(({ address }) => pointer(address))),
       pointer(isGrouped ? 0 : (scales?.address ?? 0)),
       pointer(bias?.address ?? 0),
       pointer(y.address),
       int(weight.columns),
-      int(y.columns),
+      int(weight.rows),
     ],
   };
 }
@@ -138,7 +154,8 @@ function sourceDefines(source: RowSource | null, x: CudaMatrix): Defines {
     QUANTIZE: isOfCodes ? (source ? 1 : 2) : 0,
   };
   if (source?.kind === 'gatedActivation') return { ...common, NORM: 0, GATE: source.activation };
-  return { ...common, NORM: source ? (source.added ? 2 : 1) : 0 };
+  if (source?.kind !== 'norm') return { ...common, NORM: 0 };
+  return { ...common, NORM: source.added ? 2 : 1 };
 }
 
 /** `x`: where the row is if it has no source. */

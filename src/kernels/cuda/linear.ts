@@ -68,7 +68,7 @@ function prepare(launch: CudaLaunch): readonly PreparedLaunch[] {
   if (isWgmma(launch.kernel))
     return [wgmma(launch, { ...operands(launch), xScales: null, scales: null, gate: null, groups: null })];
   if (launch.kernel === ROW_VARIANT.kernel)
-    return [row(launch, { ...operands(launch), source: null, xScales: null, scales: null })];
+    return [row(launch, { ...operands(launch), source: null, xScales: null, scales: null, gate: null })];
   return launch.kernel === 'cublaslt'
     ? matmul(launch, operands(launch))
     : [stream(launch, Number(launch.kernel.slice('stream'.length)))];

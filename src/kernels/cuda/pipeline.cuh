@@ -79,6 +79,14 @@ struct Boxes {
         "l"(map), "r"(0), "r"(row), "r"(atom), "r"(shared_address(full)), "l"(policy)
         : "memory");
   }
+  /// The same of a matrix whose rows come in groups of eight of its first half, then eight of its second.
+  __device__ __forceinline__ void fill_gated(u8* target, int group, int atom, u64* full) const {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+        "[%1, {%2, %2, %2, %3, %4}], [%5], %6;" ::"r"(shared_address(target)),
+        "l"(map), "r"(0), "r"(group), "r"(atom), "r"(shared_address(full)), "l"(policy)
+        : "memory");
+  }
 };
 #endif
 

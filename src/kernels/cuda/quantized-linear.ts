@@ -124,8 +124,7 @@ function quantizedVariants(query: KernelQuery): readonly KernelVariant[] {
   if (query.batchInvariant) return [{ kernel: hasWgmma(query) ? 'wgmma128' : 'stream8', maxRows: null }];
   const rows = rowVariants(query);
   if (!hasWgmma(query)) return [...rows, ...streamVariants(null)];
-  // Of float8 codes wgmma makes one row as fast.
-  return [...(weightFormat!.dtype === 'int8' ? rows : []), ...wgmmaVariants(query)];
+  return [...rows, ...wgmmaVariants(query)];
 }
 
 function rowVariants(query: KernelQuery): readonly KernelVariant[] {
@@ -191,7 +190,7 @@ function product(launch: CudaLaunch, operands: QuantizedOperands): KernelLaunch 
   const { x, xScales, weight } = operands;
   const isCodeByCode = xScales === null || x.dtype === weight.dtype;
   if (!isAligned(x) || !isCodeByCode) return tiled(launch, operands);
-  if (launch.kernel === ROW_VARIANT.kernel) return row(launch, { ...operands, source: null });
+  if (launch.kernel === ROW_VARIANT.kernel) return row(launch, { ...operands, source: null, gate: null });
   if (launch.kernel in RING_SHAPES) return ring(launch, operands);
   if (launch.kernel in STREAM_SHAPES) return stream(launch, operands);
   return isWgmma(launch.kernel)

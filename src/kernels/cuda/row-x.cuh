@@ -4,11 +4,11 @@
 #include "barrier.cuh"
 #include "quantize.cuh"
 #include "quantized-tile.cuh"
-#ifdef GATE
 #include "activations.cuh"
+#ifdef GATE
 constexpr bool kMakesX = true;
 #else
-constexpr bool kMakesX = NORM;
+constexpr bool kMakesX = NORM || QUANTIZE == 1;
 #endif
 
 /// As what x is kept. Integer codes are multiplied as they are: numbers become integers of 24 bits under one scale, more than
@@ -133,6 +133,16 @@ struct Source {
     return reduce_readers<place>(absmax, MaxMagnitude());
   }
 
+  /// values = f(values, others).
+  template <typename F>
+  __device__ __forceinline__ void combine(Vec<A, kVec> (&values)[PIECES], const Vec<A, kVec> (&others)[PIECES], F f) const {
+    each([&](int piece, int) {
+#pragma unroll
+      for (int j = 0; j < kVec; j++)
+        values[piece].at[j] = from_float<A>(f(to_float(values[piece].at[j]), to_float(others[piece].at[j])));
+    });
+  }
+
   /// Waits for the previous launch; the row as it is multiplied, before rounding to codes.
   __device__ __forceinline__ void read(Vec<A, kVec> (&values)[PIECES]) const {
 #if NORM
@@ -140,28 +150,25 @@ struct Source {
     each([&](int piece, int i) { gains[piece] = load<kVec>(gain + i); });
 #endif
     wait_for_previous();
-    [[maybe_unused]] float squares = 0.0f;
-    each([&](int piece, int i) {
-      values[piece] = load<kVec>(x + i);
+    // All that is to be read is asked for at once.
+    each([&](int piece, int i) { values[piece] = load<kVec>(x + i); });
 #if NORM == 2
-      const Vec<A, kVec> others = load<kVec>(residual + i);
-#pragma unroll
-      for (int j = 0; j < kVec; j++)
-        values[piece].at[j] = from_float<A>(to_float(values[piece].at[j]) + to_float(others.at[j]));
-      if (blockIdx.x == 0) store<kVec>(sum + i, values[piece]);
-#endif
-#if NORM
-#pragma unroll
-      for (int j = 0; j < kVec; j++) squares += to_float(values[piece].at[j]) * to_float(values[piece].at[j]);
+    Vec<A, kVec> others[PIECES];
+    each([&](int piece, int i) { others[piece] = load<kVec>(residual + i); });
+    combine(values, others, Sum());
+    if (blockIdx.x == 0) each([&](int piece, int i) { store<kVec>(sum + i, values[piece]); });
 #endif
 #ifdef GATE
-      const Vec<A, kVec> up = load<kVec>(x + inputs + i);
-#pragma unroll
-      for (int j = 0; j < kVec; j++)
-        values[piece].at[j] = from_float<A>(GATE(to_float(values[piece].at[j]), 0.0f, 0.0f) * to_float(up.at[j]));
+    Vec<A, kVec> others[PIECES];
+    each([&](int piece, int i) { others[piece] = load<kVec>(x + inputs + i); });
+    combine(values, others, [](float gate, float up) { return GATE(gate, 0.0f, 0.0f) * up; });
 #endif
-    });
 #if NORM
+    float squares = 0.0f;
+    each([&](int piece, int) {
+#pragma unroll
+      for (int j = 0; j < kVec; j++) squares += to_float(values[piece].at[j]) * to_float(values[piece].at[j]);
+    });
     const float factor = rsqrtf(reduce_readers<0>(squares, Sum()) / inputs + eps);
     each([&](int piece, int) {
 #pragma unroll
