@@ -3,8 +3,8 @@
 // weights filled, from before the previous launch is done; the others have x in shared memory, each block for itself, and divide
 // the inputs, 128 bytes of every row at a time on tensor cores.
 // X: type of x, codes or 16-bit; CODES: of the weight, X if it has 16-bit numbers; Y: of the output, BIAS: of the bias;
-// STAGES of STAGE_ATOMS times 128 bytes of each of 16 rows, IN_FLIGHT of them on their way at once; GROUPED: 1 if each 64 bytes of a row have a pair (scale, zero) of
-// their own.
+// STAGES of STAGE_ATOMS times 128 bytes of each of 16 rows, IN_FLIGHT of them on their way at once; GROUPED: 1 if each 64 bytes of
+// a row have a pair (scale, zero) of their own.
 // NORM: 1 if x is the root-mean-square norm of a row of type A, 2 if of the sum of two; W: type of its weight; GATE: the function
 // of a gated activation that x is of a row of type A; PIECES: 16-byte pieces of x that a thread makes; QUANTIZE: 1 if x is
 // rounded to codes then, 2 if it is of codes already.
@@ -55,6 +55,7 @@ struct Weights {
   /// One warp; it meets nothing but weights.
   __device__ __forceinline__ void fill(u8* stages, StageRing& ring) const {
     for (int turn = 0; turn < num_turns; turn++) {
+      // What others read of memory waits behind all that is on its way.
       if (turn >= IN_FLIGHT) ring.wait_full(turn - IN_FLIGHT);
       ring.begin_fill(turn, kStageBytes);
       fill_stage(stages + turn % STAGES * kStageBytes, turn, &ring.full[turn % STAGES]);
