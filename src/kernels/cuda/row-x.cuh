@@ -135,11 +135,12 @@ struct Source {
 
   /// values = f(values, others).
   template <typename F>
-  __device__ __forceinline__ void combine(Vec<A, kVec> (&values)[PIECES], const Vec<A, kVec> (&others)[PIECES], F f) const {
-    each([&](int piece, int) {
+  __device__ __forceinline__ void combine(Vec<A, kVec> (&values)[PIECES], const A* others, F f) const {
+    each([&](int piece, int i) {
+      const Vec<A, kVec> other = load<kVec>(others + i);
 #pragma unroll
       for (int j = 0; j < kVec; j++)
-        values[piece].at[j] = from_float<A>(f(to_float(values[piece].at[j]), to_float(others[piece].at[j])));
+        values[piece].at[j] = from_float<A>(f(to_float(values[piece].at[j]), to_float(other.at[j])));
     });
   }
 
@@ -150,18 +151,14 @@ struct Source {
     each([&](int piece, int i) { gains[piece] = load<kVec>(gain + i); });
 #endif
     wait_for_previous();
-    // All that is to be read is asked for at once.
     each([&](int piece, int i) { values[piece] = load<kVec>(x + i); });
 #if NORM == 2
-    Vec<A, kVec> others[PIECES];
-    each([&](int piece, int i) { others[piece] = load<kVec>(residual + i); });
-    combine(values, others, Sum());
+    combine(values, residual, Sum());
+    // After all has been read, which a store between would hold up.
     if (blockIdx.x == 0) each([&](int piece, int i) { store<kVec>(sum + i, values[piece]); });
 #endif
 #ifdef GATE
-    Vec<A, kVec> others[PIECES];
-    each([&](int piece, int i) { others[piece] = load<kVec>(x + inputs + i); });
-    combine(values, others, [](float gate, float up) { return GATE(gate, 0.0f, 0.0f) * up; });
+    combine(values, x + inputs, [](float gate, float up) { return GATE(gate, 0.0f, 0.0f) * up; });
 #endif
 #if NORM
     float squares = 0.0f;
