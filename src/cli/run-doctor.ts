@@ -9,7 +9,7 @@ import { CpuLibrary } from '../ffi/cpu-library.ts';
 import { isNeedletailError } from '../util/errors.ts';
 import { formatBytes } from '../util/format-bytes.ts';
 import { VERSION } from '../util/version.ts';
-import { SELF_TEST_TOLERANCE, SELF_TESTS, selfTest, type SelfTest } from './self-test.ts';
+import { SELF_TESTS, selfTest, type SelfTest } from './self-test.ts';
 
 export async function runDoctor(): Promise<void> {
   line('needletail', `${VERSION}, Node.js ${process.version}, ${process.platform}-${process.arch}`);
@@ -55,7 +55,7 @@ async function testKernels(device: CudaDevice, test: SelfTest): Promise<void> {
   const name = `${test.name} test`;
   const checks = await selfTest(device, test).catch((error: unknown) => report(name, error));
   if (!checks) return;
-  const wrong = checks.filter(({ error }) => !(error <= SELF_TEST_TOLERANCE[test.dtype]));
+  const wrong = checks.filter(({ error }) => !(error <= test.tolerance));
   const kernels = new Set(checks.map(({ op, kernel }) => `${op} (${kernel})`));
   if (wrong.length === 0) return line(name, `${kernels.size} kernels compute what they should`);
   for (const { op, kernel, error } of wrong)

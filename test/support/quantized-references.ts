@@ -245,9 +245,11 @@ function requestOf(
 
 /** What activations are quantized to, by an op of its own or beside another, which the device decides. */
 function activationCodes({ launches }: Plan): string | undefined {
-  const quantizing = launches.map(({ op, attributes }) =>
-    op === 'quantize' ? attributes : (attributes['quantize'] as Attributes | undefined),
-  );
+  const quantizing = launches.map(({ op, attributes }) => {
+    // Of what is fused with a product behind it.
+    const source = (attributes['source'] ?? attributes) as Attributes;
+    return /^quantize(?!d)/.test(op) ? source : (source['quantize'] as Attributes | undefined);
+  });
   return quantizing.find((attributes) => attributes !== undefined)?.['dtype'] as string | undefined;
 }
 

@@ -7,7 +7,7 @@ import {
   codedActivations,
   codedRows,
   codedWeight,
-  SUM_ERRORS,
+  sumError,
 } from '../../../test/support/quantized-operands.ts';
 
 const [NUM_MATRICES, SLOTS] = [6, 2];
@@ -32,7 +32,7 @@ describeKernels('grouped products of codes', (kernels) => {
         await kernels.check('weightOnlyGroupedLinear', all, [x, ...rest], y);
         const coded = codedActivations(rows, columns, codes, inputs);
         const both = { ...all, xGroupSize: inputs };
-        const tolerance = Math.max(kernels.tolerance, SUM_ERRORS[codes]);
+        const tolerance = Math.max(kernels.tolerance, sumError(codes, inputs));
         await kernels.check('quantizedGroupedLinear', both, [...coded, ...rest], y, tolerance);
       }
     });
@@ -47,7 +47,7 @@ describeKernels('grouped products of codes', (kernels) => {
         const y = [matrix(rows, SLOTS * outputs)];
         await kernels.check('gatedWeightOnlyGroupedLinear', all, [x, ...rest], y);
         const coded = codedActivations(rows, inputs, codes);
-        const tolerance = Math.max(kernels.tolerance, 3 * SUM_ERRORS[codes]);
+        const tolerance = Math.max(kernels.tolerance, 3 * sumError(codes, inputs));
         const both = { ...all, xGroupSize: inputs };
         await kernels.check('gatedQuantizedGroupedLinear', both, [...coded, ...rest], y, tolerance);
       }

@@ -7,7 +7,7 @@ import {
   codedRows,
   codedWeight,
   NUM_ROWS,
-  SUM_ERRORS,
+  sumError,
 } from '../../../test/support/quantized-operands.ts';
 
 describeKernels('quantizedLinear', (kernels) => {
@@ -23,7 +23,7 @@ describeKernels('quantizedLinear', (kernels) => {
         const bias = rows % 2 === 0 ? NO_OPERAND : kernels.vector(outputs, 4);
         const all = { ...attributes, xGroupSize: inputs };
         const inputsOf = [...codedActivations(rows, inputs, codes), ...operands, bias];
-        const tolerance = Math.max(kernels.tolerance, SUM_ERRORS[codes]);
+        const tolerance = Math.max(kernels.tolerance, sumError(codes, inputs));
         await kernels.check('quantizedLinear', all, inputsOf, [matrix(rows, outputs)], tolerance);
       }
     });
