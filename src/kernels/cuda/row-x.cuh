@@ -115,10 +115,10 @@ struct Source {
   float* scale;
   int inputs;
 
-  /// Calls f(piece, first column) for each of this thread's pieces.
-  template <typename F> __device__ __forceinline__ void each(F f) const {
+  /// Calls f(piece, first column) for each of this thread's pieces, or for some of them.
+  template <int kFirst = 0, int kEnd = PIECES, typename F> __device__ __forceinline__ void each(F f) const {
 #pragma unroll
-    for (int piece = 0; piece < PIECES; piece++) {
+    for (int piece = kFirst; piece < kEnd; piece++) {
       const int i = (piece * kReaders * 32 + threadIdx.x) * kVec;
       if (i < inputs) f(piece, i);
     }
@@ -133,15 +133,18 @@ struct Source {
     return reduce_readers<place>(absmax, MaxMagnitude());
   }
 
-  /// values = f(values, others).
-  template <typename F>
+  /// values = f(values, others). Others are asked for together, as many as registers hold: one by one each would wait for memory.
+  template <int kFirst = 0, typename F>
   __device__ __forceinline__ void combine(Vec<A, kVec> (&values)[PIECES], const A* others, F f) const {
-    each([&](int piece, int i) {
-      const Vec<A, kVec> other = load<kVec>(others + i);
+    constexpr int kTogether = 8, kEnd = kFirst + kTogether < PIECES ? kFirst + kTogether : PIECES;
+    Vec<A, kVec> asked[kEnd - kFirst];
+    each<kFirst, kEnd>([&](int piece, int i) { asked[piece - kFirst] = load<kVec>(others + i); });
+    each<kFirst, kEnd>([&](int piece, int) {
 #pragma unroll
       for (int j = 0; j < kVec; j++)
-        values[piece].at[j] = from_float<A>(f(to_float(values[piece].at[j]), to_float(other.at[j])));
+        values[piece].at[j] = from_float<A>(f(to_float(values[piece].at[j]), to_float(asked[piece - kFirst].at[j])));
     });
+    if constexpr (kEnd < PIECES) combine<kEnd>(values, others, f);
   }
 
   /// Waits for the previous launch; the row as it is multiplied, before rounding to codes.
