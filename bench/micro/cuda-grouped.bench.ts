@@ -2,11 +2,9 @@
 // node --import tsx bench/micro/cuda-grouped.bench.ts [mixtral-8x7b|gpt-oss-20b|qwen3-30b-a3b]… [1|8|32|64|256|1024]…
 import { leastSeconds } from '../../src/bench/cuda/work.ts';
 import { measureRoofs } from '../../src/bench/cuda/roofs.ts';
-import type { CudaLaunch, CudaMatrix } from '../../src/kernels/cuda/cuda-kernel.ts';
+import type { CudaLaunch } from '../../src/kernels/cuda/cuda-kernel.ts';
 import { gatedGroupedLinear, groupedLinear } from '../../src/kernels/cuda/grouped-linear.ts';
-import { countsOf, GpuTimer, ROTATED_BYTES } from './cuda-timing.ts';
-
-const MAX_COPIES = 8;
+import { GpuTimer, matrixAt, ROTATED_BYTES } from './cuda-timing.ts';
 
 /** A matrix of each expert. */
 interface Product {
@@ -101,38 +99,22 @@ function chooseExperts(rows: number, numExperts: number, perToken: number): Int3
   );
 }
 
-/** Of one product, with weights that no cache holds: launches go through copies of them. */
 function microseconds(kernel: string, product: Product, rows: number, ids: Int32Array): number {
   const { numExperts, perToken, outputs, inputs, isDown } = product;
-  const op = isDown ? groupedLinear : gatedGroupedLinear;
-  const bytes = 2 * numExperts * outputs * inputs;
-  const numCopies = Math.min(MAX_COPIES, Math.floor(ROTATED_BYTES / bytes));
-  const count = timer.pool.upload(new Uint8Array(Int32Array.of(rows, 0).buffer));
-  const address = timer.pool.upload(new Uint8Array(ids.buffer));
-  const idsAt: CudaMatrix = { ...bf16(address, rows, perToken), dtype: 'int32' };
-  const launches = Array.from({ length: numCopies }, (_, i) =>
-    op.prepare({
-      op: op.op,
-      kernel,
-      attributes: attributesOf(product),
-      inputs: [
-        bf16(x, rows, isDown ? perToken * inputs : inputs),
-        bf16(weights + i * bytes, numExperts * outputs, inputs),
-        idsAt,
-        { kind: 'none' },
-      ],
-      outputs: [bf16(y, rows, (perToken * outputs) / (isDown ? 1 : 2))],
-      rows: 'numTokens',
-      addresses: { numTokens: count, numSeqs: 0, numLogitRows: 0, numQueryTiles: 0, queryTiles: 0 },
-      workspace: workspace.address,
-      blockSize: 16,
-      gpu: timer.device.runtime.gpu,
-      constant: () => 0,
-    } satisfies CudaLaunch),
-  ).flat();
-  return (1000 * timer.time(launches, countsOf(rows), workspace)) / numCopies;
-}
-
-function bf16(address: number, rows: number, columns: number): CudaMatrix {
-  return { kind: 'matrix', address, dtype: 'bfloat16', rows, columns, rowStride: columns };
+  const idsAt = timer.pool.upload(new Uint8Array(ids.buffer));
+  const timed = {
+    kernels: isDown ? groupedLinear : gatedGroupedLinear,
+    kernel,
+    attributes: attributesOf(product),
+    rows,
+    weightBytes: 2 * numExperts * outputs * inputs,
+    inputs: (copyStart: number) => [
+      matrixAt(x, rows, isDown ? perToken * inputs : inputs),
+      matrixAt(weights + copyStart, numExperts * outputs, inputs),
+      matrixAt(idsAt, rows, perToken, 'int32'),
+      { kind: 'none' } as const,
+    ],
+    output: matrixAt(y, rows, (perToken * outputs) / (isDown ? 1 : 2)),
+  };
+  return timer.productUs(timed, workspace);
 }

@@ -2,11 +2,9 @@
 // node --import tsx bench/micro/cuda-linear.bench.ts [llama-2-7b|llama-3.1-8b]… [1|8|16|64|128|256|1024]…
 import { measureRoofs, memoryRoof, type Roofs } from '../../src/bench/cuda/roofs.ts';
 import { linear } from '../../src/kernels/cuda/linear.ts';
-import type { CudaLaunch, CudaMatrix } from '../../src/kernels/cuda/cuda-kernel.ts';
-import { countsOf, GpuTimer, ROTATED_BYTES } from './cuda-timing.ts';
+import { GpuTimer, matrixAt, ROTATED_BYTES } from './cuda-timing.ts';
 
 const WORKSPACE_BYTES = 32 * 2 ** 20;
-const MAX_COPIES = 40;
 
 interface Product {
   readonly name: string;
@@ -78,31 +76,21 @@ function printProduct(model: string, { name, outputs, inputs }: Product, rows: n
   }
 }
 
-/** Of one product, with weights that no cache holds: launches go through copies of them. */
 function microseconds(kernel: string, outputs: number, inputs: number, rows: number): number {
-  const bytes = 2 * outputs * inputs;
-  const numCopies = Math.min(MAX_COPIES, Math.floor(ROTATED_BYTES / bytes));
-  const count = timer.pool.upload(new Uint8Array(Int32Array.of(rows, 0).buffer));
-  const launches = Array.from({ length: numCopies }, (_, i) =>
-    linear.prepare({
-      op: 'linear',
-      kernel,
-      attributes: {},
-      inputs: [bf16(x, rows, inputs), bf16(weights + i * bytes, outputs, inputs), { kind: 'none' }],
-      outputs: [bf16(y, rows, outputs)],
-      rows: 'numTokens',
-      addresses: { numTokens: count, numSeqs: 0, numLogitRows: 0, numQueryTiles: 0, queryTiles: 0 },
-      workspace: workspace.address,
-      blockSize: 16,
-      gpu: timer.device.runtime.gpu,
-      constant: () => 0,
-    } satisfies CudaLaunch),
-  ).flat();
-  return (1000 * timer.time(launches, countsOf(rows), workspace)) / numCopies;
-}
-
-function bf16(address: number, rows: number, columns: number): CudaMatrix {
-  return { kind: 'matrix', address, dtype: 'bfloat16', rows, columns, rowStride: columns };
+  const product = {
+    kernels: linear,
+    kernel,
+    attributes: {},
+    rows,
+    weightBytes: 2 * outputs * inputs,
+    inputs: (copyStart: number) => [
+      matrixAt(x, rows, inputs),
+      matrixAt(weights + copyStart, outputs, inputs),
+      { kind: 'none' } as const,
+    ],
+    output: matrixAt(y, rows, outputs),
+  };
+  return timer.productUs(product, workspace);
 }
 
 function formatRoofs({ readBytesPerSecond, copyBytesPerSecond, matmulFlops }: Roofs): string {

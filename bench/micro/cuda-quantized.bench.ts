@@ -2,13 +2,12 @@
 // against the reading rate; operations on codes of 8 bits against twice the 16-bit product's rate, which is what the chip has.
 // node --import tsx bench/micro/cuda-quantized.bench.ts [llama-2-7b|llama-2-70b|square]… [int8|int4|fp8|w8a8]… [1|8|16|64|…]…
 import { measureRoofs, memoryRoof } from '../../src/bench/cuda/roofs.ts';
-import type { CudaKernelDescription, CudaLaunch, CudaMatrix } from '../../src/kernels/cuda/cuda-kernel.ts';
+import type { CudaKernelDescription } from '../../src/kernels/cuda/cuda-kernel.ts';
 import { quantizedLinear, weightOnlyLinear } from '../../src/kernels/cuda/quantized-linear.ts';
 import { itemSize, type DType } from '../../src/tensor/dtype.ts';
 import { scaleColumns, type WeightFormat } from '../../src/tensor/weight-format.ts';
-import { countsOf, GpuTimer, ROTATED_BYTES } from './cuda-timing.ts';
+import { GpuTimer, matrixAt, ROTATED_BYTES } from './cuda-timing.ts';
 
-const MAX_COPIES = 40;
 const ROWS = [1, 8, 16, 32, 64, 128, 256, 1024, 4096];
 
 interface Recipe {
@@ -112,37 +111,23 @@ function printProduct(name: string, outputs: number, inputs: number, rows: numbe
   console.log(columns.join(' '));
 }
 
-/** Of one product, with weights that no cache holds: launches go through copies of them. */
 function microseconds(recipe: Recipe, kernel: string, outputs: number, inputs: number, rows: number): number {
   const { dtype } = recipe.weights;
-  const bytes = outputs * inputs * itemSize(dtype);
-  const numCopies = Math.max(1, Math.min(MAX_COPIES, Math.floor(ROTATED_BYTES / bytes)));
-  const count = timer.pool.upload(new Uint8Array(Int32Array.of(rows, 0).buffer));
-  const xOperands = [matrix(x, rows, inputs, recipe.x)];
-  if (recipe.x !== 'bfloat16') xOperands.push(matrix(scales, rows, 1, 'float32'));
-  const launches = Array.from({ length: numCopies }, (_, i) =>
-    recipe.kernels.prepare({
-      op: recipe.kernels.op,
-      kernel,
-      attributes: attributesOf(recipe, inputs),
-      inputs: [
-        ...xOperands,
-        matrix(weights + i * bytes, outputs, inputs, dtype),
-        matrix(scales, outputs, scaleColumns(recipe.weights, inputs), 'float32'),
-        { kind: 'none' },
-      ],
-      outputs: [matrix(y, rows, outputs, 'bfloat16')],
-      rows: 'numTokens',
-      addresses: { numTokens: count, numSeqs: 0, numLogitRows: 0, numQueryTiles: 0, queryTiles: 0 },
-      workspace: workspace.address,
-      blockSize: 16,
-      gpu: timer.device.runtime.gpu,
-      constant: () => 0,
-    } satisfies CudaLaunch),
-  ).flat();
-  return (1000 * timer.time(launches, countsOf(rows), workspace)) / numCopies;
-}
-
-function matrix(address: number, rows: number, columns: number, dtype: DType): CudaMatrix {
-  return { kind: 'matrix', address, dtype, rows, columns, rowStride: columns };
+  const xOperands = [matrixAt(x, rows, inputs, recipe.x)];
+  if (recipe.x !== 'bfloat16') xOperands.push(matrixAt(scales, rows, 1, 'float32'));
+  const product = {
+    kernels: recipe.kernels,
+    kernel,
+    attributes: attributesOf(recipe, inputs),
+    rows,
+    weightBytes: outputs * inputs * itemSize(dtype),
+    inputs: (copyStart: number) => [
+      ...xOperands,
+      matrixAt(weights + copyStart, outputs, inputs, dtype),
+      matrixAt(scales, outputs, scaleColumns(recipe.weights, inputs), 'float32'),
+      { kind: 'none' } as const,
+    ],
+    output: matrixAt(y, rows, outputs),
+  };
+  return timer.productUs(product, workspace);
 }

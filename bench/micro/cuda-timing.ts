@@ -3,11 +3,33 @@ import { CudaDevice } from '../../src/device/cuda/cuda-device.ts';
 import { DeviceMemoryPool } from '../../src/device/cuda/device-memory.ts';
 import { KernelLauncher } from '../../src/device/cuda/kernel-launcher.ts';
 import { MatmulLauncher, type MatmulWorkspace } from '../../src/device/cuda/matmul-launcher.ts';
-import type { PreparedLaunch, StepCounts } from '../../src/kernels/cuda/cuda-kernel.ts';
+import type {
+  CudaKernelDescription,
+  CudaLaunch,
+  CudaMatrix,
+  CudaOperand,
+  PreparedLaunch,
+  StepCounts,
+} from '../../src/kernels/cuda/cuda-kernel.ts';
+import type { DType } from '../../src/tensor/dtype.ts';
 
 /** More than any L2 holds, so that weights come from memory. */
 export const ROTATED_BYTES = 2 ** 31;
+const MAX_COPIES = 40;
 const NUM_REPLAYS = 5;
+
+/** A product by one kernel, of weights that lie `ROTATED_BYTES` long at an address, copy after copy. */
+export interface TimedProduct {
+  readonly kernels: CudaKernelDescription;
+  readonly kernel: string;
+  readonly attributes: CudaLaunch['attributes'];
+  readonly rows: number;
+  /** Of one copy. */
+  readonly weightBytes: number;
+  /** Operands with the copy that begins so many bytes behind the first. */
+  readonly inputs: (copyStart: number) => readonly CudaOperand[];
+  readonly output: CudaMatrix;
+}
 
 export class GpuTimer {
   readonly device: CudaDevice;
@@ -67,6 +89,29 @@ export class GpuTimer {
     return times.sort((a, b) => a - b)[NUM_REPLAYS >> 1];
   }
 
+  /** Microseconds of one product, with weights that no cache holds: launches go through copies of them. */
+  productUs(product: TimedProduct, workspace: MatmulWorkspace): number {
+    const { kernels, kernel, attributes, rows, weightBytes, inputs, output } = product;
+    const numCopies = Math.max(1, Math.min(MAX_COPIES, Math.floor(ROTATED_BYTES / weightBytes)));
+    const count = this.pool.upload(new Uint8Array(Int32Array.of(rows, 0).buffer));
+    const launches = Array.from({ length: numCopies }, (_, copy) =>
+      kernels.prepare({
+        op: kernels.op,
+        kernel,
+        attributes,
+        inputs: inputs(copy * weightBytes),
+        outputs: [output],
+        rows: 'numTokens',
+        addresses: { numTokens: count, numSeqs: 0, numLogitRows: 0, numQueryTiles: 0, queryTiles: 0 },
+        workspace: workspace.address,
+        blockSize: 16,
+        gpu: this.device.runtime.gpu,
+        constant: () => 0,
+      }),
+    ).flat();
+    return (1000 * this.time(launches, countsOf(rows), workspace)) / numCopies;
+  }
+
   async close(): Promise<void> {
     for (const matmul of this.#matmuls) matmul.release();
     this.pool.freeAll();
@@ -74,7 +119,17 @@ export class GpuTimer {
   }
 }
 
+/** Rows that follow each other. */
+export function matrixAt(
+  address: number,
+  rows: number,
+  columns: number,
+  dtype: DType = 'bfloat16',
+): CudaMatrix {
+  return { kind: 'matrix', address, dtype, rows, columns, rowStride: columns };
+}
+
 /** A step of `rows` tokens. */
-export function countsOf(rows: number): StepCounts {
+function countsOf(rows: number): StepCounts {
   return { numTokens: rows, numSeqs: rows, numLogitRows: rows, numDecodeSeqs: rows, numQueryTiles: 0 };
 }
