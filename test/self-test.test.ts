@@ -5,10 +5,8 @@ import { quantizationRules } from '../src/compiler/quantization-rules.ts';
 import type { QuantizationRules } from '../src/compiler/request.ts';
 import type { HFConfig } from '../src/models/model-definition.ts';
 import { DEFAULT_QUANTIZATION_KEEP, type Quantization } from '../src/tensor/precision.ts';
-import { cudaPlan } from './support/cuda-launches.ts';
+import { cudaPlan, HOPPER } from './support/cuda-launches.ts';
 import { loadReference, REFERENCE_NAMES } from './support/reference-checkpoint.ts';
-
-const HOPPER = { computeCapability: 90, numMultiprocessors: 132, maxSharedMemoryPerBlock: 227 * 1024 };
 
 it('is every op that plans of any family and recipe launch', () => {
   const references = REFERENCE_NAMES.map((name) => loadReference(name).config);

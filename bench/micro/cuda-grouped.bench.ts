@@ -1,6 +1,7 @@
 // Times a layer's experts on the GPU, every kernel that takes them, against the roofs measured in the same run.
 // node --import tsx bench/micro/cuda-grouped.bench.ts [mixtral-8x7b|gpt-oss-20b|qwen3-30b-a3b]… [1|8|32|64|256|1024]…
 import { leastSeconds } from '../../src/bench/cuda/work.ts';
+import { Random } from '../../src/bench/random.ts';
 import { measureRoofs } from '../../src/bench/cuda/roofs.ts';
 import type { CudaLaunch } from '../../src/kernels/cuda/cuda-kernel.ts';
 import { gatedGroupedLinear, groupedLinear } from '../../src/kernels/cuda/grouped-linear.ts';
@@ -89,14 +90,9 @@ function attributesOf({ numExperts, perToken, isDown }: Product): CudaLaunch['at
 
 /** Different ones for each token, none dearer than another. */
 function chooseExperts(rows: number, numExperts: number, perToken: number): Int32Array {
-  let state = 1;
-  const random = (): number => (state = Math.imul(state, 1664525) + 1013904223) >>> 8;
-  return Int32Array.from(
-    Array.from({ length: rows }, () => {
-      const left = Array.from({ length: numExperts }, (_, expert) => expert);
-      return Array.from({ length: perToken }, () => left.splice(random() % left.length, 1)[0]);
-    }).flat(),
-  );
+  const random = new Random(1);
+  const all = Array.from({ length: numExperts }, (_, expert) => expert);
+  return Int32Array.from(Array.from({ length: rows }, () => random.sample(all, perToken)).flat());
 }
 
 function microseconds(kernel: string, product: Product, rows: number, ids: Int32Array): number {

@@ -13,6 +13,13 @@ import type { FloatDType } from '../../src/tensor/dtype.ts';
 /** Far from zero and well aligned, as what the driver gives. */
 const FIRST_ADDRESS = 2 ** 33;
 
+/** As far as plans depend on it: H100 and H200. */
+export const HOPPER: CudaGpu = {
+  computeCapability: 90,
+  numMultiprocessors: 132,
+  maxSharedMemoryPerBlock: 227 * 1024,
+};
+
 export const PLAN_LIMITS = { maxNumBatchedTokens: 8192, maxNumSeqs: 256, maxNumLogitRows: 512 };
 
 export function cudaPlan(

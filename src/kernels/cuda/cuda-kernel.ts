@@ -32,6 +32,18 @@ export interface CudaMatrix {
   readonly rowStride: number;
 }
 
+/** Of a product by rows of weights; `xScales` is null if x is of numbers, `scales` if the weight is. */
+export interface ProductOperands {
+  readonly x: CudaMatrix;
+  readonly xScales: CudaMatrix | null;
+  readonly weight: CudaMatrix;
+  readonly scales: CudaMatrix | null;
+  readonly bias: CudaMatrix | null;
+  readonly y: CudaMatrix;
+  /** The function by which the first half of a matrix's outputs gates the second, which is y; null if all outputs are. */
+  readonly gate: string | null;
+}
+
 export type CudaOperand =
   | CudaMatrix
   | { readonly kind: 'ropeTable'; readonly address: number; readonly rotaryDim: number }

@@ -1,6 +1,6 @@
 // Mixture of experts: choosing them, their products by a plain kernel, and the weighted sum of their answers. X: the activations'
 // type, W: the weights', VEC: elements per access.
-#include "activations.cuh"
+#include "gated-sum.cuh"
 
 constexpr int kMaxExperts = 1024, kMaxGroups = 64;
 
@@ -88,14 +88,7 @@ extern "C" __global__ void __launch_bounds__(32)
   }
 }
 
-#ifndef GATE
-constexpr int kHalves = 1;
-#else
-constexpr int kHalves = 2;
-#endif
-
-/// A warp per output; grid [tokens · slots, outputs / 8]. Without `ids` slot s takes matrix s. GATE: the function by which the first
-/// half of a matrix's outputs gates the second, which is y then.
+/// A warp per output; grid [tokens · slots, outputs / 8]. Without `ids` slot s takes matrix s.
 extern "C" __global__ void __launch_bounds__(256)
     grouped_linear(const int* num_rows, const X* x, i64 x_stride, const W* weight, const int* ids, i64 ids_stride,
                    const W* bias, X* y, i64 y_stride, int slots, int inputs, int outputs, int x_columns_per_slot) {
@@ -116,14 +109,7 @@ extern "C" __global__ void __launch_bounds__(256)
       for (int j = 0; j < VEC; j++) sum[half] += to_float(a.at[j]) * to_float(b.at[j]);
     }
   }
-#pragma unroll
-  for (int half = 0; half < kHalves; half++)
-    sum[half] = reduce_warp(sum[half], Sum()) + (bias ? to_float(bias[row + half * outputs]) : 0.0f);
-#ifdef GATE
-  const float result = GATE(sum[0], 0.0f, 0.0f) * sum[1];
-#else
-  const float result = sum[0];
-#endif
+  const float result = gated_sum(sum, bias, row, outputs);
   if (lane == 0) y[token * y_stride + slot * outputs + output] = from_float<X>(result);
 }
 

@@ -9,19 +9,12 @@ import {
   type CudaLaunch,
   type CudaMatrix,
   type KernelLaunch,
+  type ProductOperands,
 } from './cuda-kernel.ts';
 
 /** Operands of a grouped product; scales are null where numbers are no codes, ids where slot s takes matrix s. */
-export interface GroupedOperands {
-  readonly x: CudaMatrix;
-  readonly xScales: CudaMatrix | null;
-  readonly weight: CudaMatrix;
-  readonly scales: CudaMatrix | null;
+export interface GroupedOperands extends ProductOperands {
   readonly ids: CudaMatrix | null;
-  readonly bias: CudaMatrix | null;
-  readonly y: CudaMatrix;
-  /** The function by which the first half of a matrix's outputs gates the second, which is y; null if all outputs are. */
-  readonly gate: string | null;
   readonly numMatrices: number;
   /** Matrices that a token goes through. */
   readonly slots: number;

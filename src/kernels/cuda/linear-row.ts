@@ -14,6 +14,7 @@ import {
   type Defines,
   type KernelLaunch,
   type Parameter,
+  type ProductOperands,
 } from './cuda-kernel.ts';
 
 /** What makes x, unless it is there already. */
@@ -31,17 +32,9 @@ export type RowSource =
   /** Numbers as they are, to be rounded to codes. */
   | { readonly kind: 'copy'; readonly x: CudaMatrix };
 
-/** A product's operands; `xScales` is null if x is of numbers, `scales` if the weight is. With a source, x is written. */
-export interface RowOperands {
+/** With a source, x is written. A gate is Hopper's. */
+export interface RowOperands extends ProductOperands {
   readonly source: RowSource | null;
-  readonly x: CudaMatrix;
-  readonly xScales: CudaMatrix | null;
-  readonly weight: CudaMatrix;
-  readonly scales: CudaMatrix | null;
-  readonly bias: CudaMatrix | null;
-  readonly y: CudaMatrix;
-  /** The function by which the first half of the outputs gates the second, which is y; null if all outputs are. Hopper's. */
-  readonly gate: string | null;
 }
 
 /** How weights are scaled: by the whole row if `groupSize` is its length. */

@@ -11,8 +11,8 @@ import {
   tensorMap,
   view,
   type CudaLaunch,
-  type CudaMatrix,
   type KernelLaunch,
+  type ProductOperands,
 } from './cuda-kernel.ts';
 import type { RowGroups } from './group-rows.ts';
 
@@ -57,15 +57,7 @@ const GROUPED_BOXES = 4;
 const ROWS = [16, 64, 128, 256, 512, 1024, 2048, null];
 
 /** `weight` is of x's type; codes have scales. */
-export interface WgmmaOperands {
-  readonly x: CudaMatrix;
-  readonly xScales: CudaMatrix | null;
-  readonly weight: CudaMatrix;
-  readonly scales: CudaMatrix | null;
-  readonly bias: CudaMatrix | null;
-  readonly y: CudaMatrix;
-  /** The function by which the first half of the outputs gates the second, which is y; null if all outputs are. */
-  readonly gate: string | null;
+export interface WgmmaOperands extends ProductOperands {
   /** Of a grouped product, whose weight stacks matrices and whose x is in their order; null if there is one matrix. */
   readonly groups: WgmmaGroups | null;
 }

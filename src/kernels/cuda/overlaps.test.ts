@@ -1,9 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { findPreset } from '../../models/presets.ts';
-import { cudaPlan, kernelLaunches } from '../../../test/support/cuda-launches.ts';
-
-const GPU = { computeCapability: 90, numMultiprocessors: 132, maxSharedMemoryPerBlock: 227 * 1024 };
+import { cudaPlan, HOPPER, kernelLaunches } from '../../../test/support/cuda-launches.ts';
 
 /** A source with the headers that it includes. */
 function sourceText(file: string): string {
@@ -14,7 +12,7 @@ function sourceText(file: string): string {
 
 it('a kernel that may start while the launch before it drains waits for its end', () => {
   const launches = ['llama-2-7b', 'mixtral-8x7b'].flatMap((name) =>
-    kernelLaunches(cudaPlan(findPreset(name)!.config, 'bfloat16', GPU), GPU),
+    kernelLaunches(cudaPlan(findPreset(name)!.config, 'bfloat16', HOPPER), HOPPER),
   );
   const overlapping = new Set(launches.filter(({ overlaps }) => overlaps).map(({ source }) => source));
   expect(overlapping).toContain('linear-stream.cu');

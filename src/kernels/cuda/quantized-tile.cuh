@@ -4,6 +4,18 @@
 #include "dequantize.cuh"
 #include "mma.cuh"
 
+template <int kWords> __device__ __forceinline__ void copy_words(const u32 (&from)[kWords], u32 (&to)[kWords]) {
+#pragma unroll
+  for (int i = 0; i < kWords; i++) to[i] = from[i];
+}
+
+/// Weights that are multiplied as they are stored: words 2i and 2i + 1 of either row are step i's.
+__device__ __forceinline__ void place_words(const u32 (&low)[4], const u32 (&high)[4], u32 (&a)[2][4]) {
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+    a[i][0] = low[2 * i], a[i][1] = high[2 * i], a[i][2] = low[2 * i + 1], a[i][3] = high[2 * i + 1];
+}
+
 /// `kPiece` inputs in 64 bytes of a row are `kSteps` products; step i takes words 2i and 2i + 1 of
 /// x, of which memory has `kXWords`.
 template <typename Codes, typename X> struct Tile {
@@ -20,8 +32,7 @@ template <typename Codes, typename X> struct Tile {
     }
   }
   __device__ __forceinline__ static void expand(const u32 (&words)[kXWords], u32 (&x)[2 * kSteps]) {
-#pragma unroll
-    for (int i = 0; i < kXWords; i++) x[i] = words[i];
+    copy_words(words, x);
   }
   __device__ __forceinline__ static void multiply(Sum (&sum)[4], const u32 (&a)[4], u32 x0, u32 x1) {
     mma<X>(sum, a, x0, x1);
@@ -49,8 +60,7 @@ template <typename X> struct Tile<uint4_codes, X> {
     }
   }
   __device__ __forceinline__ static void expand(const u32 (&words)[kXWords], u32 (&x)[2 * kSteps]) {
-#pragma unroll
-    for (int i = 0; i < kXWords; i++) x[i] = words[i];
+    copy_words(words, x);
   }
   __device__ __forceinline__ static void multiply(Sum (&sum)[4], const u32 (&a)[4], u32 x0, u32 x1) {
     mma<X>(sum, a, x0, x1);
@@ -64,14 +74,9 @@ template <typename X> struct Tile<X, X> {
   static constexpr float kOffset = 0.0f, kMiddle = 0.0f;
   u32 a[kSteps][4];
 
-  __device__ __forceinline__ Tile(const u32 (&low)[4], const u32 (&high)[4]) {
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-      a[i][0] = low[2 * i], a[i][1] = high[2 * i], a[i][2] = low[2 * i + 1], a[i][3] = high[2 * i + 1];
-  }
+  __device__ __forceinline__ Tile(const u32 (&low)[4], const u32 (&high)[4]) { place_words(low, high, a); }
   __device__ __forceinline__ static void expand(const u32 (&words)[4], u32 (&x)[4]) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) x[i] = words[i];
+    copy_words(words, x);
   }
   __device__ __forceinline__ static void multiply(float (&sum)[4], const u32 (&a)[4], u32 x0, u32 x1) {
     mma<X>(sum, a, x0, x1);
@@ -85,14 +90,9 @@ template <> struct Tile<int8, int8> {
   static constexpr float kOffset = 0.0f, kMiddle = 0.0f;
   u32 a[kSteps][4];
 
-  __device__ __forceinline__ Tile(const u32 (&low)[4], const u32 (&high)[4]) {
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-      a[i][0] = low[2 * i], a[i][1] = high[2 * i], a[i][2] = low[2 * i + 1], a[i][3] = high[2 * i + 1];
-  }
+  __device__ __forceinline__ Tile(const u32 (&low)[4], const u32 (&high)[4]) { place_words(low, high, a); }
   __device__ __forceinline__ static void expand(const u32 (&codes)[4], u32 (&x)[4]) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) x[i] = codes[i];
+    copy_words(codes, x);
   }
   __device__ __forceinline__ static void multiply(int (&sum)[4], const u32 (&a)[4], u32 x0, u32 x1) {
     asm volatile(
@@ -118,8 +118,7 @@ template <> struct Tile<uint4_codes, int8> {
     }
   }
   __device__ __forceinline__ static void expand(const u32 (&words)[8], u32 (&x)[8]) {
-#pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = words[i];
+    copy_words(words, x);
   }
   __device__ __forceinline__ static void multiply(int (&sum)[4], const u32 (&a)[4], u32 x0, u32 x1) {
     Tile<int8, int8>::multiply(sum, a, x0, x1);

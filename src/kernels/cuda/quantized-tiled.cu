@@ -1,7 +1,7 @@
 // Products of quantized operands for any types, shapes, groups and alignment, in float32 arithmetic: what the fast kernels do not
 // take, and experts' products. X: type of x, of numbers or codes; CODES: of the weight; Y: of the output, BIAS: of the bias.
-#include "activations.cuh"
 #include "dequantize.cuh"
+#include "gated-sum.cuh"
 
 constexpr int kTile = 64, kDepth = 16, kPart = 4;
 
@@ -79,14 +79,7 @@ extern "C" __global__ void __launch_bounds__(256) quantized_tiled(OPERANDS) {
     }
 }
 
-#ifndef GATE
-constexpr int kHalves = 1;
-#else
-constexpr int kHalves = 2;
-#endif
-
-/// A warp per output; grid [tokens · slots, outputs / 8]. Without `ids` slot s takes matrix s. GATE: the function by which the first
-/// half of a matrix's outputs gates the second, which is y then.
+/// A warp per output; grid [tokens · slots, outputs / 8]. Without `ids` slot s takes matrix s.
 extern "C" __global__ void __launch_bounds__(256)
     quantized_grouped(OPERANDS, const int* ids, i64 ids_stride, int slots, int x_columns_per_slot) {
   const i64 token = blockIdx.x / slots;
@@ -101,13 +94,6 @@ extern "C" __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int half = 0; half < kHalves; half++) sum[half] += number * weight.at(row + half * outputs, k);
   }
-#pragma unroll
-  for (int half = 0; half < kHalves; half++)
-    sum[half] = reduce_warp(sum[half], Sum()) + (bias ? to_float(bias[row + half * outputs]) : 0.0f);
-#ifdef GATE
-  const float result = GATE(sum[0], 0.0f, 0.0f) * sum[1];
-#else
-  const float result = sum[0];
-#endif
+  const float result = gated_sum(sum, bias, row, outputs);
   if (lane == 0) y[token * y_stride + slot * outputs + output] = from_float<Y>(result);
 }
