@@ -242,29 +242,26 @@ describe('calibrated checkpoints', () => {
     expect([...stages]).toEqual(['reading', 'scaling']);
   });
 
-  it.each(['model.layers.0.mlp.up_proj.weight', 'model.layers.1.input_layernorm.weight'])(
-    'refuses a checkpoint whose %s is damaged',
-    async (damaged) => {
-      const { subject, config } = await open('llama3_gqa');
-      const { source } = subject.checkpoint!;
-      const read = (name: string): TensorView => {
-        const view = source.read(name);
-        if (name !== damaged) return view;
-        const values = decodeTensor(view).fill(NaN, 3, 4);
-        return { dtype: 'float32', shape: view.shape, bytes: new Uint8Array(values.buffer) };
-      };
-      const broken = { ...subject.checkpoint!, source: { read, close: () => source.close() } };
-      const request = {
-        recipe: { name: 'gptq', maxNumStages: 99, options: GPTQ_OPTIONS },
-        file: path.join(folder, 'ids.json'),
-        numTokens: 1024,
-      } as const;
-      const settings = { ...config, quantization: 'gptq', quantizationGroupSize: 32 } as const;
-      await expect(calibrateModel({ ...subject, checkpoint: broken }, settings, request)).rejects.toThrow(
-        /NaN or infinite/,
-      );
-    },
+  const damages = ['model.layers.0.mlp.up_proj.weight', 'model.layers.1.input_layernorm.weight'].flatMap(
+    (damaged) => RECIPES.map(([quantization, recipe]) => [quantization, damaged, recipe] as const),
   );
+
+  it.each(damages)('%s refuses a checkpoint whose %s is damaged', async (quantization, damaged, recipe) => {
+    const { subject, config } = await open('llama3_gqa');
+    const { source } = subject.checkpoint!;
+    const read = (name: string): TensorView => {
+      const view = source.read(name);
+      if (name !== damaged) return view;
+      const values = decodeTensor(view).fill(NaN, 3, 4);
+      return { dtype: 'float32', shape: view.shape, bytes: new Uint8Array(values.buffer) };
+    };
+    const broken = { ...subject.checkpoint!, source: { read, close: () => source.close() } };
+    const request = { recipe, file: path.join(folder, 'ids.json'), numTokens: 1024 };
+    const settings = { ...config, quantization };
+    await expect(calibrateModel({ ...subject, checkpoint: broken }, settings, request)).rejects.toThrow(
+      /NaN or infinite/,
+    );
+  });
 
   it('refuses groups that do not fit, naming those that do', async () => {
     const { subject, config } = await open('llama2');

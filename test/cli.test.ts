@@ -44,6 +44,12 @@ describe('needletail', () => {
     ['a number out of range', ['generate', '--max-num-seqs', '0'], 'whole number from 1'],
     ['an unknown model', ['serve', 'no-such-model'], 'hub id'],
     ['a preset without weights', ['generate', 'gpt2', '--prompt', 'x'], '--load-format dummy'],
+    ['a flag given twice', ['serve', '--quantization', 'int8', '--quantization', 'int4'], 'more than once'],
+    [
+      'a switch and its opposite',
+      ['serve', '--enable-prefix-caching', '--no-enable-prefix-caching'],
+      'more than',
+    ],
     ['an unreadable config', ['serve', '--config', 'no-such.json'], 'no-such.json cannot be read'],
     ['a missing template', ['chat', '--chat-template', 'no.jinja'], 'there is no file no.jinja'],
     ['a context that is too long', ['generate', '--max-model-len', '100000', '--prompt', 'x'], '1024'],

@@ -1,6 +1,6 @@
 // `needletail eval perplexity` and the quality card of a plan directory, on the shipped model.
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -89,12 +89,55 @@ describe('evaluation', () => {
     );
   });
 
+  it('refuses a model that computes NaN, which is above no bound', async () => {
+    const damaged = path.join(scratch, 'damaged');
+    cpSync(MODEL, damaged, { recursive: true });
+    const file = path.join(damaged, 'model.safetensors');
+    const bytes = readFileSync(file);
+    const headerBytes = Number(bytes.readBigUInt64LE(0));
+    const header = JSON.parse(bytes.toString('utf8', 8, 8 + headerBytes)) as Record<
+      string,
+      { data_offsets: [number, number] }
+    >;
+    const [start] = header['model.norm.weight'].data_offsets;
+    bytes.writeUInt16LE(0x7fc0, 8 + headerBytes + start); // bfloat16's NaN
+    writeFileSync(file, bytes);
+    const model = { ...config, model: damaged };
+    const message = /perplexity in bfloat16 is NaN: the checkpoint is damaged/;
+    await expect(evaluateModel({ ...windows, model, baseline: null })).rejects.toThrow(message);
+    await expect(evaluateModel({ ...windows, model: config, baseline: model })).rejects.toThrow(message);
+  });
+
   it('refuses tokens outside of the vocabulary', async () => {
     const foreign = path.join(scratch, 'foreign.json');
     writeFileSync(foreign, '[1, 2, 999999]');
     await expect(
       evaluateModel({ ...windows, textFile: foreign, model: config, baseline: null }),
     ).rejects.toThrow('token 999999 is outside of the vocabulary');
+  });
+});
+
+describe('the command line', { timeout: 60_000 }, () => {
+  const perplexity = ['eval', 'perplexity', MODEL, '--device', 'cpu', '--text', textFile];
+  const build = ['build', MODEL, '--device', 'cpu', '--quantization', 'int8', '--output', `${scratch}/none`];
+
+  it.each([
+    [[...perplexity, '--window', '5000'], '--window: 5000 is more than the context of 1024'],
+    [[...perplexity, '--max-model-len', '64', '--window', '65'], 'the context of 64'],
+    [[...perplexity, '--window', '100', '--stride', '101'], '1 to 100 apart, not 101'],
+    [[...perplexity, '--load-format', 'dummy'], 'random weights have no quality'],
+    [[...perplexity, '--baseline', 'none', '--baseline-model', MODEL], 'without use'],
+    [[...perplexity, '--quantization-group-size', '64'], 'of no use without --quantization'],
+    [[...build, '--quality-window', '64'], '--quality-window: name the text'],
+    [[...build, '--quality-max-windows', '1'], '--quality-max-windows: name the text'],
+    [[...build, '--quality-text', '/nowhere.txt'], '--quality-text: /nowhere.txt cannot be read'],
+    [[...build, '--quality-text', textFile, '--quality-window', '2000'], "the plan's context of 1024 tokens"],
+    [[...build, '--quality-text', textFile, '--load-format', 'dummy'], 'random weights have no quality'],
+  ])('%j says what is wrong in one line, before it costs any time', async (args, message) => {
+    const { text, code } = await run(...args);
+    expect(text).toContain(message);
+    expect(text.trim().split('\n')).toHaveLength(1);
+    expect(code).toBe(1);
   });
 });
 

@@ -19,18 +19,26 @@ function normalizeFlag(arg: string): string {
 }
 
 /**
- * Replaces `--config FILE` by the flags that the file states, put right behind the command so that the command line
- * wins. The file is a JSON object of flag names without dashes in front: `{"max-model-len": 512}`.
+ * Replaces `--config FILE` by the flags that the file states, but for those that the command line states itself. The
+ * file is a JSON object of flag names without dashes in front: `{"max-model-len": 512}`. `args` are normalized.
  */
 export function expandConfigFile(args: readonly string[]): string[] {
-  const at = args.findIndex((arg) => arg === '--config' || arg.startsWith('--config='));
+  const end = args.indexOf('--');
+  const [own, literal] = end < 0 ? [args, []] : [args.slice(0, end), args.slice(end)];
+  const at = own.findIndex((arg) => arg === '--config' || arg.startsWith('--config='));
   if (at < 0) return [...args];
-  const inline = args[at].includes('=');
-  const path = inline ? args[at].slice('--config='.length) : args[at + 1];
-  const rest = args.filter((_, i) => i !== at && (inline || i !== at + 1));
+  const inline = own[at].includes('=');
+  const path = inline ? own[at].slice('--config='.length) : own[at + 1];
+  const rest = own.filter((_, i) => i !== at && (inline || i !== at + 1));
   if (path === undefined) throw badConfig('names no file');
-  const numCommandWords = rest[0] === 'bench' ? 2 : 1;
-  return [...rest.slice(0, numCommandWords), ...readConfigFlags(path), ...rest.slice(numCommandWords)];
+  const stated = new Set(rest.map(flagName));
+  const added = readConfigFlags(path).filter((flag) => !stated.has(flagName(flag)));
+  return [...rest, ...added, ...literal];
+}
+
+/** `max-model-len` of `--max-model-len=8`; a switch and its `--no-` form have one name. Null for what is no flag. */
+function flagName(arg: string): string | null {
+  return /^--(?:no-)?([a-z][\w-]*)(?:=|$)/i.exec(arg)?.[1] ?? null;
 }
 
 function readConfigFlags(path: string): string[] {
@@ -47,6 +55,7 @@ function readConfigFlags(path: string): string[] {
 
 function toFlags(name: string, value: unknown): string[] {
   const flag = normalizeFlag(`--${name}`);
+  if (flag === '--config') throw badConfig('a file of flags cannot name another');
   if (value === true) return [flag];
   if (value === false) return [flag.replace(/^--/, '--no-')];
   if (typeof value === 'string' || typeof value === 'number') return [`${flag}=${value}`];

@@ -62,10 +62,18 @@ export function calibrationRequest(flags: CalibrationFlags): CalibrationRequest 
   for (const [flag, isGiven, fits] of given) {
     if (!isGiven) continue;
     if (calibration === undefined) throw refused(flag, 'is of no use without --calibration');
-    if (!fits) throw refused(flag, `is of no use with --quantization ${quantization ?? 'left out'}`);
+    if (!fits)
+      throw refused(
+        flag,
+        `is of no use ${quantization ? `with --quantization ${quantization}` : 'without --quantization'}`,
+      );
   }
   if (calibration === undefined) return null;
-  if (flags.loadFormat === 'dummy') throw refused('calibration', 'random weights have nothing to learn');
+  if (flags.loadFormat === 'dummy')
+    throw refused(
+      'calibration',
+      'learns from a text what random weights cannot tell: leave out --load-format dummy',
+    );
   return { recipe: recipeOf(flags), file: calibration, numTokens: calibrationTokens ?? null };
 }
 
@@ -84,7 +92,10 @@ function recipeOf(flags: CalibrationFlags): CalibratedRecipe {
     default:
       throw refused(
         'calibration',
-        `is for --quantization awq, gptq, smoothquant and fp8; ${quantization ?? 'no recipe'} learns nothing from a text`,
+        'is for --quantization awq, gptq, smoothquant and fp8' +
+          (quantization === undefined
+            ? ': name one of them'
+            : `; ${quantization} learns nothing from a text`),
       );
   }
 }

@@ -17,7 +17,7 @@ function parse(...args: string[]): EngineConfig {
     .action((model: string, flags: EngineFlags) => {
       config = engineConfig(model, flags);
     });
-  program.parse(normalizeFlags(expandConfigFile(['serve', ...args])), { from: 'user' });
+  program.parse(expandConfigFile(normalizeFlags(['serve', ...args])), { from: 'user' });
   return config!;
 }
 
@@ -118,6 +118,20 @@ describe('--config', () => {
     rmSync(root, { recursive: true });
   });
 
+  it('states flags of commands in groups too; lists of the command line replace those of the file', () => {
+    const root = folder();
+    const file = path.join(root, 'eval.json');
+    writeFileSync(file, JSON.stringify({ window: 512, quantization_keep: ['a', 'b'] }));
+    const args = ['--config', file, 'eval', 'perplexity', 'x', '--', '--config'];
+    expect(expandConfigFile(args)).toEqual([
+      ...['eval', 'perplexity', 'x', '--window=512', '--quantization-keep=a', '--quantization-keep=b'],
+      ...['--', '--config'],
+    ]);
+    writeFileSync(file, JSON.stringify({ quantization_keep: ['a', 'b'] }));
+    expect(parse('--quantization-keep', 'c', '--config', file).quantizationKeep).toEqual(['c']);
+    rmSync(root, { recursive: true });
+  });
+
   it('is refused when it cannot be read', () => {
     const root = folder();
     const file = path.join(root, 'engine.json');
@@ -127,6 +141,8 @@ describe('--config', () => {
     expect(() => parse('--config', file)).toThrow(/"block-size" must be/);
     expect(() => parse('--config', path.join(root, 'none'))).toThrow(/cannot be read/);
     expect(() => parse('--config')).toThrow(/names no file/);
+    writeFileSync(file, '{"config": "more.json"}');
+    expect(() => parse('--config', file)).toThrow(/cannot name another/);
     rmSync(root, { recursive: true });
   });
 });

@@ -46,6 +46,9 @@ export const FLAG_ALIASES: Readonly<Record<string, string>> = {
   '--num-threads': '--threads',
 };
 
+/** Flags that may be given several times without being lists. */
+export const REPEATABLE_FLAGS: ReadonlySet<string> = new Set(['model-definition']);
+
 const choice = (flag: string, text: string, choices: readonly string[], value: string) =>
   new Option(flag, text).choices(choices).default(value);
 

@@ -146,6 +146,7 @@ describe('inspect', () => {
     await expect(run('inspect', 'gpt2', '--show', 'weather')).rejects.toThrow(
       /none of graph, plan, kernels, memory/,
     );
+    await expect(run('inspect', 'gpt2', '--pass', 'fuse')).rejects.toThrow('seen with --show graph');
     await expect(run('inspect', 'gpt2', '--pass', 'magic')).rejects.toThrow(
       /definition, bind-tensors, .*fuse/,
     );

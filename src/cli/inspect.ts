@@ -13,7 +13,10 @@ export function registerInspect(program: Command): void {
   addEngineFlags(command)
     .option('--memory <size>', "the device's memory, such as 80GB (default: what this machine has)", byteSize)
     .option('--show <sections>', `any of ${SECTIONS.join(',')}`, sectionList, ['memory'])
-    .option('--pass <name>', 'the graph after this pass of the compiler', 'definition')
+    .option(
+      '--pass <name>',
+      'with --show graph: after this pass of the compiler (default: as the model defines it)',
+    )
     .option('--json', 'as JSON')
     .action(async (model: string, flags: InspectFlags) => {
       const { runInspect } = await import('./run-inspect.ts');

@@ -15,7 +15,7 @@ if (process.platform === 'win32') {
   process.exitCode = 1;
 } else {
   try {
-    const args = normalizeFlags(expandConfigFile(process.argv.slice(2)));
+    const args = expandConfigFile(normalizeFlags(process.argv.slice(2)));
     await createProgram().parseAsync(args, { from: 'user' });
   } catch (error) {
     reportFailure(error);

@@ -1,4 +1,5 @@
 // The quality that a plan must prove before `needletail build` lets it stand: measured against its own checkpoint.
+import { access, constants } from 'node:fs/promises';
 import type { Plan } from '../compiler/plan.ts';
 import { writeQualityCard, type QualityCard } from '../compiler/quality-card.ts';
 import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from '../engine/config.ts';
@@ -9,6 +10,7 @@ import { formatCount } from '../util/format-bytes.ts';
 import { progressBar } from './progress.ts';
 
 export interface QualityFlags {
+  readonly loadFormat: EngineConfig['loadFormat'];
   readonly qualityText?: string;
   readonly qualityWindow?: number;
   readonly qualityMaxWindows?: number;
@@ -18,15 +20,29 @@ export interface QualityFlags {
 /** A window's length unless one is asked for, where the model's context is longer. */
 export const DEFAULT_WINDOW_LEN = 2048;
 
-/** Throws `invalid_request` for a bound on what is not measured: before a build has cost any time. */
-export function checkQualityFlags({ qualityText, maxPerplexityDelta }: QualityFlags): void {
-  if (qualityText === undefined && maxPerplexityDelta !== undefined)
-    throw refused('name the text to measure with --quality-text');
+/** Throws `invalid_request` for what cannot be measured, and settings of what is not: before a build has cost any time. */
+export async function checkQualityFlags(flags: QualityFlags): Promise<void> {
+  const { qualityText, maxPerplexityDelta, qualityWindow, qualityMaxWindows } = flags;
+  if (qualityText === undefined) {
+    const others = {
+      'max-perplexity-delta': maxPerplexityDelta,
+      'quality-window': qualityWindow,
+      'quality-max-windows': qualityMaxWindows,
+    };
+    for (const [flag, value] of Object.entries(others))
+      if (value !== undefined) throw refused(flag, 'name the text to measure with --quality-text');
+    return;
+  }
+  if (flags.loadFormat === 'dummy')
+    throw refused('quality-text', 'random weights have no quality to measure');
+  await access(qualityText, constants.R_OK).catch(() => {
+    throw refused('quality-text', `${qualityText} cannot be read`);
+  });
 }
 
 /**
  * What looks at the finished plan directory: measures it, leaves the card in it, and throws where it is worse than
- * allowed. Does nothing if no text was named.
+ * allowed. Does nothing if no text was named. Throws at once for a window that the plan cannot read.
  */
 export function approval(
   config: EngineConfig,
@@ -35,9 +51,12 @@ export function approval(
   signal: AbortSignal,
 ): (directory: string) => Promise<void> {
   const { qualityText, maxPerplexityDelta } = flags;
+  const { maxModelLen } = model;
+  const windowLen = flags.qualityWindow ?? Math.min(maxModelLen, DEFAULT_WINDOW_LEN);
+  if (windowLen > maxModelLen)
+    throw refused('quality-window', `${windowLen} is more than the plan's context of ${maxModelLen} tokens`);
   return async (directory) => {
     if (qualityText === undefined) return;
-    const windowLen = flags.qualityWindow ?? Math.min(model.maxModelLen, DEFAULT_WINDOW_LEN);
     const { device, numThreads } = config;
     const card = await evaluateModel(
       {
@@ -54,7 +73,7 @@ export function approval(
     await writeQualityCard(directory, card);
     console.log(describe(card));
     if (maxPerplexityDelta !== undefined && card.baseline!.perplexityDelta > maxPerplexityDelta)
-      throw refused(`${describe(card)}; nothing was written`);
+      throw refused('max-perplexity-delta', `${describe(card)}; nothing was written`);
   };
 }
 
@@ -64,8 +83,6 @@ function describe({ perplexity, baseline, text }: QualityCard): string {
   return `perplexity ${perplexity.toFixed(4)} over ${text.name}, ${percent} % above ${before.toFixed(4)} in ${recipe}`;
 }
 
-function refused(message: string): NeedletailError {
-  return new NeedletailError('invalid_request', `--max-perplexity-delta: ${message}`, {
-    param: 'max-perplexity-delta',
-  });
+function refused(flag: string, message: string): NeedletailError {
+  return new NeedletailError('invalid_request', `--${flag}: ${message}`, { param: flag });
 }

@@ -6,6 +6,7 @@ import { registerBuild } from './build.ts';
 import { registerChat } from './chat.ts';
 import { registerDoctor } from './doctor.ts';
 import { registerEval } from './eval.ts';
+import { REPEATABLE_FLAGS } from './flags.ts';
 import { registerGenerate } from './generate.ts';
 import { registerInspect } from './inspect.ts';
 import { registerServe } from './serve.ts';
@@ -24,5 +25,20 @@ export function createProgram(): Command {
   registerEval(program);
   registerBench(program);
   registerDoctor(program);
+  refuseRepeats(program);
   return program;
+}
+
+/** Of a flag given twice commander would take the last and say nothing; `--x` and `--no-x` are one. */
+function refuseRepeats(command: Command): void {
+  const given = new Set<string>();
+  for (const option of command.options) {
+    const name = option.attributeName();
+    if (option.variadic || REPEATABLE_FLAGS.has(option.name())) continue;
+    command.on(`option:${option.name()}`, () => {
+      if (given.has(name)) command.error(`error: option '${option.flags}' is given more than once`);
+      given.add(name);
+    });
+  }
+  command.commands.forEach(refuseRepeats);
 }

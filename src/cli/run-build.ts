@@ -24,7 +24,7 @@ export interface BuildFlags extends EngineFlags, QualityFlags, Omit<CalibrationF
 export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
   const config = engineConfig(name, flags);
   const calibration = calibrationRequest(flags);
-  checkQualityFlags(flags);
+  await checkQualityFlags(flags);
   const download = progressBar('downloading');
   const subject = await findSubject(config, {
     onProgress: ({ overallBytes, overallTotalBytes }) => download(overallBytes, overallTotalBytes),
@@ -42,6 +42,7 @@ export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
     ? { ...subject.model, tensors: calibrated.catalog }
     : modelToLoad(subject, config, target, kernels);
   const plan = compile(compileRequestFor(model, config, target, kernels));
+  const approve = approval(config, plan, flags, signal);
   const source = calibrated?.source ?? openTensors(subject, plan, config);
   const packer = new WeightPacker(source);
   try {
@@ -53,7 +54,7 @@ export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
         pack: (weight) => packer.pack(weight),
         files: subject.checkpoint === null ? [] : await companionFiles(subject.checkpoint.directory),
       },
-      { onProgress: progressBar('packing'), signal, approve: approval(config, plan, flags, signal) },
+      { onProgress: progressBar('packing'), signal, approve },
     );
   } finally {
     source.close();

@@ -3,6 +3,7 @@ import { formatStamp, formatTable, stampRun, writeRecord } from '../bench/report
 import { readPlanDirectory } from '../compiler/plan-directory.ts';
 import { writeQualityCard, type QualityCard } from '../compiler/quality-card.ts';
 import type { EngineConfig } from '../engine/config.ts';
+import { fitToPlan } from '../engine/plan-limits.ts';
 import { findSubject } from '../engine/subject.ts';
 import { evaluateModel } from '../eval/evaluate-model.ts';
 import { NO_QUANTIZATION } from '../tensor/precision.ts';
@@ -26,9 +27,13 @@ export interface EvalPerplexityFlags extends EngineFlags {
 
 export async function runEvalPerplexity(name: string, flags: EvalPerplexityFlags): Promise<void> {
   const config = engineConfig(name, flags);
+  if (config.loadFormat === 'dummy')
+    throw refused('load-format', 'random weights have no quality to measure');
   const { directory, maxModelLen, isPlan } = await describeModel(config);
   if (flags.saveCard && !isPlan) throw refused('save-card', 'only a plan directory keeps a quality card');
   const windowLen = flags.window ?? Math.min(maxModelLen, DEFAULT_WINDOW_LEN);
+  if (windowLen > maxModelLen)
+    throw refused('window', `${windowLen} is more than the context of ${maxModelLen} tokens`);
   const card = await evaluateModel(
     {
       model: config,
@@ -49,7 +54,7 @@ export async function runEvalPerplexity(name: string, flags: EvalPerplexityFlags
   if (flags.saveCard) await writeQualityCard(directory, card);
 }
 
-/** Where the tokenizer lies, and how long a window can be. */
+/** Where the tokenizer lies, and how long a window can be: as the model allows, or as `config` does. */
 async function describeModel(
   config: EngineConfig,
 ): Promise<{ directory: string; maxModelLen: number; isPlan: boolean }> {
@@ -57,12 +62,12 @@ async function describeModel(
   if (subject.kind === 'plan') {
     const { plan, weights } = await readPlanDirectory(subject.directory);
     weights.close();
-    return { directory: subject.directory, maxModelLen: plan.model.maxModelLen, isPlan: true };
+    return { directory: subject.directory, maxModelLen: fitToPlan(config, plan).maxModelLen, isPlan: true };
   }
   if (subject.checkpoint === null) throw subject.whyNone!;
   const { definition, config: hfConfig } = subject.model;
-  const { maxPositions } = definition.facts(hfConfig);
-  return { directory: subject.checkpoint.directory, maxModelLen: maxPositions, isPlan: false };
+  const maxModelLen = config.maxModelLen ?? definition.facts(hfConfig).maxPositions;
+  return { directory: subject.checkpoint.directory, maxModelLen, isPlan: false };
 }
 
 /** By itself there is a baseline where smaller numbers than the model's own are asked for. */
@@ -71,7 +76,10 @@ function baselineOf(
   { baseline, baselineModel }: EvalPerplexityFlags,
   isPlan: boolean,
 ): EngineConfig | null {
-  if (baseline === 'none') return null;
+  if (baseline === 'none') {
+    if (baselineModel !== undefined) throw refused('baseline', 'none leaves --baseline-model without use');
+    return null;
+  }
   const isSmaller = config.quantization !== null || config.kvCacheDType !== 'auto';
   if (baseline === 'auto' && baselineModel === undefined && !isSmaller) return null;
   if (isPlan && baselineModel === undefined)

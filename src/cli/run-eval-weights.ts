@@ -22,7 +22,11 @@ export async function runEvalWeights(name: string, flags: EvalWeightsFlags): Pro
     throw refused('plot', 'goes with --weight: the weight whose values are drawn, and the file to draw into');
   const subject = await findSubject(config);
   if (subject.kind === 'plan')
-    throw refused('model', 'a plan directory holds codes alone; name the checkpoint that it was built from');
+    throw new NeedletailError(
+      'invalid_request',
+      `${subject.name} is a plan directory, which holds codes alone; name the checkpoint that it was built from`,
+      { param: 'model' },
+    );
   const device = await createDevice(config.device, config);
   await device.dispose();
   const plan = compile(compileRequestFor(subject.model, config, device.target, kernelsFor(device.target)));

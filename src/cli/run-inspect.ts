@@ -21,7 +21,7 @@ export type Section = 'graph' | 'plan' | 'kernels' | 'memory';
 export interface InspectFlags extends EngineFlags {
   readonly memory?: number;
   readonly show: readonly Section[];
-  readonly pass: string;
+  readonly pass?: string;
   readonly json?: boolean;
 }
 
@@ -29,13 +29,13 @@ export interface InspectFlags extends EngineFlags {
 const STAGES: readonly string[] = ['definition', ...GRAPH_PASSES.map((pass) => pass.name)];
 
 export async function runInspect(name: string, flags: InspectFlags): Promise<void> {
-  checkStage(flags.pass);
+  checkStage(flags);
   const config = engineConfig(name, flags);
   const subject = await findLocally(config);
   const { target, memory } = await describeDevice(config);
   const fitted = await planOf(subject, config, target, flags.memory ?? memory);
   const graph = flags.show.includes('graph')
-    ? graphOf(subject, config, fitted.plan, target, flags.pass)
+    ? graphOf(subject, config, fitted.plan, target, flags.pass ?? 'definition')
     : null;
   if (flags.json) printJson(subject, fitted, graph, flags.show);
   else printText(subject, fitted, graph, flags.show);
@@ -44,10 +44,14 @@ export async function runInspect(name: string, flags: InspectFlags): Promise<voi
   process.exitCode = 1;
 }
 
-function checkStage(name: string): void {
-  if (STAGES.includes(name)) return;
-  const message = `--pass: "${name}" is none of ${STAGES.join(', ')}`;
-  throw new NeedletailError('invalid_request', message, { param: 'pass' });
+function checkStage({ pass, show }: InspectFlags): void {
+  if (pass === undefined) return;
+  if (!STAGES.includes(pass)) throw badStage(`"${pass}" is none of ${STAGES.join(', ')}`);
+  if (!show.includes('graph')) throw badStage('the graph after a pass is seen with --show graph');
+}
+
+function badStage(message: string): NeedletailError {
+  return new NeedletailError('invalid_request', `--pass: ${message}`, { param: 'pass' });
 }
 
 /** Nothing is downloaded for a look. */

@@ -14,7 +14,8 @@ export function checkPlan(plan: Plan): string | null {
     checkTables(plan) ??
     checkBuffers(plan) ??
     checkOperands(plan) ??
-    checkOutputs(plan)
+    checkOutputs(plan) ??
+    checkOrder(plan)
   );
 }
 
@@ -82,6 +83,22 @@ function checkOperands(plan: Plan): string | null {
 function checkOutputs(plan: Plan): string | null {
   const operands = [plan.logits, ...plan.outputs.map(({ operand }) => operand)];
   return operands.map((operand) => checkView(operand, plan)).find((problem) => problem !== null) ?? null;
+}
+
+/** Nothing reads a buffer that no launch before it writes. */
+function checkOrder({ launches, logits, outputs }: Plan): string | null {
+  const written = new Set<number>();
+  const unwritten = (operands: readonly Operand[]) =>
+    operands.find((operand) => operand.kind === 'buffer' && !written.has(operand.id)) as
+      BufferOperand | undefined;
+  for (const [i, launch] of launches.entries()) {
+    const missing = unwritten(launch.inputs);
+    if (missing)
+      return `launch ${i} (${launch.op}) reads buffer ${missing.id}, which nothing before it writes`;
+    for (const operand of launch.outputs) if (operand.kind === 'buffer') written.add(operand.id);
+  }
+  const missing = unwritten([logits, ...outputs.map(({ operand }) => operand)]);
+  return missing ? `no launch writes buffer ${missing.id}, which the plan gives back` : null;
 }
 
 function checkOperand(operand: Operand, plan: Plan): string | null {

@@ -53,6 +53,15 @@ describe('compileToFit', () => {
   });
 });
 
+describe('settings of a recipe', () => {
+  test.each([
+    [{ quantizationGroupSize: 64 }, /--quantization-group-size 64 is of no use without --quantization/],
+    [{ quantizationKeep: ['*.mlp.*'] }, /--quantization-keep \*\.mlp\.\* is of no use without/],
+  ])('are refused without one: %j', (changes, message) => {
+    expect(() => fit(changes)).toThrow(message);
+  });
+});
+
 describe('logit rows', () => {
   const rowsOf = (vocabSize: number) => {
     const config = { ...TINY_LLAMA, vocab_size: vocabSize };

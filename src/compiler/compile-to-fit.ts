@@ -2,7 +2,12 @@
 import type { KernelDescription } from '../kernels/kernel.ts';
 import type { HFConfig, ModelDefinition } from '../models/model-definition.ts';
 import { isFloatDType, itemSize, type FloatDType, type KVCacheDType } from '../tensor/dtype.ts';
-import type { ActivationPrecision, KVCacheSetting, QuantizationSettings } from '../tensor/precision.ts';
+import {
+  recipeDetails,
+  type ActivationPrecision,
+  type KVCacheSetting,
+  type QuantizationSettings,
+} from '../tensor/precision.ts';
 import { scaleTensorName, type TensorCatalog } from '../tensor/tensor-source.ts';
 import { describeFormat } from '../tensor/weight-format.ts';
 import { NeedletailError } from '../util/errors.ts';
@@ -83,25 +88,31 @@ export function kvDTypeFor(setting: KVCacheSetting, weightDType: FloatDType): KV
 function quantizationFor(settings: PlanSettings, tensors: TensorCatalog | null): QuantizationRules | null {
   const { quantization: name, quantizationGroupSize, quantizationKeep } = settings;
   const published = publishedQuantization(tensors);
-  if (name === null) return published;
+  if (name === null) {
+    const [detail] = recipeDetails(settings);
+    if (detail !== undefined) throw refused(`${detail} is of no use without --quantization`);
+    return published;
+  }
   const rules = quantizationRules(name, quantizationGroupSize, quantizationKeep);
   if (published === null && tensors !== null && needsCalibration(name)) throw uncalibrated(name);
   if (published === null) return rules;
-  if (published.weights.dtype === rules.weights.dtype) return { ...published, name };
-  throw new NeedletailError(
-    'invalid_request',
+  const { dtype, groupSize } = published.weights;
+  const isSame = dtype === rules.weights.dtype && (quantizationGroupSize ?? groupSize) === groupSize;
+  if (isSame) return { ...published, name: rules.name };
+  throw refused(
     `--quantization ${name}: this checkpoint is ${describeFormat(published.weights)} already; leave the flag out`,
-    { param: 'quantization' },
   );
 }
 
 function uncalibrated(name: string): NeedletailError {
-  return new NeedletailError(
-    'invalid_request',
+  return refused(
     `--quantization ${name} needs calibration: needletail build MODEL --quantization ${name} --calibration FILE ` +
       '--output DIR, then serve DIR; or take int8, int4 or fp8, which need none',
-    { param: 'quantization' },
   );
+}
+
+function refused(message: string): NeedletailError {
+  return new NeedletailError('invalid_request', message, { param: 'quantization' });
 }
 
 /**

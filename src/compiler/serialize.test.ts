@@ -126,6 +126,18 @@ describe('a damaged plan is refused, and what is wrong is named', () => {
       (plan) => (plan.logits = { ...PLAN.logits, columnStart: 8 }),
       /not all in buffer/,
     ],
+    ['blocks of no tokens', (plan) => (plan.blockSize = 0), /damaged at blockSize/],
+    ['a field too many', (plan) => Object.assign(plan, { bogus: 1 }), /plan is damaged: Unrecognized key/],
+    [
+      'launches missing at the end',
+      (plan) => (plan.launches = PLAN.launches.slice(0, -1)),
+      /no launch writes buffer \d+, which the plan gives back/,
+    ],
+    [
+      'a launch missing in the middle',
+      (plan) => (plan.launches = PLAN.launches.toSpliced(1, 1)),
+      /launch \d+ \(.*\) reads buffer \d+, which nothing before it writes/,
+    ],
   ])('%s', (_, change, message) => {
     expect(badPlan(tampered(change))).toMatch(message);
   });

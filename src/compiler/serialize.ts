@@ -32,7 +32,8 @@ export function parsePlan(text: string, expected: PlanExpectation = {}): Plan {
   const result = planSchema.safeParse(stored);
   if (!result.success) {
     const [issue] = result.error.issues;
-    throw badPlan(`the plan is damaged at ${issue.path.join('.')}: ${issue.message}`, expected);
+    const place = issue.path.length === 0 ? '' : ` at ${issue.path.join('.')}`;
+    throw badPlan(`the plan is damaged${place}: ${issue.message}`, expected);
   }
   const problem = checkPlan(result.data);
   if (problem !== null) throw badPlan(`the plan is damaged: ${problem}`, expected);

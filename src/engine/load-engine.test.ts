@@ -267,6 +267,9 @@ describe('loadEngine', () => {
       ['--dtype bfloat16', { dtype: 'bfloat16' }],
       ['--batch-invariant', { batchInvariant: true }],
       ['--quantization int8', { quantization: 'int8' }],
+      ['--quantization-group-size 64', { quantizationGroupSize: 64 }],
+      ['--quantization-keep lm_head', { quantizationKeep: ['lm_head'] }],
+      ['--load-format dummy', { loadFormat: 'dummy' }],
       ['--kv-cache-dtype fp8', { kvCacheDType: 'fp8' }],
     ])('refuses %s, which it was not built for', async (flag, overrides) => {
       await expect(loadEngine(planned(overrides))).rejects.toMatchObject({

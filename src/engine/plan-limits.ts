@@ -2,6 +2,7 @@
 import { kvDTypeFor } from '../compiler/compile-to-fit.ts';
 import type { Plan } from '../compiler/plan.ts';
 import { quantizationRules } from '../compiler/quantization-rules.ts';
+import { recipeDetails } from '../tensor/precision.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from './config.ts';
 
@@ -9,6 +10,7 @@ import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from './config.ts';
 export function fitToPlan(config: EngineConfig, plan: Plan): EngineConfig & { readonly maxModelLen: number } {
   const { limits, model, blockSize, header } = plan;
   checkRecipe(config, header.recipe);
+  checkWeights(config, header.recipe);
   checkCache(config, plan);
   if (config.blockSize !== blockSize && config.blockSize !== DEFAULT_ENGINE_CONFIG.blockSize)
     refuse(
@@ -55,6 +57,20 @@ function checkRecipe(config: EngineConfig, recipe: string): void {
     refuse('activationDType', 'is float32, but the plan rounds activations', '--activation-dtype float32');
   if (batchInvariant && !recipe.includes('batch-invariant'))
     refuse('batchInvariant', "is true, but the plan's kernels follow the batch", '--batch-invariant');
+}
+
+/** What went into the plan's weights cannot be changed any more, and not all of it is known. */
+function checkWeights(config: EngineConfig, recipe: string): void {
+  const { quantization, quantizationGroupSize, loadFormat } = config;
+  if (loadFormat !== 'auto')
+    refuse('loadFormat', `is ${loadFormat}, but the plan brings its weights`, `--load-format ${loadFormat}`);
+  // With its recipe the size of groups has been compared by name.
+  const details = recipeDetails({
+    ...config,
+    quantizationGroupSize: quantization === null ? quantizationGroupSize : null,
+  });
+  if (details.length > 0)
+    refuse('quantization', `has ${details[0]} beside it, but the plan is ${recipe}`, details[0]);
 }
 
 function checkCache({ kvCacheDType }: EngineConfig, { kvCacheGroups }: Plan): void {

@@ -35,7 +35,8 @@ export interface EvaluateOptions {
 
 /**
  * Both models read the same windows, chunk by chunk in turn, so that no more than a chunk's logits are held of each.
- * Throws `invalid_request` for tokens outside of a vocabulary or windows longer than a model's context.
+ * Throws `invalid_request` for tokens outside of a vocabulary or windows longer than a model's context, `bad_checkpoint`
+ * for models that compute NaN or give the text no probability at all.
  */
 export async function evaluatePerplexity(
   model: Executable,
@@ -57,7 +58,19 @@ export async function evaluatePerplexity(
     }
     onProgress?.(i + 1, windows.length);
   }
-  return totals.result(windows.length);
+  const result = totals.result(windows.length);
+  checkFinite(result.perplexity, model.plan);
+  if (result.baseline) checkFinite(result.baseline.perplexity, baseline!.plan);
+  return result;
+}
+
+/** NaN is above no bound: it must not pass for a quality. */
+function checkFinite(perplexity: number, { header }: Plan): void {
+  if (Number.isFinite(perplexity)) return;
+  throw new NeedletailError(
+    'bad_checkpoint',
+    `the perplexity in ${header.recipe} is ${perplexity}: the checkpoint is damaged, or its numbers are too large for this type`,
+  );
 }
 
 async function logitsOf(model: Executable, step: StepBatch): Promise<Float32Array> {

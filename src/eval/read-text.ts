@@ -16,7 +16,8 @@ export interface EvaluationText {
  */
 export async function readEvaluationText(file: string, directory: string): Promise<EvaluationText> {
   const bytes = await readFile(file).catch((error: NodeJS.ErrnoException) => {
-    throw refused(`${file} cannot be read (${error.code ?? error.message}); name a text file with --text`);
+    const reason = error.code ?? error.message;
+    throw refused(`${file} cannot be read (${reason}); name a UTF-8 text or a .json array of token ids`);
   });
   if (file.endsWith('.json')) return { tokenIds: parseIds(file, bytes), bosTokenId: null, bytes };
   const tokenizer = await Tokenizer.load(directory, {

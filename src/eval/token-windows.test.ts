@@ -51,4 +51,12 @@ describe('tokenWindows', () => {
       'fewer than two tokens',
     );
   });
+
+  it.each([
+    [{ windowLen: 1, stride: 1, bosTokenId: 1 }, 'two tokens at least, not 1'],
+    [{ windowLen: 4, stride: 5, bosTokenId: null }, 'start 1 to 4 apart, not 5'],
+    [{ windowLen: 4, stride: 0, bosTokenId: null }, 'start 1 to 4 apart, not 0'],
+  ])('refuses %j, which would predict nothing or leave text out', (options, message) => {
+    expect(() => tokenWindows(ids(9), options)).toThrow(message);
+  });
 });

@@ -18,12 +18,19 @@ export interface TokenWindow {
 
 /**
  * Every token of the text counts once, but for the first where nothing stands before it. What a window shares with the
- * one before is context only. Throws `invalid_request` for a text of fewer than two tokens.
+ * one before is context only. Throws `invalid_request` for a text of fewer than two tokens, windows in which nothing can be
+ * predicted, and windows with unread text between them.
  */
 export function tokenWindows(
   tokenIds: Int32Array,
   { windowLen, stride, bosTokenId }: WindowOptions,
 ): readonly TokenWindow[] {
+  if (windowLen < 2) throw refused('window', `a window has two tokens at least, not ${windowLen}`);
+  if (stride < 1 || stride > windowLen)
+    throw refused(
+      'stride',
+      `windows of ${windowLen} tokens can start 1 to ${windowLen} apart, not ${stride}`,
+    );
   const prefix = bosTokenId === null ? [] : [bosTokenId];
   const room = windowLen - prefix.length;
   const step = Math.min(stride, room);
@@ -36,11 +43,9 @@ export function tokenWindows(
     numCounted = end;
   }
   if (windows.length > 0) return windows;
-  throw new NeedletailError(
-    'invalid_request',
-    'the text has fewer than two tokens: there is nothing to predict',
-    {
-      param: 'text',
-    },
-  );
+  throw refused('text', 'the text has fewer than two tokens: there is nothing to predict');
+}
+
+function refused(param: string, message: string): NeedletailError {
+  return new NeedletailError('invalid_request', message, { param });
 }

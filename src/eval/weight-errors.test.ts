@@ -1,7 +1,8 @@
 // Errors of quantized weights: what is reported, against what the formats promise.
 import { describe, expect, it } from 'vitest';
+import type { Plan } from '../compiler/plan.ts';
 import { errorPlot } from './error-plot.ts';
-import { errorCurves } from './weight-errors.ts';
+import { errorCurves, weightErrors } from './weight-errors.ts';
 
 /** Values of every magnitude from 1e-4 to 1, in rows of 128. */
 const columns = 128;
@@ -40,5 +41,44 @@ describe('error curves', () => {
     expect(svg.match(/<polyline/g)).toHaveLength(curves.length);
     expect(svg).toContain('a &lt;weight> &amp; more');
     expect(svg).not.toContain('NaN');
+  });
+});
+
+describe('weight errors', () => {
+  const spec = {
+    name: 'w',
+    dtype: 'int8',
+    shape: [2, 4],
+    layout: 'rowMajor',
+    parts: [
+      {
+        ...{ name: 'w', tensor: 'w', tensorShape: [2, 4], transpose: false },
+        ...{ rowStart: 0, rowCount: 2, rowStep: 1, columnStart: 0, columnCount: 4 },
+      },
+    ],
+    quantization: {
+      format: { dtype: 'int8', groupSize: null, hasZeros: false },
+      holds: 'codes',
+      origin: 'quantize',
+    },
+  };
+  const errorsOf = (values: readonly number[]) => {
+    const bytes = new Uint8Array(Float32Array.from(values).buffer);
+    const source = {
+      read: () => ({ dtype: 'float32', shape: [2, 4], bytes }) as const,
+      close: () => undefined,
+    };
+    return [...weightErrors({ weights: [spec] } as unknown as Plan, source)];
+  };
+
+  it('are shares of the weight and of its largest element', () => {
+    const [{ name, relativeError, largestError }] = errorsOf([127, 0.5, 0, 0, 127, 0, 0, 0]);
+    expect(name).toBe('w');
+    expect(relativeError).toBeCloseTo(0.5 / Math.hypot(127, 127, 0.5), 6);
+    expect(largestError).toBeCloseTo(0.5 / 127, 6);
+  });
+
+  it('of numbers that are not finite are refused, not shown as none', () => {
+    expect(() => errorsOf([1, 2, 3, NaN, 5, 6, 7, 8])).toThrow('weight w holds NaN or infinite values');
   });
 });

@@ -18,16 +18,25 @@ export interface WeightError {
   readonly largestError: number;
 }
 
-/** One row for each weight that the plan quantizes from floats, in the plan's order. */
+/**
+ * One row for each weight that the plan quantizes from floats, in the plan's order. Throws `bad_checkpoint` for weights that
+ * are not finite.
+ */
 export function* weightErrors(plan: Plan, source: TensorSource): Generator<WeightError> {
   for (const spec of plan.weights) {
     const { name, shape, quantization } = spec;
     if (quantization?.holds !== 'codes' || quantization.origin !== 'quantize') continue;
     const { format } = quantization;
     const values = floatsOf(spec, source);
+    if (!values.every(Number.isFinite)) throw notFinite(name);
     const errors = errorsOf(values, rounded(values, shape[1], format));
     yield { name, shape, format: describeFormat(format), ...errors };
   }
+}
+
+function notFinite(name: string): NeedletailError {
+  const message = `weight ${name} holds NaN or infinite values, which cannot be quantized`;
+  return new NeedletailError('bad_checkpoint', message);
 }
 
 /** The weight as float32 `[rows, columns]`. */

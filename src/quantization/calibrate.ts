@@ -68,7 +68,7 @@ export interface CalibratedCheckpoint extends Tensors {
   readonly numScaled: number;
 }
 
-/** Throws `bad_checkpoint` for weights that are not finite. */
+/** Throws `bad_checkpoint` for weights that are not finite, and for models that compute what is not. */
 export async function calibrate(
   subject: CalibrationSubject,
   recipe: CalibratedRecipe,
@@ -77,6 +77,7 @@ export async function calibrate(
 ): Promise<CalibratedCheckpoint> {
   const weights = new ScaledWeights(subject.source);
   const statistics = recipe.name === 'gptq' ? null : await reader.readStatistics();
+  if (statistics !== null) checkInputs(subject.products, statistics);
   const rule = scaleRuleOf(recipe);
   const numScaled =
     rule === null ? 0 : await foldScales(subject, rule, weights, statistics!, reader.addProduct, hooks);
@@ -85,6 +86,13 @@ export async function calibrate(
       ? await quantizeInStages(subject, recipe, weights, reader, hooks)
       : await quantizeAtOnce(subject, weights, statistics!, hooks);
   return { ...tensorsOf(subject, weights, codes), numScaled };
+}
+
+function checkInputs(products: readonly Product[], statistics: CalibrationStatistics): void {
+  for (const { node, weight } of products) {
+    const { meanAbs } = statistics.get(node.inputs[0].id)!;
+    if (!meanAbs.every(Number.isFinite)) throw inputsNotFinite(weight);
+  }
 }
 
 function scaleRuleOf(recipe: CalibratedRecipe): ScaleRule | null {

@@ -29,6 +29,16 @@ export interface QuantizationSettings {
   readonly kvCacheDType: KVCacheSetting;
 }
 
+/** Settings, as flags, that say how a recipe is applied, where they are not the default. */
+export function recipeDetails(settings: QuantizationSettings): readonly string[] {
+  const { quantizationGroupSize, quantizationKeep } = settings;
+  const isDefault = quantizationKeep.join() === DEFAULT_QUANTIZATION_KEEP.join();
+  return [
+    ...(quantizationGroupSize === null ? [] : [`--quantization-group-size ${quantizationGroupSize}`]),
+    ...(isDefault ? [] : [`--quantization-keep ${quantizationKeep.join(' ')}`]),
+  ];
+}
+
 export const NO_QUANTIZATION: QuantizationSettings = {
   quantization: null,
   quantizationGroupSize: null,
