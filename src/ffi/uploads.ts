@@ -40,7 +40,7 @@ export class UploadThreads {
   readonly #address: Address;
 
   /** The threads touch their stages at once. */
-  constructor(library: CpuLibrary, config: UploaderConfig) {
+  constructor(library: Pick<CpuLibrary, 'path' | 'addressOf'>, config: UploaderConfig) {
     this.#functions = bind(library.path);
     const { functions, context, stream, stages, events, stageBytes, numThreads } = config;
     const eventWords = BigUint64Array.from(events, BigInt);

@@ -3,7 +3,8 @@
 import { closeSync, openSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { getSystemErrorName } from 'node:util';
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { CpuLibrary } from '../../ffi/cpu-library.ts';
+import type { Address, CudaDriver } from '../../ffi/cuda/driver.ts';
 import { UploadThreads, type UploadFailure } from '../../ffi/uploads.ts';
 import type { FileRange } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
@@ -22,13 +23,27 @@ const MAX_HELD_BYTES = 256 * 2 ** 20;
 /** Bytes that lie in memory, or in a file. */
 export type UploadSource = Uint8Array | FileRange;
 
+/** What an uploader asks of a GPU. */
+export interface UploadMachine extends Pick<CudaRuntime, 'context' | 'stream' | 'makeCurrent'> {
+  readonly library: Pick<CpuLibrary, 'path' | 'addressOf' | 'allocate' | 'free'>;
+  readonly driver: Pick<
+    CudaDriver,
+    | 'copyFunctions'
+    | 'createQuietEvent'
+    | 'destroyEvent'
+    | 'lockPages'
+    | 'unlockPages'
+    | 'synchronize'
+    | 'check'
+  >;
+}
+
 export class Uploader {
-  readonly #runtime: CudaRuntime;
+  readonly #runtime: UploadMachine;
   readonly #signal: AbortSignal | null;
-  readonly #stages: Address;
-  readonly #numStageBytes: number;
-  readonly #events: readonly Address[];
   readonly #threads: UploadThreads;
+  /** What gives back all that was taken, in this order. */
+  readonly #releases: (() => void)[] = [];
   /** Descriptors of open files, by path. */
   readonly #files = new Map<string, number>();
   /** Of each upload its file; null for memory. */
@@ -37,27 +52,53 @@ export class Uploader {
   readonly #held: { readonly bytes: Uint8Array; readonly numUploads: number }[] = [];
   readonly #stop = (): void => this.#threads.stop();
 
-  constructor(runtime: CudaRuntime, signal: AbortSignal | null = null) {
-    const { driver, library, context, stream } = runtime;
+  constructor(runtime: UploadMachine, signal: AbortSignal | null = null) {
     this.#runtime = runtime;
     this.#signal = signal;
+    try {
+      this.#threads = this.#start();
+    } catch (error) {
+      this.#release();
+      throw error;
+    }
+    signal?.addEventListener('abort', this.#stop);
+  }
+
+  /** Threads with page-locked stages. */
+  #start(): UploadThreads {
+    const { driver, library, context, stream } = this.#runtime;
     const numThreads = Math.min(MAX_THREADS, availableParallelism());
     const numStages = numThreads * STAGES_PER_THREAD;
-    this.#events = Array.from({ length: numStages }, () => driver.createQuietEvent());
-    this.#numStageBytes = numStages * STAGE_BYTES;
+    const events = Array.from({ length: numStages }, () => this.#createEvent());
     // Huge pages are locked in a tenth of the time that the driver takes to allocate locked ones.
-    this.#stages = library.allocate(this.#numStageBytes);
-    this.#threads = new UploadThreads(library, {
-      functions: driver.copyFunctions,
-      context,
-      stream,
-      stages: this.#stages,
-      events: this.#events,
-      stageBytes: STAGE_BYTES,
-      numThreads,
-    });
-    driver.lockPages(this.#stages, this.#numStageBytes);
-    signal?.addEventListener('abort', this.#stop);
+    const numStageBytes = numStages * STAGE_BYTES;
+    const stages = library.allocate(numStageBytes);
+    this.#releases.unshift(() => library.free(stages, numStageBytes));
+    const functions = driver.copyFunctions;
+    const settings = { functions, context, stream, stages, events, stageBytes: STAGE_BYTES, numThreads };
+    const threads = new UploadThreads(library, settings);
+    const endThreads = (): void => {
+      threads.destroy();
+      for (const fd of this.#files.values()) closeSync(fd);
+      this.#runtime.makeCurrent();
+      driver.synchronize(stream);
+    };
+    this.#releases.unshift(endThreads);
+    driver.lockPages(stages, numStageBytes);
+    // Threads touch the stages before they are locked, and use them until they end.
+    this.#releases.splice(1, 0, () => driver.unlockPages(stages));
+    return threads;
+  }
+
+  #createEvent(): Address {
+    const { driver } = this.#runtime;
+    const event = driver.createQuietEvent();
+    this.#releases.unshift(() => driver.destroyEvent(event));
+    return event;
+  }
+
+  #release(): void {
+    for (const release of this.#releases) release();
   }
 
   get numSent(): number {
@@ -105,15 +146,8 @@ export class Uploader {
   }
 
   close(): void {
-    const { driver, library, stream } = this.#runtime;
     this.#signal?.removeEventListener('abort', this.#stop);
-    this.#threads.destroy();
-    for (const fd of this.#files.values()) closeSync(fd);
-    this.#runtime.makeCurrent();
-    driver.synchronize(stream);
-    for (const event of this.#events) driver.destroyEvent(event);
-    driver.unlockPages(this.#stages);
-    library.free(this.#stages, this.#numStageBytes);
+    this.#release();
   }
 
   #open(path: string): number {
