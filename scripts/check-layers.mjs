@@ -37,7 +37,7 @@ const LAYERS = [
   },
   { from: 'engine/model-definitions.ts', to: ['util', 'models'] },
   { from: 'engine/subject.ts', to: ['util', 'tensor', 'kernels', 'models', 'compiler', 'checkpoint'] },
-  { from: 'engine/plan-limits.ts', to: ['util', 'compiler'] },
+  { from: 'engine/plan-limits.ts', to: ['util', 'tensor', 'compiler'] },
   { from: 'engine/model-runner.ts', to: ['util', 'tensor', 'compiler', 'device'] },
   { from: 'engine', to: ['util', 'tensor', 'device/step.ts'] },
 
