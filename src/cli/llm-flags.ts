@@ -29,7 +29,7 @@ export function addLLMFlags(command: Command): Command {
 }
 
 /** Options of `LLM.load` for a model. */
-export function llmOptions(
+function llmOptions(
   model: string,
   flags: LLMFlags,
 ): { readonly model: string; readonly options: LoadOptions } {

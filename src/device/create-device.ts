@@ -10,10 +10,10 @@ import { CudaDevice } from './cuda/cuda-device.ts';
 import type { Device } from './device.ts';
 import { ReferenceDevice } from './reference/reference-device.ts';
 
-/** `auto` is the fastest device at hand. Throws `unsupported_platform` where a device cannot be opened. */
-export type DeviceKind = 'auto' | Target['kind'];
-
 /** `auto`: a GPU if there is one that can be used, otherwise the cpu. */
+type DeviceKind = 'auto' | Target['kind'];
+
+/** Throws `unsupported_platform` where a device cannot be opened, saying what is missing. */
 export async function createDevice(
   kind: DeviceKind,
   options: { readonly numThreads: number | null },

@@ -3,9 +3,7 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import koffi from 'koffi';
 import { NeedletailError, type ErrorCode } from '../util/errors.ts';
-
-/** An address in this process. Addresses stay below 2⁴⁸, so a number holds them. */
-export type Address = number;
+import { nativeView, type Address } from './native-memory.ts';
 
 /** Best first. */
 const INSTRUCTION_SETS: Readonly<Record<string, readonly string[]>> = {
@@ -32,9 +30,6 @@ const STATUS_TEXT: Readonly<Record<number, string>> = {
   [Status.invalidStep]: 'the step was refused',
   [Status.stopped]: 'the device was closed',
 };
-
-/** Longest view: Node 20 aborts the process on one of more than 4 GiB. */
-const MAX_VIEW_BYTES = 2 ** 30;
 
 export class CpuLibrary {
   /** `x86-64-v3`, `avx512`, `avx512-bf16` or `neon`. */
@@ -101,9 +96,7 @@ export class CpuLibrary {
 
   /** Native memory as an ArrayBuffer. Valid until it is freed. */
   view(memory: Address, bytes: number): ArrayBuffer {
-    if (bytes > MAX_VIEW_BYTES)
-      throw new RangeError(`a view of ${bytes} bytes is more than Node 20 can bear`);
-    return koffi.view(BigInt(memory), bytes);
+    return nativeView(memory, bytes);
   }
 
   /** Throws `bad_plan` if there is none of that name. */

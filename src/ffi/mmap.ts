@@ -1,11 +1,9 @@
 // Files mapped into memory, read-only: pages come from the disk when they are first touched.
 import koffi from 'koffi';
+import { nativeView } from './native-memory.ts';
 
 const PROT_READ = 1;
 const MAP_PRIVATE = 2;
-
-/** Node 20 aborts the process on a view of more bytes than this. */
-const MAX_VIEW_BYTES = 2 ** 32;
 
 const libc = koffi.load(null);
 const mmap: (
@@ -47,11 +45,9 @@ export class FileMapping {
   /** The bytes [offset, offset + length); they must not be touched after `close`. */
   view(offset: number, length: number): Uint8Array {
     if (this.#address === null) throw new Error('the mapping is closed');
-    if (offset < 0 || length < 0 || offset + length > this.byteLength || length > MAX_VIEW_BYTES) {
+    if (offset < 0 || length < 0 || offset + length > this.byteLength)
       throw new RangeError(`no view of ${length} bytes at ${offset} in a mapping of ${this.byteLength}`);
-    }
-    if (length === 0) return new Uint8Array(0);
-    return new Uint8Array(koffi.view(this.#address + BigInt(offset), length));
+    return new Uint8Array(nativeView(this.#address + BigInt(offset), length));
   }
 
   close(): void {

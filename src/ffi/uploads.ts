@@ -1,6 +1,7 @@
 // Native threads that bring bytes to a GPU beside the event loop (native/upload.h).
 import koffi from 'koffi';
-import { check, Status, type Address, type CpuLibrary } from './cpu-library.ts';
+import { check, Status, type CpuLibrary } from './cpu-library.ts';
+import type { Address } from './native-memory.ts';
 
 /** Bytes of an open file from `start` on. */
 export interface OpenRange {

@@ -5,7 +5,7 @@ import { MAX_STOP_STRING_LENGTH } from '../tokenizer/stop-strings.ts';
 const MAX_INT32 = 2 ** 31 - 1;
 
 export const MAX_CHOICES = 128;
-export const MAX_LOGPROBS = 20;
+const MAX_LOGPROBS = 20;
 const MAX_STOP_STRINGS = 16;
 const MAX_STOP_TOKEN_IDS = 1024;
 const MAX_LOGIT_BIASES = 1024;

@@ -26,7 +26,7 @@ export async function* outputStream(
   }
 }
 
-export class ChunkAssembler {
+class ChunkAssembler {
   readonly #job: GenerationJob;
   readonly #tokenizer: Tokenizer | null;
   readonly #choices: readonly ChoiceOutput[];

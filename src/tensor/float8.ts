@@ -17,7 +17,6 @@ const E5M2: Float8Format = { mantissaBits: 2, bias: 15, maxBits: 0x7b, infinityB
 const NAN_BITS = 0x7f;
 
 export const FLOAT8_E4M3_MAX = 448;
-export const FLOAT8_E5M2_MAX = 57344;
 
 /** The 8 bits of the e4m3 nearest to `value` (ties to even); what lies beyond ±448 becomes ±448, NaN stays NaN. */
 export function toFloat8E4M3Bits(value: number): number {

@@ -54,21 +54,6 @@ export function quantizeWithScale(values: Float32Array, scale: number, dtype: Co
   return codes;
 }
 
-/** Codes under scales that are given, as `quantizeRows` makes them. */
-export function quantizeUnderScales(
-  values: Float32Array,
-  scales: Float32Array,
-  { dtype, groupSize, hasZeros }: GroupedFormat,
-): Float32Array {
-  const codes = new Float32Array(values.length);
-  for (let start = 0, group = 0; start < codes.length; start += groupSize, group++) {
-    const scale = hasZeros ? scales[2 * group] : scales[group];
-    const zero = hasZeros ? scales[2 * group + 1] : impliedZero(dtype);
-    encodeGroup(values, codes, start, start + groupSize, scale, zero, dtype);
-  }
-  return codes;
-}
-
 /** (code − zero) · scale, in float32. */
 export function dequantizeRows(
   codes: Float32Array,

@@ -2,7 +2,7 @@
 import { Interpreter, type JinjaEnvironment, type JinjaNode, type JinjaValue } from './jinja.ts';
 
 /** About half a second of work. A published template needs some 60 steps per message: thousands of messages fit. */
-export const MAX_STEPS = 250_000;
+const MAX_STEPS = 250_000;
 export const MAX_TEXT_LENGTH = 16 * 2 ** 20;
 const MAX_LIST_LENGTH = 2 ** 20;
 /** The library makes a scope and a `loop` object for each iteration. */

@@ -1,6 +1,7 @@
 // A plan loaded on the CPU device: each step is written into native memory and run by one call.
 import type { BufferOperand, Plan } from '../../compiler/plan.ts';
-import { Status, type Address } from '../../ffi/cpu-library.ts';
+import { Status } from '../../ffi/cpu-library.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import { resolveDim } from '../../tensor/shape.ts';
 import { DeviceError, type DeviceMemory, type Executable } from '../device.ts';
 import type { StepBatch, StepResult } from '../step.ts';

@@ -1,6 +1,7 @@
 // The native thread pool as promises: jobs go in by one call each, their ends come back through a pipe.
 import { Socket } from 'node:net';
-import { Status, type Address, type CpuLibrary } from '../../ffi/cpu-library.ts';
+import { Status, type CpuLibrary } from '../../ffi/cpu-library.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 
 const BYTES_PER_COMPLETION = 8;
 

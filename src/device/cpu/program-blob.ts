@@ -1,7 +1,7 @@
 // A plan's launches as the command list that the CPU library runs: the structs of native/program.h and program-header.h.
 import type { KVCacheGroup, Launch, Operand, Plan, StepLimits } from '../../compiler/plan.ts';
 import type { KVCacheSpec, StepInputName } from '../../ir/graph.ts';
-import type { Address } from '../../ffi/cpu-library.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import { CPU_KERNELS } from '../../kernels/cpu/index.ts';
 import type { CommandParameters, CpuKernelDescription } from '../../kernels/cpu/cpu-kernel.ts';
 import type { WeightLayout } from '../../kernels/kernel.ts';

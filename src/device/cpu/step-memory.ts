@@ -1,6 +1,7 @@
 // A step in native memory: 32-bit words laid out as native/step-layout.h says, kept and written anew for each step.
 import type { Plan } from '../../compiler/plan.ts';
-import type { Address, CpuLibrary } from '../../ffi/cpu-library.ts';
+import type { CpuLibrary } from '../../ffi/cpu-library.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import { DeviceError } from '../device.ts';
 import type { SamplingBatch, StepBatch, StepResult } from '../step.ts';
 

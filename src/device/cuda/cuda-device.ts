@@ -13,7 +13,7 @@ import { CudaRuntime } from './cuda-runtime.ts';
 import { KernelCache } from './kernel-cache.ts';
 
 /** bf16 and asynchronous copies to shared memory came with Ampere. */
-export const MIN_COMPUTE_CAPABILITY = 80;
+const MIN_COMPUTE_CAPABILITY = 80;
 
 export class CudaDevice implements Device {
   readonly target: Target;

@@ -1,6 +1,6 @@
 // A plan's launches made ready on one GPU: run one by one, or for decodes recorded once per batch size and replayed.
 import type { Launch, Plan } from '../../compiler/plan.ts';
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import type { KernelLaunch, StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
 import { CUBLASLT_WORKSPACE_BYTES } from '../../kernels/cuda/linear.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';

@@ -1,6 +1,7 @@
 // One GPU opened: its context, a stream, compiled kernels, and what must be given back at the end.
 import type { CpuLibrary } from '../../ffi/cpu-library.ts';
-import type { Address, CudaDriver, GpuProperties } from '../../ffi/cuda/driver.ts';
+import type { CudaDriver, GpuProperties } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import type { CublasLt } from '../../ffi/cuda/cublaslt.ts';
 import type { Defines } from '../../kernels/cuda/cuda-kernel.ts';
 import type { KernelCache } from './kernel-cache.ts';

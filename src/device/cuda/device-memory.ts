@@ -1,5 +1,5 @@
 // Memory that an executable owns, on the device and page-locked on the host; freed all at once.
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 
 /** Page-locked memory with its bytes at hand. */

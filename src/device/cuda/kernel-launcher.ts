@@ -1,5 +1,5 @@
 // Launches made ready: a kernel's parameters are packed once; a step changes only grids and the few numbers that follow it.
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import { TENSOR_MAP_BYTES } from '../../ffi/cuda/tensor-map.ts';
 import type { KernelLaunch, Parameter, StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';

@@ -2,7 +2,7 @@
 // several weights, not quantized yet) is sorted out there.
 import { isDeepStrictEqual } from 'node:util';
 import type { Plan, RopeTable, WeightSpec } from '../../compiler/plan.ts';
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import type { WeightPart } from '../../ir/graph.ts';
 import { int, pointer } from '../../kernels/cuda/cuda-kernel.ts';
 import { itemSize } from '../../tensor/dtype.ts';

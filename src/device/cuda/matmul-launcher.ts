@@ -6,7 +6,7 @@ import type {
   MatmulPlaces,
   MatmulShape,
 } from '../../ffi/cuda/cublaslt.ts';
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import type { CudaMatrix, MatmulLaunch, StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
 import { itemSize } from '../../tensor/dtype.ts';
 import { NeedletailError } from '../../util/errors.ts';

@@ -10,7 +10,8 @@ import {
   type MatmulPlaces,
   type MatmulShape,
 } from '../../ffi/cuda/cublaslt.ts';
-import type { Address, CudaDriver } from '../../ffi/cuda/driver.ts';
+import type { CudaDriver } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 
 const MAX_CANDIDATES = 12;
 const NUM_ROUNDS = 5;

@@ -1,6 +1,6 @@
 // The kernels that make a part of a weight out of its tensor, as the checkpoint stores it, on the GPU.
 import type { WeightSpec } from '../../compiler/plan.ts';
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import type { WeightPart } from '../../ir/graph.ts';
 import { cudaType, int, pointer, type KernelLaunch, type Parameter } from '../../kernels/cuda/cuda-kernel.ts';
 import { itemSize, type DType } from '../../tensor/dtype.ts';

@@ -1,6 +1,6 @@
 // Gives everything a plan needs a place in device memory: exactly the bytes that the ledger counted.
 import type { KVCacheGroup, Operand, Plan } from '../../compiler/plan.ts';
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import type { KVCacheSpec, StepInputName } from '../../ir/graph.ts';
 import { kvBytesPerToken } from '../../ir/kv-cache-groups.ts';
 import type { CudaMatrix, CudaOperand, StepAddresses } from '../../kernels/cuda/cuda-kernel.ts';

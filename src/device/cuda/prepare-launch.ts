@@ -1,7 +1,7 @@
 // What a launch of the plan becomes on a GPU: kernels and products, for each of its variants. Addresses are numbers here, so
 // none of it needs a GPU at hand.
 import type { Launch, Plan } from '../../compiler/plan.ts';
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import {
   int,
   pointer,

@@ -1,6 +1,6 @@
 // One step in page-locked host memory: its arrays as the device wants them, lists of any length, and room for the results,
 // which kernels write there themselves.
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import { QUERIES_PER_TILE, QUERY_TILE_WORDS, type StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
 import type { SamplingBatch, StepBatch, StepResult } from '../step.ts';
 import type { DeviceMemoryPool, PinnedBuffer } from './device-memory.ts';

@@ -1,7 +1,7 @@
 // A step's arrays on the device, at places that never move, so that kernels' parameters and recorded steps stay valid. They are
 // filled from one of two images that take turns: while a step runs, the next is written.
 import type { Plan } from '../../compiler/plan.ts';
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import type { StepInputName } from '../../ir/graph.ts';
 import { int, pointer, type StepAddresses, type StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
 import type { StepBatch, StepResult } from '../step.ts';

@@ -1,5 +1,6 @@
 // Device events around the kernels of each step, for measurements: how long the GPU worked, and how long it waited.
-import type { Address, CudaDriver } from '../../ffi/cuda/driver.ts';
+import type { CudaDriver } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 
 interface StepEvents {
   readonly start: Address;

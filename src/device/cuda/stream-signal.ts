@@ -1,6 +1,6 @@
 // Tells the host that the GPU has got to a place in its work, without holding the GPU up: a second stream waits there and
 // posts a semaphore.
-import type { Address } from '../../ffi/cuda/driver.ts';
+import type { Address } from '../../ffi/native-memory.ts';
 import { Semaphore, SEMAPHORE_BYTES } from '../../ffi/cuda/semaphore.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import type { DeviceMemoryPool } from './device-memory.ts';

@@ -1,7 +1,7 @@
 // cuBLASLt: matrix products D = A · B + bias by one of the algorithms that its heuristics propose for the shape.
 import type { LibraryHandle } from 'koffi';
 import { NeedletailError } from '../../util/errors.ts';
-import type { Address } from './driver.ts';
+import type { Address } from '../native-memory.ts';
 import { findCudaLibrary } from './find-library.ts';
 
 export type MatmulDType = 'float32' | 'bfloat16' | 'float16';

@@ -1,11 +1,9 @@
 // NVIDIA's driver API, as much of it as we call: addresses and handles are numbers, every result is checked by name.
-import koffi, { type LibraryHandle } from 'koffi';
 import { NeedletailError, type ErrorCode } from '../../util/errors.ts';
+import { nativeView, type Address } from '../native-memory.ts';
+import { driverFunctions } from './driver-functions.ts';
 import { tryLoad } from './find-library.ts';
 import { boxesOf, TENSOR_MAP, TENSOR_MAP_BYTES, type TensorMapOptions } from './tensor-map.ts';
-
-/** An address or a handle. Both stay below 2⁵³. */
-export type Address = number;
 
 const CUDA_SUCCESS = 0;
 const CUDA_ERROR_OUT_OF_MEMORY = 2;
@@ -35,12 +33,12 @@ export interface GpuProperties {
 export class CudaDriver {
   /** Newest CUDA version that the driver runs: 13000 for 13.0. */
   readonly version: number;
-  readonly #functions: ReturnType<typeof bind>;
+  readonly #functions: ReturnType<typeof driverFunctions>;
   #isLost = false;
   /** Bytes of each allocation on the device. */
   readonly #allocations = new Map<Address, number>();
 
-  private constructor(functions: ReturnType<typeof bind>) {
+  private constructor(functions: ReturnType<typeof driverFunctions>) {
     this.#functions = functions;
     const status = functions.cuInit(0);
     if (status === CUDA_ERROR_NO_DEVICE) throw noGpu();
@@ -56,7 +54,7 @@ export class CudaDriver {
         'there is no NVIDIA driver (libcuda.so.1): install one for your GPU, or use --device cpu';
       throw new NeedletailError('unsupported_platform', message);
     }
-    const driver = new CudaDriver(bind(library));
+    const driver = new CudaDriver(driverFunctions(library));
     if (driver.numGpus() > 0) return driver;
     throw noGpu();
   }
@@ -162,7 +160,7 @@ export class CudaDriver {
 
   /** Host memory as an ArrayBuffer, valid until it is freed. */
   view(address: Address, bytes: number): ArrayBuffer {
-    return koffi.view(BigInt(address), bytes);
+    return nativeView(address, bytes);
   }
 
   copyToDevice(target: Address, source: Address, bytes: number, stream: Address): void {
@@ -233,10 +231,6 @@ export class CudaDriver {
 
   recordEvent(event: Address, stream: Address): void {
     this.check('cuEventRecord', this.#functions.cuEventRecord(event, stream));
-  }
-
-  synchronizeEvent(event: Address): void {
-    this.check('cuEventSynchronize', this.#functions.cuEventSynchronize(event));
   }
 
   /** Milliseconds between two events that the GPU has passed. */
@@ -362,76 +356,4 @@ export class CudaDriver {
 function noGpu(): NeedletailError {
   const message = 'the NVIDIA driver sees no GPU (check CUDA_VISIBLE_DEVICES)';
   return new NeedletailError('unsupported_platform', message);
-}
-
-type Call = (...args: readonly unknown[]) => number;
-
-/** Handles and addresses are `uintptr_t`, results come back through arrays. */
-function bind(library: LibraryHandle) {
-  const call = (signature: string): Call => library.func(`int ${signature}`) as Call;
-  const addressOf = (name: string): Address => Number(koffi.address(library.symbol(name)));
-  return {
-    copyFunctions: ['cuCtxSetCurrent', 'cuMemcpyHtoDAsync_v2', 'cuEventRecord', 'cuEventSynchronize'].map(
-      addressOf,
-    ),
-    cuInit: call('cuInit(unsigned int flags)'),
-    cuGetErrorName: call('cuGetErrorName(int status, _Out_ const char **text)'),
-    cuGetErrorString: call('cuGetErrorString(int status, _Out_ const char **text)'),
-    cuDriverGetVersion: call('cuDriverGetVersion(void *version)'),
-    cuDeviceGetCount: call('cuDeviceGetCount(void *count)'),
-    cuDeviceGet: call('cuDeviceGet(void *device, int ordinal)'),
-    cuDeviceGetAttribute: call('cuDeviceGetAttribute(void *value, int attribute, int device)'),
-    cuDeviceGetName: call('cuDeviceGetName(void *name, int length, int device)'),
-    cuDeviceTotalMem_v2: call('cuDeviceTotalMem_v2(void *bytes, int device)'),
-    cuDevicePrimaryCtxRetain: call('cuDevicePrimaryCtxRetain(void *context, int device)'),
-    cuDevicePrimaryCtxRelease_v2: call('cuDevicePrimaryCtxRelease_v2(int device)'),
-    cuCtxSetCurrent: call('cuCtxSetCurrent(uintptr_t context)'),
-    cuMemGetInfo_v2: call('cuMemGetInfo_v2(void *free, void *total)'),
-    cuMemAlloc_v2: call('cuMemAlloc_v2(void *address, size_t bytes)'),
-    cuMemFree_v2: call('cuMemFree_v2(uintptr_t address)'),
-    cuMemHostAlloc: call('cuMemHostAlloc(void *address, size_t bytes, unsigned int flags)'),
-    cuMemHostRegister_v2: call('cuMemHostRegister_v2(uintptr_t address, size_t bytes, unsigned int flags)'),
-    cuMemHostUnregister: call('cuMemHostUnregister(uintptr_t address)'),
-    cuMemFreeHost: call('cuMemFreeHost(uintptr_t address)'),
-    cuMemcpyHtoDAsync_v2: call(
-      'cuMemcpyHtoDAsync_v2(uintptr_t target, uintptr_t source, size_t bytes, uintptr_t stream)',
-    ),
-    cuMemcpyDtoHAsync_v2: call(
-      'cuMemcpyDtoHAsync_v2(uintptr_t target, uintptr_t source, size_t bytes, uintptr_t stream)',
-    ),
-    cuMemcpyDtoDAsync_v2: call(
-      'cuMemcpyDtoDAsync_v2(uintptr_t target, uintptr_t source, size_t bytes, uintptr_t stream)',
-    ),
-    cuMemsetD8Async: call('cuMemsetD8Async(uintptr_t target, uint8_t byte, size_t bytes, uintptr_t stream)'),
-    cuStreamCreate: call('cuStreamCreate(void *stream, unsigned int flags)'),
-    cuStreamDestroy_v2: call('cuStreamDestroy_v2(uintptr_t stream)'),
-    cuStreamSynchronize: call('cuStreamSynchronize(uintptr_t stream)'),
-    cuStreamQuery: call('cuStreamQuery(uintptr_t stream)'),
-    cuStreamBeginCapture_v2: call('cuStreamBeginCapture_v2(uintptr_t stream, int mode)'),
-    cuStreamEndCapture: call('cuStreamEndCapture(uintptr_t stream, void *graph)'),
-    cuGraphInstantiateWithFlags: call(
-      'cuGraphInstantiateWithFlags(void *exec, uintptr_t graph, unsigned long long flags)',
-    ),
-    cuGraphDestroy: call('cuGraphDestroy(uintptr_t graph)'),
-    cuGraphLaunch: call('cuGraphLaunch(uintptr_t exec, uintptr_t stream)'),
-    cuGraphExecDestroy: call('cuGraphExecDestroy(uintptr_t exec)'),
-    cuLaunchHostFunc: call('cuLaunchHostFunc(uintptr_t stream, uintptr_t callback, uintptr_t argument)'),
-    cuStreamWaitEvent: call('cuStreamWaitEvent(uintptr_t stream, uintptr_t event, unsigned int flags)'),
-    cuEventCreate: call('cuEventCreate(void *event, unsigned int flags)'),
-    cuEventDestroy_v2: call('cuEventDestroy_v2(uintptr_t event)'),
-    cuEventRecord: call('cuEventRecord(uintptr_t event, uintptr_t stream)'),
-    cuEventSynchronize: call('cuEventSynchronize(uintptr_t event)'),
-    cuEventElapsedTime: call('cuEventElapsedTime(void *ms, uintptr_t start, uintptr_t end)'),
-    cuModuleLoadData: call('cuModuleLoadData(void *module, const void *image)'),
-    cuModuleUnload: call('cuModuleUnload(uintptr_t module)'),
-    cuModuleGetFunction: call('cuModuleGetFunction(void *function, uintptr_t module, const char *name)'),
-    cuFuncSetAttribute: call('cuFuncSetAttribute(uintptr_t function, int attribute, int value)'),
-    cuTensorMapEncodeTiled: call(
-      'cuTensorMapEncodeTiled(void *map, int type, unsigned int rank, uintptr_t address, const void *sizes, ' +
-        'const void *strides, const void *box, const void *steps, int interleave, int swizzle, int promotion, int fill)',
-    ),
-    cuLaunchKernelEx: call(
-      'cuLaunchKernelEx(uintptr_t config, uintptr_t function, uintptr_t params, uintptr_t extra)',
-    ),
-  };
 }

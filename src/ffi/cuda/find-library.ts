@@ -51,7 +51,7 @@ export function tryLoad(path: string): LibraryHandle | null {
 }
 
 /** Folders that may hold the libraries, likeliest first. */
-export function libraryFolders(env: NodeJS.ProcessEnv): readonly string[] {
+function libraryFolders(env: NodeJS.ProcessEnv): readonly string[] {
   const toolkits = [env['CUDA_HOME'], env['CUDA_PATH'], ...toolkitFolders()].filter(
     (path) => path !== undefined,
   );

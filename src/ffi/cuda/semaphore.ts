@@ -1,6 +1,6 @@
 // A POSIX semaphore: the driver posts it when a step is done, a thread of libuv waits for it beside the event loop.
 import koffi from 'koffi';
-import type { Address } from './driver.ts';
+import type { Address } from '../native-memory.ts';
 
 /** More than a `sem_t` takes on any Linux. */
 export const SEMAPHORE_BYTES = 64;
