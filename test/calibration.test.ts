@@ -222,6 +222,16 @@ describe('calibrated checkpoints', () => {
     );
   });
 
+  it('refuses tokens that the model does not have', async () => {
+    const { subject, config } = await open('llama2');
+    const file = path.join(folder, 'foreign.json');
+    writeFileSync(file, JSON.stringify([1, 2, 60000, 3]));
+    const request = { recipe: { name: 'awq', maxNumStages: 4 }, file, numTokens: 4 } as const;
+    await expect(calibrateModel(subject, config, request)).rejects.toThrow(
+      /token 60000 is outside of the vocabulary/,
+    );
+  });
+
   it('stops when it is told to', async () => {
     const { subject, config } = await open('llama2');
     const stop = new AbortController();

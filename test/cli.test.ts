@@ -50,6 +50,7 @@ describe('needletail', () => {
       ['serve', '--enable-prefix-caching', '--no-enable-prefix-caching'],
       'more than',
     ],
+    ['a folder that cannot be', ['build', '--output', '/dev/null/plan'], "mkdir '/dev/null'"],
     ['an unreadable config', ['serve', '--config', 'no-such.json'], 'no-such.json cannot be read'],
     ['a missing template', ['chat', '--chat-template', 'no.jinja'], 'there is no file no.jinja'],
     ['a context that is too long', ['generate', '--max-model-len', '100000', '--prompt', 'x'], '1024'],

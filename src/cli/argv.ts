@@ -25,8 +25,10 @@ function normalizeFlag(arg: string): string {
 export function expandConfigFile(args: readonly string[]): string[] {
   const end = args.indexOf('--');
   const [own, literal] = end < 0 ? [args, []] : [args.slice(0, end), args.slice(end)];
-  const at = own.findIndex((arg) => arg === '--config' || arg.startsWith('--config='));
-  if (at < 0) return [...args];
+  const places = own.flatMap((arg, i) => (arg === '--config' || arg.startsWith('--config=') ? [i] : []));
+  if (places.length === 0) return [...args];
+  if (places.length > 1) throw badConfig('is given more than once');
+  const [at] = places;
   const inline = own[at].includes('=');
   const path = inline ? own[at].slice('--config='.length) : own[at + 1];
   const rest = own.filter((_, i) => i !== at && (inline || i !== at + 1));

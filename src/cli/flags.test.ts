@@ -141,6 +141,7 @@ describe('--config', () => {
     expect(() => parse('--config', file)).toThrow(/"block-size" must be/);
     expect(() => parse('--config', path.join(root, 'none'))).toThrow(/cannot be read/);
     expect(() => parse('--config')).toThrow(/names no file/);
+    expect(() => parse('--config', file, `--config=${file}`)).toThrow(/more than once/);
     writeFileSync(file, '{"config": "more.json"}');
     expect(() => parse('--config', file)).toThrow(/cannot name another/);
     rmSync(root, { recursive: true });

@@ -6,8 +6,13 @@ import { createProgram } from './program.ts';
 
 /** An expected failure is one line that says what to do; anything else is a defect and shows its stack. */
 function reportFailure(error: unknown): void {
-  console.error(isNeedletailError(error) ? `error: ${error.message}` : error);
+  console.error(isNeedletailError(error) || isFileError(error) ? `error: ${error.message}` : error);
   process.exitCode = 1;
+}
+
+/** The system's own words, `ENOSPC: no space left on device, write '/tmp/x'`, say what to do. */
+function isFileError(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'syscall' in error && 'path' in error;
 }
 
 if (process.platform === 'win32') {

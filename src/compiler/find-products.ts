@@ -50,6 +50,8 @@ export function findProducts(index: GraphIndex, request: Request): readonly Quan
   checkCodesAreUsed(index, candidates, request);
   if (quantization) checkPatterns(quantization, index);
   const products = candidates.flatMap((candidate) => productOf(candidate, index, request));
+  if (quantization && products.length === 0)
+    refuse('quantizationKeep', '--quantization-keep leaves no weight to quantize');
   checkGroups(products);
   return products;
 }

@@ -19,7 +19,7 @@ import type { ProductFormats } from '../quantization/products.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { CalibrationReader } from './calibration-reader.ts';
 import { readEvaluationText } from './read-text.ts';
-import { tokenWindows, type TokenWindow } from './token-windows.ts';
+import { checkVocabulary, tokenWindows, type TokenWindow } from './token-windows.ts';
 
 export interface CalibrationRequest {
   readonly recipe: CalibratedRecipe;
@@ -47,7 +47,7 @@ const [LEAST_TOKENS, DEFAULT_TOKENS] = [4096, 16384];
 const MAX_WINDOW = 2048;
 
 /**
- * Throws `invalid_request` for a text that is too short, a checkpoint that is quantized already, rules that leave nothing
+ * Throws `invalid_request` for a text that is too short or of another vocabulary, a checkpoint that is quantized already, rules that leave nothing
  * to quantize, and group sizes that do not fit; `bad_checkpoint` for weights that are not finite.
  */
 export async function calibrateModel(
@@ -59,9 +59,10 @@ export async function calibrateModel(
   const { checkpoint, model, whyNone } = subject;
   if (checkpoint === null) throw whyNone!;
   const { definition, config: hfConfig } = model;
-  const { maxPositions } = definition.facts(hfConfig);
+  const { maxPositions, vocabSize } = definition.facts(hfConfig);
   const windowLen = Math.min(config.maxModelLen ?? maxPositions, maxPositions, MAX_WINDOW);
   const windows = await readWindows(file, checkpoint.directory, windowLen, numTokens);
+  checkVocabulary(windows, vocabSize);
   const { subject: calibrated, numLeft } = subjectOf(subject, config, recipe);
   const reader = await CalibrationReader.open({
     model,

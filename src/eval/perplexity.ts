@@ -4,7 +4,7 @@ import type { Executable } from '../device/device.ts';
 import type { StepBatch } from '../device/step.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { beliefOf, klDivergence, surprise, type Belief } from './distribution.ts';
-import type { TokenWindow } from './token-windows.ts';
+import { checkVocabulary, type TokenWindow } from './token-windows.ts';
 import { largestChunk, windowSteps } from './window-steps.ts';
 
 export interface PerplexityResult {
@@ -85,11 +85,7 @@ function checkWindows({ model }: Plan, windows: readonly TokenWindow[]): void {
       `windows have ${longest} tokens, but the model's context has ${model.maxModelLen}`,
     );
   }
-  for (const { tokenIds } of windows) {
-    const foreign = tokenIds.find((id) => id < 0 || id >= model.vocabSize);
-    if (foreign !== undefined)
-      throw refused('text', `token ${foreign} is outside of the vocabulary of ${model.vocabSize}`);
-  }
+  checkVocabulary(windows, model.vocabSize);
 }
 
 function refused(param: string, message: string): NeedletailError {

@@ -44,8 +44,12 @@ function parseIds(file: string, bytes: Buffer): Int32Array {
   } catch (error) {
     throw refused(`${file} is no JSON (${error instanceof Error ? error.message : String(error)})`);
   }
-  if (Array.isArray(ids) && ids.every((id) => Number.isInteger(id) && id >= 0)) return Int32Array.from(ids);
+  if (Array.isArray(ids) && ids.every(isTokenId)) return Int32Array.from(ids);
   throw refused(`${file} is no array of token ids; give plain text under another ending than .json`);
+}
+
+function isTokenId(id: unknown): id is number {
+  return Number.isInteger(id) && (id as number) >= 0 && (id as number) < 2 ** 31;
 }
 
 /** The start token, if the tokenizer adds it by itself. */

@@ -46,6 +46,15 @@ export function tokenWindows(
   throw refused('text', 'the text has fewer than two tokens: there is nothing to predict');
 }
 
+/** Throws `invalid_request` naming a token that the model does not have. */
+export function checkVocabulary(windows: readonly TokenWindow[], vocabSize: number): void {
+  for (const { tokenIds } of windows) {
+    const foreign = tokenIds.find((id) => id < 0 || id >= vocabSize);
+    if (foreign !== undefined)
+      throw refused('text', `token ${foreign} is outside of the vocabulary of ${vocabSize}`);
+  }
+}
+
 function refused(param: string, message: string): NeedletailError {
   return new NeedletailError('invalid_request', message, { param });
 }

@@ -43,6 +43,16 @@ describe('a checkpoint', () => {
   });
 });
 
+describe('options that exclude each other', () => {
+  test.each([{ tokenizer: MODEL_FOLDER }, { chatTemplate: '{{ messages }}' }])(
+    'are refused: no tokenizer, and %j',
+    async (options) => {
+      const loading = LLM.load(MODEL_FOLDER, { ...inProcess, skipTokenizerInit: true, ...options });
+      await expect(loading).rejects.toThrow(/--skip-tokenizer-init leaves --\S+ without use/);
+    },
+  );
+});
+
 describe("a model of the caller's own", () => {
   const folder = mkdtempSync(path.join(tmpdir(), 'needletail-'));
   beforeAll(() => writeFileSync(path.join(folder, 'config.json'), JSON.stringify(ATTENTION_ONLY_CONFIG)));

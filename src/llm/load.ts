@@ -38,6 +38,7 @@ export interface LoadOptions extends Partial<Omit<EngineConfig, 'model'>> {
 }
 
 export async function loadParts(model: string, options: LoadOptions): Promise<LLMParts> {
+  checkTextOptions(options);
   const folder = await findFolder(model, options);
   const config = engineConfig(folder ?? model, options);
   const [engine, tokenizer] = await startBoth(config, tokenizerFolder(folder, options), options);
@@ -107,6 +108,14 @@ function unsendableModels(): NeedletailError {
     "models are code, which the engine's process imports by itself: name their modules in modelDefinitions, or set inProcess",
     { param: 'models' },
   );
+}
+
+function checkTextOptions({ skipTokenizerInit, tokenizer, chatTemplate }: LoadOptions): void {
+  if (skipTokenizerInit !== true || (tokenizer === undefined && chatTemplate === undefined)) return;
+  const [flag, param] =
+    tokenizer === undefined ? ['chat-template', 'chatTemplate'] : ['tokenizer', 'tokenizer'];
+  const message = `--skip-tokenizer-init leaves --${flag} without use: leave one of them out`;
+  throw new NeedletailError('invalid_request', message, { param });
 }
 
 /** null: none. A model without files and without random weights cannot run anyway, which the engine says better. */

@@ -139,6 +139,10 @@ describe('what stays', () => {
     expect(numFloats(['*.self_attn.*_proj.weight', 'lm_head.weight'])).toBe(5);
   });
 
+  test('patterns that leave nothing to quantize are refused', () => {
+    expect(() => graphOf(request(UNTIED, { keep: ['*'] }))).toThrow('leaves no weight to quantize');
+  });
+
   test('a pattern that names nothing is refused', () => {
     expect(() => graphOf(request(UNTIED, { keep: ['model.layer.0.*'] }))).toThrow(
       '--quantization-keep model.layer.0.* names no weight; one is called model.embed_tokens.weight',
