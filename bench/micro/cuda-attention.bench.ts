@@ -207,23 +207,68 @@ function scatteredStep(numSeqs: number, numTokens: number, numCached: number): S
   return { ...stepBatch(chunks, BLOCK_SIZE), returnLogits: false };
 }
 
+/** A plan of nothing but attention, in bfloat16, over `numLayers` caches. */
 function attentionPlan(shape: CachedShape, step: StepBatch, numLayers: number): Plan {
-  const { numHeads, numKvHeads, headDim, valueHeadDim, dtype, isLatent = false } = shape;
-  const op = isLatent ? 'latentAttention' : 'attention';
+  const { numKvHeads, headDim, valueHeadDim, dtype } = shape;
   const layers = Array.from({ length: numLayers }, (_, layer) => ({
     ...{ layer, window: null, dtype, numKvHeads },
     ...{ keyHeadDim: headDim, valueHeadDim },
   }));
-  const columns = [numHeads * headDim, numHeads * valueHeadDim, numHeads * valueHeadDim];
-  const bytes = columns.map((count) => step.numTokens * count * 2);
+  const numPlaces = Math.ceil(step.numSeqs / 32) * 32;
+  return {
+    header: {
+      ...{ formatVersion: 2, writtenBy: '', target: { kind: 'cuda', arch: '' } },
+      ...{ recipe: '', checkpointHash: null, rank: 0, worldSize: 1 },
+    },
+    model: { modelType: '', vocabSize: 16, hiddenSize: 0, numLayers, maxModelLen: 8192, numParameters: 0 },
+    limits: {
+      maxNumBatchedTokens: Math.max(step.numTokens, step.numSeqs),
+      maxNumSeqs: numPlaces,
+      maxNumLogitRows: numPlaces,
+    },
+    blockSize: BLOCK_SIZE,
+    weights: [],
+    ropeTables: [],
+    kvCacheGroups: [{ index: 0, window: null, layers, bytesPerToken: 0 }],
+    ...attentionBuffers(shape, step),
+    workspaceBytes: 2 ** 28,
+    activationDType: 'bfloat16',
+    launches: layers.map(({ layer }) => attentionLaunch(shape, layer)),
+    logits: { kind: 'buffer', id: 3, columnStart: 0, columns: 16, rowStride: 16 },
+    outputs: [],
+  };
+}
+
+/** Columns of queries, of latent queries, and of results: buffers 0 to 2. */
+function columnsOf({ numHeads, headDim, valueHeadDim }: Shape): readonly number[] {
+  return [numHeads * headDim, numHeads * valueHeadDim, numHeads * valueHeadDim];
+}
+
+/** These, and behind them logits for sampling, each where it can be copied in pieces. */
+function attentionBuffers(
+  shape: Shape,
+  { numTokens, numSeqs }: StepBatch,
+): Pick<Plan, 'buffers' | 'arenaBytes'> {
+  const align = (bytes: number): number => 256 * Math.ceil(bytes / 256);
+  const columns = columnsOf(shape);
+  const bytes = columns.map((count) => numTokens * count * 2);
   const buffers: Plan['buffers'] = columns.map((count, id) => ({
     ...{ id, name: '', dtype: 'bfloat16' as const, shape: ['numTokens', count] as const },
-    ...{ offset: 256 * Math.ceil(bytes.slice(0, id).reduce((sum, b) => sum + b, 0) / 256), bytes: bytes[id] },
+    ...{ offset: align(bytes.slice(0, id).reduce((sum, b) => sum + b, 0)), bytes: bytes[id] },
   }));
   const last = buffers[2];
-  const logitsAt = Math.ceil((last.offset + last.bytes) / 256) * 256;
-  const logitsBytes = step.numSeqs * 16 * 4;
-  const logits = { id: 3, name: '', dtype: 'float32' as const, shape: ['numLogitRows', 16] as const };
+  const offset = align(last.offset + last.bytes);
+  const logits = { id: 3, name: '', dtype: 'float32', shape: ['numLogitRows', 16] } as const;
+  const logitsBytes = numSeqs * 16 * 4;
+  return {
+    buffers: [...buffers, { ...logits, offset, bytes: logitsBytes }],
+    arenaBytes: offset + logitsBytes,
+  };
+}
+
+function attentionLaunch(shape: Shape, layer: number): Launch {
+  const { numHeads, numKvHeads, headDim, valueHeadDim, isLatent = false } = shape;
+  const columns = columnsOf(shape);
   const operand = (id: number) => ({
     ...{ kind: 'buffer' as const, id, columnStart: 0, columns: columns[id], rowStride: columns[id] },
   });
@@ -232,52 +277,14 @@ function attentionPlan(shape: CachedShape, step: StepBatch, numLayers: number): 
   }));
   const none = { window: null, softcap: null, alibiSlopes: null };
   const attributes = { numHeads, numKvHeads, headDim, valueHeadDim, scale: 0.1, ...(isLatent ? {} : none) };
-  const launches = layers.map(({ layer }): Launch => {
-    const inputs = [
-      operand(0),
-      { kind: 'kvCache' as const, layer },
-      ...arrays,
-      ...(isLatent ? [operand(1)] : []),
-    ];
-    const variants = [{ kernel: 'tensor_cores', maxRows: null }];
-    return {
-      op,
-      label: '',
-      inputs,
-      outputs: [operand(2)],
-      attributes: { layer, ...attributes },
-      variants,
-      rows: 'numTokens',
-    };
-  });
-  const target = { kind: 'cuda' as const, arch: '' };
   return {
-    header: {
-      formatVersion: 2,
-      writtenBy: '',
-      target,
-      recipe: '',
-      checkpointHash: null,
-      rank: 0,
-      worldSize: 1,
-    },
-    model: { modelType: '', vocabSize: 16, hiddenSize: 0, numLayers, maxModelLen: 8192, numParameters: 0 },
-    limits: {
-      maxNumBatchedTokens: Math.max(step.numTokens, step.numSeqs),
-      maxNumSeqs: Math.ceil(step.numSeqs / 32) * 32,
-      maxNumLogitRows: Math.ceil(step.numSeqs / 32) * 32,
-    },
-    blockSize: BLOCK_SIZE,
-    weights: [],
-    ropeTables: [],
-    kvCacheGroups: [{ index: 0, window: null, layers, bytesPerToken: 0 }],
-    buffers: [...buffers, { ...logits, offset: logitsAt, bytes: logitsBytes }],
-    arenaBytes: logitsAt + logitsBytes,
-    workspaceBytes: 2 ** 28,
-    activationDType: 'bfloat16',
-    launches,
-    logits: { kind: 'buffer', id: 3, columnStart: 0, columns: 16, rowStride: 16 },
-    outputs: [],
+    op: isLatent ? 'latentAttention' : 'attention',
+    label: '',
+    inputs: [operand(0), { kind: 'kvCache', layer }, ...arrays, ...(isLatent ? [operand(1)] : [])],
+    outputs: [operand(2)],
+    attributes: { layer, ...attributes },
+    variants: [{ kernel: 'tensor_cores', maxRows: null }],
+    rows: 'numTokens',
   };
 }
 

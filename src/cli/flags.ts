@@ -55,8 +55,8 @@ const choice = (flag: string, text: string, choices: readonly string[], value: s
 const count = (flag: string, text: string, min: number, max: number, value?: number) =>
   new Option(flag, text).argParser(wholeNumber(min, max)).default(value);
 
-function engineOptions(): Option[] {
-  const defaults = DEFAULT_ENGINE_CONFIG;
+/** Where to run, in which numbers. */
+function precisionOptions(defaults: typeof DEFAULT_ENGINE_CONFIG): Option[] {
   return [
     choice('--device <kind>', 'where to run', ['auto', 'cpu', 'cuda', 'reference'], defaults.device),
     choice(
@@ -91,6 +91,12 @@ function engineOptions(): Option[] {
       defaults.activationDType,
     ),
     new Option('--batch-invariant', 'logits that do not depend on what else is in a step (not on the cpu)'),
+  ];
+}
+
+/** What to load, and how much of it at once. */
+function capacityOptions(defaults: typeof DEFAULT_ENGINE_CONFIG): Option[] {
+  return [
     choice('--load-format <format>', 'dummy: random weights', ['auto', 'dummy'], defaults.loadFormat),
     new Option('--revision <name>', 'branch, tag or commit of a hub model'),
     new Option('--model-definition <file>', 'module that exports a model definition; may be repeated')
@@ -104,6 +110,12 @@ function engineOptions(): Option[] {
     new Option('--memory-utilization <share>', "of the device's memory, if no KV cache size is given")
       .argParser(decimalNumber(0, 1, 'above'))
       .default(defaults.memoryUtilization),
+  ];
+}
+
+/** How requests are served. */
+function servingOptions(defaults: typeof DEFAULT_ENGINE_CONFIG): Option[] {
+  return [
     new Option('--enable-prefix-caching', 'reuse KV blocks of equal prefixes').default(
       defaults.enablePrefixCaching,
     ),
@@ -125,7 +137,8 @@ function engineOptions(): Option[] {
 export function addEngineFlags(command: Command): Command {
   const model = new Argument('[model]', 'folder, plan directory, hub id org/name or preset');
   command.addArgument(model.default(SHIPPED_MODEL, 'the shipped llama-tales-8m'));
-  for (const option of engineOptions()) command.addOption(option);
+  for (const optionsOf of [precisionOptions, capacityOptions, servingOptions])
+    for (const option of optionsOf(DEFAULT_ENGINE_CONFIG)) command.addOption(option);
   return command;
 }
 
