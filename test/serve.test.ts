@@ -14,6 +14,8 @@ interface Served {
   /** Of the curl command that the greeting offers. */
   readonly endpoint: string;
   readonly body: string;
+  /** What it runs in, on which device. */
+  readonly precision: string;
   /** Exit status. */
   readonly ended: Promise<number | null>;
 }
@@ -45,6 +47,7 @@ async function serve(args: readonly string[], env?: NodeJS.ProcessEnv): Promise<
     url: /http:\/\/127\.0\.0\.1:\d+/.exec(text)![0],
     endpoint: /curl (\S+)/.exec(text)![1],
     body: /-d '(.*)'/.exec(text)![1],
+    precision: /, (.*), is served/.exec(text)![1],
     ended,
   };
 }
@@ -74,6 +77,7 @@ describe('needletail serve', () => {
       choices: { message: { content: string } }[];
     };
     expect(completion.model).toBe('tales');
+    expect(server.precision).toMatch(/^bfloat16 on \w+ \(/);
     expect(completion.choices[0].message.content.length).toBeGreaterThan(5);
     expect((await fetch(`${server.url}/v1/models`)).status).toBe(401);
     expect((await fetch(`${server.url}/health`)).status).toBe(200);

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { decodeTensor } from '../tensor/codes.ts';
 import { dequantizeRows } from '../tensor/quantize-rows.ts';
 import type { TensorFacts } from '../tensor/tensor-source.ts';
-import { scaleColumns } from '../tensor/weight-format.ts';
+import { grouped, scaleColumns } from '../tensor/weight-format.ts';
 import { openCheckpoint } from './checkpoint.ts';
 import { dummySource } from './dummy.ts';
 import { readGenerationConfig } from './generation-config.ts';
@@ -219,7 +219,7 @@ describe('dummy weights', () => {
       0,
     );
     const read = (name: string): Float32Array => decodeTensor(codes.read(name));
-    const format = { ...weights, groupSize: weights.groupSize ?? columns };
+    const format = grouped(weights, columns);
     const values = dequantizeRows(read('q.weight'), read('q.weight_scale'), format);
     const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
     const deviation = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / values.length);

@@ -2,6 +2,7 @@
 import { Option, type Command } from 'commander';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
+import type { EngineInfo } from '../engine/protocol.ts';
 import { addLLMFlags, loadLLM, type LLMFlags } from './llm-flags.ts';
 import { byteSize, decimalNumber, wholeNumber } from './parsers.ts';
 
@@ -79,7 +80,13 @@ async function runServe(model: string, flags: ServeFlags): Promise<void> {
     throw error;
   });
   console.log(
-    greeting(server.url, servedModelNames[0], apiKeys.length > 0, flags.skipTokenizerInit === true),
+    greeting(
+      server.url,
+      servedModelNames[0],
+      llm.engine.info,
+      apiKeys.length > 0,
+      flags.skipTokenizerInit === true,
+    ),
   );
   await closeOnSignals(server, (count) => {
     if (count === 1) console.error('draining; once more to end at once');
@@ -91,7 +98,13 @@ function defaultName(model: string): string {
   return existsSync(model) ? path.basename(path.resolve(model)) : model;
 }
 
-function greeting(url: string, model: string, needsKey: boolean, takesIds: boolean): string {
+function greeting(
+  url: string,
+  model: string,
+  { device, recipe }: EngineInfo,
+  needsKey: boolean,
+  takesIds: boolean,
+): string {
   const key = needsKey ? ` -H "authorization: Bearer $NEEDLETAIL_API_KEY"` : '';
   const [route, body] = takesIds
     ? ['completions', { prompt: [1, 2, 3] }]
@@ -100,7 +113,7 @@ function greeting(url: string, model: string, needsKey: boolean, takesIds: boole
         { messages: [{ role: 'user', content: 'Write a bedtime story about a lantern.' }] },
       ];
   return [
-    `${model} is served at ${url} (open it in a browser to chat). Try:`,
+    `${model}, ${recipe} on ${device}, is served at ${url} (open it in a browser to chat). Try:`,
     `  curl ${url}/v1/${route} -H 'content-type: application/json'${key} -d '${JSON.stringify(body)}'`,
   ].join('\n');
 }

@@ -6,7 +6,7 @@ import { isFloatDType, type CodeDType, type FloatDType } from '../tensor/dtype.t
 import { findBadScale, quantizeRows } from '../tensor/quantize-rows.ts';
 import { formatShape, shapesEqual } from '../tensor/shape.ts';
 import type { TensorSource, TensorView } from '../tensor/tensor-source.ts';
-import { scaleColumns } from '../tensor/weight-format.ts';
+import { grouped, scaleColumns } from '../tensor/weight-format.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { FloatConversion } from './float-conversion.ts';
 import type { WeightSpec } from './plan.ts';
@@ -80,7 +80,7 @@ export class WeightPacker {
     const view = readChecked(part, spec, this.#source);
     const { rows, columns, bits } = cutPart(part, asBits(view.dtype, view.bytes));
     const values = floatsOf(this.#conversion.convert(bits, view.dtype as FloatDType, 'float32'));
-    const { codes, scales } = quantizeRows(values, { ...format, groupSize: format.groupSize ?? columns });
+    const { codes, scales } = quantizeRows(values, grouped(format, columns));
     checkScales(part, quantization, scales);
     const scaleBits = asBits('float32', new Uint8Array(scales.buffer));
     return {

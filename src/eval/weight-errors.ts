@@ -3,9 +3,9 @@ import { packWeight } from '../compiler/pack-weight.ts';
 import type { Plan, WeightSpec } from '../compiler/plan.ts';
 import { roundTo } from '../tensor/dtype.ts';
 import { fromFloat8E5M2Bits, roundToFloat8E4M3, toFloat8E5M2Bits } from '../tensor/float8.ts';
-import { dequantizeRows, quantizeRows } from '../tensor/quantize-rows.ts';
+import { roundTrip } from '../tensor/quantize-rows.ts';
 import type { TensorSource } from '../tensor/tensor-source.ts';
-import { describeFormat, type WeightFormat } from '../tensor/weight-format.ts';
+import { describeFormat, grouped, type WeightFormat } from '../tensor/weight-format.ts';
 import { NeedletailError } from '../util/errors.ts';
 
 export interface WeightError {
@@ -29,7 +29,7 @@ export function* weightErrors(plan: Plan, source: TensorSource): Generator<Weigh
     const { format } = quantization;
     const values = floatsOf(spec, source);
     if (!values.every(Number.isFinite)) throw notFinite(name);
-    const errors = errorsOf(values, rounded(values, shape[1], format));
+    const errors = errorsOf(values, roundTrip(values, grouped(format, shape[1])));
     yield { name, shape, format: describeFormat(format), ...errors };
   }
 }
@@ -44,12 +44,6 @@ export function floatsOf(spec: WeightSpec, source: TensorSource): Float32Array {
   const numElements = spec.shape.reduce((product, size) => product * size, 1);
   const asFloats = { ...spec, dtype: 'float32', layout: 'rowMajor', quantization: null } as const;
   return new Float32Array(packWeight({ ...asFloats, bytes: 4 * numElements }, source).buffer);
-}
-
-function rounded(values: Float32Array, columns: number, format: WeightFormat): Float32Array {
-  const grouped = { ...format, groupSize: format.groupSize ?? columns };
-  const { codes, scales } = quantizeRows(values, grouped);
-  return dequantizeRows(codes, scales, grouped);
 }
 
 function errorsOf(
@@ -80,7 +74,7 @@ const BINS_PER_DECADE = 8;
 /** How each format's error depends on the value, over a weight `[rows, columns]`: 4-bit groups as `int4` has them. */
 export function errorCurves(values: Float32Array, columns: number): readonly ErrorCurve[] {
   const groupSize = columns % 128 === 0 ? 128 : columns;
-  const byRows = (format: WeightFormat) => rounded(values, columns, format);
+  const byRows = (format: WeightFormat) => roundTrip(values, grouped(format, columns));
   const int8 = { dtype: 'int8', groupSize: null, hasZeros: false } as const;
   const float8 = { dtype: 'float8_e4m3fn', groupSize: null, hasZeros: false } as const;
   const uint4 = { dtype: 'uint4', groupSize, hasZeros: true } as const;

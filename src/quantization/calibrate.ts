@@ -5,6 +5,7 @@ import type { Parameter } from '../ir/graph.ts';
 import type { AddProduct } from '../tensor/matrix-product.ts';
 import { quantizeRows, type QuantizedRows } from '../tensor/quantize-rows.ts';
 import type { TensorCatalog, TensorFacts, TensorSource, TensorView } from '../tensor/tensor-source.ts';
+import { grouped } from '../tensor/weight-format.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { CodeTensors } from './code-tensors.ts';
 import { gptq, GPTQ_OPTIONS, type GptqOptions } from './gptq.ts';
@@ -131,9 +132,9 @@ async function quantizeAtOnce(
   const codes = new CodeTensors();
   for (const [i, { node, weight, format }] of products.entries()) {
     await pause(hooks);
-    const grouped = { ...format, groupSize: format.groupSize ?? columnsOf(weight) };
     const { range } = statistics.get(node.inputs[0].id)!;
-    codes.add(weight, formats, quantizeRows(weights.read(weight), grouped), range);
+    const made = quantizeRows(weights.read(weight), grouped(format, columnsOf(weight)));
+    codes.add(weight, formats, made, range);
     hooks.onProgress?.(i + 1, products.length, 'quantizing');
   }
   return codes;

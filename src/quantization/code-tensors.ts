@@ -2,7 +2,7 @@
 // rows, from which the float weights were cut.
 import type { Graph, Parameter, WeightPart } from '../ir/graph.ts';
 import { encodeCodes } from '../tensor/codes.ts';
-import type { QuantizedRows } from '../tensor/quantize-rows.ts';
+import { scaleOf, type QuantizedRows } from '../tensor/quantize-rows.ts';
 import { asMatrix } from '../tensor/shape.ts';
 import {
   inputScaleTensorName,
@@ -103,7 +103,8 @@ export class CodeTensors {
       yield [name, { dtype: weights.dtype, shape, quantized }, viewOf(weights.dtype, shape, codes)];
       const scalesShape = [...shape.slice(0, -1), scaleColumns(weights, shape.at(-1)!)];
       yield floats(scaleTensorName(name), scalesShape, scales);
-      if (activations?.isStatic) yield floats(inputScaleTensorName(name), [1], Float32Array.of(range / 448));
+      if (!activations?.isStatic) continue;
+      yield floats(inputScaleTensorName(name), [1], Float32Array.of(scaleOf(range, activations.dtype)));
     }
   }
 

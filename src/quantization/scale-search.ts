@@ -1,8 +1,8 @@
 // The search for the factors that a group of products shares: candidates from statistics of inputs and weights, judged by
 // how far the products of some rows are from what they were.
 import type { AddProduct } from '../tensor/matrix-product.ts';
-import { dequantizeRows, quantizeRows } from '../tensor/quantize-rows.ts';
-import type { WeightFormat } from '../tensor/weight-format.ts';
+import { roundTrip } from '../tensor/quantize-rows.ts';
+import { grouped, type WeightFormat } from '../tensor/weight-format.ts';
 import type { InputStatistics } from './input-statistics.ts';
 import { someRows, timesTransposed, withColumnsScaled } from './matrix.ts';
 import type { Product } from './products.ts';
@@ -79,10 +79,10 @@ export async function searchScales(
       rows,
       ofColumns.map((factor) => 1 / factor),
     );
-    const x = rule.quantizesInput ? roundTrip(scaled, INPUT_FORMAT, columns) : scaled;
+    const x = rule.quantizesInput ? roundTrip(scaled, grouped(INPUT_FORMAT, columns)) : scaled;
     let error = 0;
     for (const { format, matrix, expected, energy } of judged) {
-      const w = roundTrip(withColumnsScaled(matrix, ofColumns), format, columns);
+      const w = roundTrip(withColumnsScaled(matrix, ofColumns), grouped(format, columns));
       error += squaredDistance(await timesTransposed(w, x, columns, addProduct), expected) / energy;
     }
     return error;
@@ -100,12 +100,6 @@ export async function searchScales(
 }
 
 const INPUT_FORMAT: WeightFormat = { dtype: 'int8', groupSize: null, hasZeros: false };
-
-function roundTrip(values: Float32Array, format: WeightFormat, columns: number): Float32Array {
-  const grouped = { ...format, groupSize: format.groupSize ?? columns };
-  const { codes, scales } = quantizeRows(values, grouped);
-  return dequantizeRows(codes, scales, grouped);
-}
 
 function groupStatistics(
   { factorOf, numFactors, columns }: ScalingGroup,

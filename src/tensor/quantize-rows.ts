@@ -40,7 +40,7 @@ export function quantizeRows(values: Float32Array, format: GroupedFormat): Quant
       scales.set([scale, zero], 2 * group);
       encodeGroup(values, codes, ...range, scale, zero, dtype);
     } else {
-      scales[group] = absmaxScale(values, ...range, LARGEST_CODE[dtype]);
+      scales[group] = scaleOf(absmaxOf(values, ...range), dtype);
       encodeGroup(values, codes, ...range, scales[group], impliedZero(dtype), dtype);
     }
   }
@@ -69,6 +69,17 @@ export function dequantizeRows(
   return values;
 }
 
+/** What quantizing leaves of `values`: codes made back into numbers. */
+export function roundTrip(values: Float32Array, format: GroupedFormat): Float32Array {
+  const { codes, scales } = quantizeRows(values, format);
+  return dequantizeRows(codes, scales, format);
+}
+
+/** The scale of a group without zeros, by the largest magnitude in it. */
+export function scaleOf(absmax: number, dtype: CodeDType): number {
+  return orOne(fround(absmax / LARGEST_CODE[dtype]));
+}
+
 /** The first scale that nothing can be multiplied by: 0, NaN or infinite; null if there is none. */
 export function findBadScale(scales: Float32Array, hasZeros: boolean): number | null {
   for (let i = 0; i < scales.length; i += hasZeros ? 2 : 1) {
@@ -77,10 +88,10 @@ export function findBadScale(scales: Float32Array, hasZeros: boolean): number | 
   return null;
 }
 
-function absmaxScale(values: Float32Array, start: number, end: number, largestCode: number): number {
+function absmaxOf(values: Float32Array, start: number, end: number): number {
   let absmax = 0;
   for (let i = start; i < end; i++) absmax = Math.max(absmax, Math.abs(values[i]));
-  return orOne(fround(absmax / largestCode));
+  return absmax;
 }
 
 function rangeScale(values: Float32Array, start: number, end: number): { scale: number; zero: number } {

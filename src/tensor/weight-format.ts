@@ -20,6 +20,11 @@ export interface ActivationFormat {
 /** A format whose groups are known for a matrix at hand. */
 export type GroupedFormat = WeightFormat & { readonly groupSize: number };
 
+/** Of a matrix with so many columns. */
+export function grouped(format: WeightFormat, columns: number): GroupedFormat {
+  return { ...format, groupSize: format.groupSize ?? columns };
+}
+
 /** Scales of a row: one for each group, or pairs of scale and zero, so that a range of groups is a range of columns. */
 export function scaleColumns({ groupSize, hasZeros }: WeightFormat, columns: number): number {
   return (columns / (groupSize ?? columns)) * (hasZeros ? 2 : 1);

@@ -9,6 +9,7 @@ import {
   type TensorFacts,
   type TensorSource,
 } from '../../tensor/tensor-source.ts';
+import { grouped } from '../../tensor/weight-format.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import { isJsonObject, type JsonObject } from '../../util/json-file.ts';
 import { storedTensor, type SafetensorsSource, type TensorPlace } from '../safetensors.ts';
@@ -89,9 +90,9 @@ function dequantized({ facts, read }: AdaptedTensor, scales: AdaptedTensor): Ada
   return {
     facts: { dtype: 'float32', shape },
     read: () => {
-      const format = { ...weights, groupSize: weights.groupSize ?? shape[1] };
       const codes = decodeCodes(weights.dtype, read());
-      return bytesOf(dequantizeRows(codes, decodeFloats('float32', scales.read()), format));
+      const values = decodeFloats('float32', scales.read());
+      return bytesOf(dequantizeRows(codes, values, grouped(weights, shape[1])));
     },
   };
 }
