@@ -8,6 +8,7 @@ import { CudaDevice } from '../../device/cuda/cuda-device.ts';
 import { driverVersion } from '../../ffi/cuda/nvml.ts';
 import { isFloatDType, type FloatDType } from '../../tensor/dtype.ts';
 import { KV_CACHE_SETTINGS, QUANTIZATIONS } from '../../tensor/precision.ts';
+import { isNeedletailError } from '../../util/errors.ts';
 import { formatStamp, stampRun, writeRecord } from '../report.ts';
 import { parseTrace } from '../workload.ts';
 import { formatFigures, type Figure } from './figure.ts';
@@ -39,38 +40,69 @@ const CHAT_ROWS: readonly ChatRow[] = [
   { name: 'in-flight-chats', inputLen: null },
 ];
 
-const { values: flags } = parseArgs({
-  options: {
-    rows: { type: 'string', default: '' },
-    seconds: { type: 'string', default: '240' },
-    dtype: { type: 'string', default: 'bfloat16' },
-    'latency-model': { type: 'string', default: 'llama-2-7b' },
-    'throughput-model': { type: 'string', default: 'llama-3.1-8b' },
-    'max-num-seqs': { type: 'string' },
-    quantization: { type: 'string' },
-    'kv-cache-dtype': { type: 'string', default: 'auto' },
-    trace: { type: 'string' },
-    commit: { type: 'string' },
-    'output-json': { type: 'string' },
-  },
-});
+/** Whoever measures reads one line, not a stack. */
+function refuse(message: string): never {
+  process.stderr.write(`error: ${message}\n`);
+  process.exit(1);
+}
+
+const OPTIONS = {
+  rows: { type: 'string', default: '' },
+  seconds: { type: 'string', default: '240' },
+  dtype: { type: 'string', default: 'bfloat16' },
+  'latency-model': { type: 'string', default: 'llama-2-7b' },
+  'throughput-model': { type: 'string', default: 'llama-3.1-8b' },
+  'max-num-seqs': { type: 'string' },
+  quantization: { type: 'string' },
+  'kv-cache-dtype': { type: 'string', default: 'auto' },
+  trace: { type: 'string' },
+  commit: { type: 'string' },
+  'output-json': { type: 'string' },
+} as const;
+
+function parseFlags() {
+  try {
+    return parseArgs({ options: OPTIONS }).values;
+  } catch (error) {
+    return refuse((error as Error).message);
+  }
+}
+
+const flags = parseFlags();
 
 const patterns = flags.rows.split(',').filter((name) => name !== '');
 
 /** `decode` selects every row that begins so. */
+function isNamed(name: string, word: string): boolean {
+  return name === word || name.startsWith(`${word}-`);
+}
+
 function isSelected(name: string): boolean {
-  return patterns.length === 0 || patterns.some((word) => name === word || name.startsWith(`${word}-`));
+  return patterns.length === 0 || patterns.some((word) => isNamed(name, word));
+}
+
+function checkRows(): void {
+  const shapes = [...STEP_SHAPES, ...OFFLINE_SHAPES, ...CHAT_ROWS].map(({ name }) => name);
+  const names = ['cold-compile', 'first-token', ...shapes, 'busy', 'load'];
+  const unknown = patterns.find((word) => !names.some((name) => isNamed(name, word)));
+  if (unknown !== undefined) refuse(`--rows: there is no ${unknown}, but ${names.join(', ')}`);
+  const chats = CHAT_ROWS.map(({ name }) => name).find((name) => patterns.length > 0 && isSelected(name));
+  if (chats !== undefined && flags.trace === undefined) refuse(`--rows: ${chats} wants a --trace`);
+}
+
+function parseCount(flag: 'seconds' | 'max-num-seqs', text: string): number {
+  return Number(text) > 0 ? Number(text) : refuse(`--${flag} is ${text}, not a number above 0`);
 }
 
 function parseDType(name: string): FloatDType {
   if (isFloatDType(name)) return name;
-  throw new Error(`--dtype is ${name}, not float32, bfloat16 or float16`);
+  return refuse(`--dtype is ${name}, not float32, bfloat16 or float16`);
 }
 
 function oneOf<T extends string>(flag: 'quantization' | 'kv-cache-dtype', choices: readonly T[]): T {
   const choice = choices.find((name) => name === flags[flag]);
   if (choice !== undefined) return choice;
-  throw new Error(`--${flag} is ${flags[flag]}, not one of ${choices.join(', ')}`);
+  return refuse(`--${flag} is ${flags[flag]}, not one of ${choices.join(', ')}`);
 }
 
 const precision = {
@@ -85,8 +117,12 @@ const STEP_ROWS: readonly StepRow[] = STEP_SHAPES.map((shape) => ({
   ...shape,
   rival: rivalOf(latencyModel, shape.name),
 }));
+const maxSeconds = parseCount('seconds', flags.seconds);
+const numSeqs = flags['max-num-seqs'];
+const maxNumSeqs = numSeqs === undefined ? {} : { maxNumSeqs: parseCount('max-num-seqs', numSeqs) };
 const OFFLINE_ROWS: readonly OfflineRow[] = OFFLINE_SHAPES.map((shape) => ({
   ...shape,
+  ...maxNumSeqs,
   rival: rivalOf(throughputModel, shape.name),
 }));
 
@@ -103,9 +139,7 @@ async function* measureHere(device: CudaDevice, roofs: Roofs): AsyncGenerator<Fi
   const steps = STEP_ROWS.filter(({ name }) => isSelected(name));
   if (steps.length > 0) yield await measureSteps(device, latencyModel, steps, roofs);
   for (const row of OFFLINE_ROWS.filter(({ name }) => isSelected(name))) {
-    const maxNumSeqs = Number(flags['max-num-seqs'] ?? row.maxNumSeqs);
-    const run = { roofs, maxSeconds: Number(flags.seconds) };
-    yield [await measureOffline(device, throughputModel, { ...row, maxNumSeqs }, run)];
+    yield [await measureOffline(device, throughputModel, row, { roofs, maxSeconds })];
   }
   if (isSelected('busy')) yield [await measureBusy(device, throughputModel, 'busy')];
   for (const row of CHAT_ROWS.filter(({ name }) => isSelected(name))) {
@@ -118,9 +152,13 @@ async function* measureHere(device: CudaDevice, roofs: Roofs): AsyncGenerator<Fi
 
 const print = (text: string): boolean => process.stdout.write(`${text}\n`);
 
+checkRows();
 const stamp = stampRun();
 const figures = await measureProcesses();
-const device = await CudaDevice.open();
+const device = await CudaDevice.open().catch((error: unknown) => {
+  if (isNeedletailError(error)) return refuse(error.message);
+  throw error;
+});
 const roofs = measureRoofs(device);
 const gpu = { name: device.description, driver: driverVersion(), cublasLt: device.runtime.cublasLt.version };
 const record = { ...stamp, commit: flags.commit ?? stamp.commit, gpu, roofs };
