@@ -15,7 +15,8 @@ export function checkPlan(plan: Plan): string | null {
     checkBuffers(plan) ??
     checkOperands(plan) ??
     checkOutputs(plan) ??
-    checkOrder(plan)
+    checkOrder(plan) ??
+    checkOverlaps(plan)
   );
 }
 
@@ -99,6 +100,29 @@ function checkOrder({ launches, logits, outputs }: Plan): string | null {
   }
   const missing = unwritten([logits, ...outputs.map(({ operand }) => operand)]);
   return missing ? `no launch writes buffer ${missing.id}, which the plan gives back` : null;
+}
+
+/** No two buffers that hold something at the same time share a byte. */
+function checkOverlaps({ launches, buffers, logits, outputs }: Plan): string | null {
+  const spans = new Map<number, { readonly first: number; last: number }>();
+  const use = (operand: Operand, launch: number): void => {
+    if (operand.kind !== 'buffer') return;
+    const span = spans.get(operand.id) ?? { first: launch, last: launch };
+    span.last = launch;
+    spans.set(operand.id, span);
+  };
+  for (const [i, launch] of launches.entries())
+    for (const operand of [...launch.inputs, ...launch.outputs]) use(operand, i);
+  for (const operand of [logits, ...outputs.map((output) => output.operand)]) use(operand, launches.length);
+  const used = [...spans].map(([id, span]) => ({ ...buffers[id], ...span }));
+  used.sort((a, b) => a.offset - b.offset);
+  for (const [i, a] of used.entries()) {
+    for (let j = i + 1; j < used.length && used[j].offset < a.offset + a.bytes; j++) {
+      const b = used[j];
+      if (a.first <= b.last && b.first <= a.last) return `buffers ${a.id} and ${b.id} overlap`;
+    }
+  }
+  return null;
 }
 
 function checkOperand(operand: Operand, plan: Plan): string | null {

@@ -129,6 +129,11 @@ describe('a damaged plan is refused, and what is wrong is named', () => {
     ['blocks of no tokens', (plan) => (plan.blockSize = 0), /damaged at blockSize/],
     ['a field too many', (plan) => Object.assign(plan, { bogus: 1 }), /plan is damaged: Unrecognized key/],
     [
+      'buffers in each other’s place',
+      (plan) => (plan.buffers = PLAN.buffers.map((buffer) => ({ ...buffer, offset: 0 }))),
+      /buffers \d+ and \d+ overlap/,
+    ],
+    [
       'launches missing at the end',
       (plan) => (plan.launches = PLAN.launches.slice(0, -1)),
       /no launch writes buffer \d+, which the plan gives back/,
