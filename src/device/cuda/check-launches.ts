@@ -45,8 +45,11 @@ export async function checkLaunches(
     await loadWeights(plan, placement, source, { numBlocks: blocks }, runtime);
     const walk = new PlanWalk(runtime, pool, plan, placement, blocks, readWeights(plan, source));
     const checks: LaunchCheck[] = [];
-    for (const step of steps) checks.push(...walk.run(step), await walk.checkSampling(step));
-    walk.release();
+    try {
+      for (const step of steps) checks.push(...walk.run(step), await walk.checkSampling(step));
+    } finally {
+      walk.release();
+    }
     return checks;
   } finally {
     pool.freeAll();

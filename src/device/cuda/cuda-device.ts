@@ -58,7 +58,8 @@ export class CudaDevice implements Device {
   ): Promise<Executable> {
     this.#checkTarget(plan);
     this.runtime.makeCurrent();
-    const executable = await CudaExecutable.load(this.runtime, plan, source, options);
+    const forget = (executable: CudaExecutable): void => void this.#executables.delete(executable);
+    const executable = await CudaExecutable.load(this.runtime, plan, source, options, forget);
     this.#executables.add(executable);
     return executable;
   }
@@ -66,7 +67,6 @@ export class CudaDevice implements Device {
   /** Waits for running steps and frees everything that was loaded. */
   async dispose(): Promise<void> {
     await Promise.all([...this.#executables].map((executable) => executable.dispose()));
-    this.#executables.clear();
     this.runtime.close();
   }
 

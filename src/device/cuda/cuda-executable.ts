@@ -35,6 +35,7 @@ export class CudaExecutable implements Executable {
   /** Of the step being started, for the grid of `#copyBlocks`. */
   #numBlockCopies = 0;
   #logits: PinnedBuffer | null = null;
+  readonly #onDispose: (executable: CudaExecutable) => void;
   readonly #running = new Set<Promise<unknown>>();
   /** Tokens that the last step drew, and the next may start from. */
   #numDrawn = 0;
@@ -47,6 +48,7 @@ export class CudaExecutable implements Executable {
     plan: Plan,
     placement: Placement,
     numBlocks: readonly number[],
+    onDispose: (executable: CudaExecutable) => void,
   ) {
     this.plan = plan;
     this.memory = placement.memory;
@@ -54,6 +56,7 @@ export class CudaExecutable implements Executable {
     this.#pool = pool;
     this.#placement = placement;
     this.#numBlocks = numBlocks;
+    this.#onDispose = onDispose;
     this.#step = new StepMemory(runtime, pool, plan);
     this.#program = new CudaProgram(runtime, pool, plan, placement, this.#step);
     this.#copyBlocks = this.#prepareCopies();
@@ -65,6 +68,7 @@ export class CudaExecutable implements Executable {
     plan: Plan,
     source: TensorSource | PackedWeightSource,
     options: LoadOptions,
+    onDispose: (executable: CudaExecutable) => void,
   ): Promise<CudaExecutable> {
     const pool = new DeviceMemoryPool(runtime);
     const failed = new AbortController();
@@ -77,7 +81,7 @@ export class CudaExecutable implements Executable {
       // Once under way it goes on by itself, while this thread makes the kernels ready.
       await Promise.race([loading, setImmediate()]);
       runtime.makeCurrent();
-      executable = new CudaExecutable(runtime, pool, plan, placement, options.numBlocks);
+      executable = new CudaExecutable(runtime, pool, plan, placement, options.numBlocks, onDispose);
       await loading;
       return executable;
     } catch (error) {
@@ -117,6 +121,7 @@ export class CudaExecutable implements Executable {
     this.#program.release();
     this.#step.release();
     this.#pool.freeAll();
+    this.#onDispose(this);
   }
 
   async #runStep(step: StepBatch): Promise<StepResult> {
