@@ -51,6 +51,12 @@ describe('needletail', () => {
       'more than',
     ],
     ['a folder that cannot be', ['build', '--output', '/dev/null/plan'], "mkdir '/dev/null'"],
+    [
+      'lengths beside a trace',
+      ['bench', 'throughput', '--dataset-path', 'x', '--output-len', '2'],
+      'of no use',
+    ],
+    ['clipping without a trace', ['bench', 'throughput', '--max-input-len', '2'], 'without --dataset-path'],
     ['an unreadable config', ['serve', '--config', 'no-such.json'], 'no-such.json cannot be read'],
     ['a missing template', ['chat', '--chat-template', 'no.jinja'], 'there is no file no.jinja'],
     ['a context that is too long', ['generate', '--max-model-len', '100000', '--prompt', 'x'], '1024'],

@@ -37,7 +37,7 @@ async function runBenchLatency(model: string, flags: Flags): Promise<void> {
   const engine = await loadEngine(config, { onProgress: progressBar('loading') });
   try {
     const lengths = { inputLen: flags.inputLen, outputLen: flags.outputLen, rangeRatio: 0 };
-    const workload = { ...lengths, numPrompts: flags.batchSize, maxInputLen: 1, maxOutputLen: 1 };
+    const workload = { ...lengths, numPrompts: flags.batchSize };
     const batches = Array.from({ length: flags.numItersWarmup + flags.numIters }, (_, i) =>
       workloadOf(workload, engine.info, flags.seed + i),
     );

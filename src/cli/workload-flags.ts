@@ -15,39 +15,57 @@ import { decimalNumber, wholeNumber } from './parsers.ts';
 export interface WorkloadFlags {
   readonly numPrompts: number;
   readonly inputLen?: number;
-  readonly outputLen: number;
-  readonly rangeRatio: number;
+  readonly outputLen?: number;
+  readonly rangeRatio?: number;
   readonly datasetPath?: string;
-  readonly maxInputLen: number;
-  readonly maxOutputLen: number;
+  readonly maxInputLen?: number;
+  readonly maxOutputLen?: number;
 }
 
-const DEFAULT_INPUT_LEN = 128;
+const DEFAULT_LEN = 128;
+const DEFAULT_TRACE_LEN = 512;
 
 export function addWorkloadFlags(command: Command): Command {
   const count = (flag: string, text: string, value?: number) =>
     new Option(flag, text).argParser(wholeNumber(1, 2 ** 24)).default(value);
   return command
     .addOption(count('--num-prompts <n>', 'requests', 100))
-    .addOption(count('--input-len <tokens>', `prompt length (default: ${DEFAULT_INPUT_LEN}, or the trace's)`))
-    .addOption(count('--output-len <tokens>', 'output length', 128))
+    .addOption(count('--input-len <tokens>', `prompt length (default: ${DEFAULT_LEN}, or the trace's)`))
+    .addOption(count('--output-len <tokens>', `output length (default: ${DEFAULT_LEN}, or the trace's)`))
     .addOption(
-      new Option('--range-ratio <r>', 'lengths vary by ± this share')
-        .argParser(decimalNumber(0, 0.999))
-        .default(0),
+      new Option('--range-ratio <r>', 'lengths vary by ± this share (default: 0)').argParser(
+        decimalNumber(0, 0.999),
+      ),
     )
     .option('--dataset-path <csv>', 'take lengths from a request trace (ContextTokens, GeneratedTokens)')
-    .addOption(count('--max-input-len <tokens>', 'clip prompts of the trace', 512))
-    .addOption(count('--max-output-len <tokens>', 'clip outputs of the trace', 512));
+    .addOption(count('--max-input-len <tokens>', `clip prompts of the trace (default: ${DEFAULT_TRACE_LEN})`))
+    .addOption(
+      count('--max-output-len <tokens>', `clip outputs of the trace (default: ${DEFAULT_TRACE_LEN})`),
+    );
 }
 
 function workloadLengths(flags: WorkloadFlags, seed: number): RequestLengths[] {
-  if (flags.datasetPath === undefined)
-    return randomLengths({ ...flags, inputLen: flags.inputLen ?? DEFAULT_INPUT_LEN, seed });
-  return traceLengths(parseTrace(readTrace(flags.datasetPath)), {
-    ...{ numPrompts: flags.numPrompts, seed, inputLen: flags.inputLen ?? null },
-    ...{ maxInputLen: flags.maxInputLen, maxOutputLen: flags.maxOutputLen },
+  const { numPrompts, datasetPath, inputLen, outputLen, rangeRatio, maxInputLen, maxOutputLen } = flags;
+  if (datasetPath === undefined) {
+    refuseGiven({ 'max-input-len': maxInputLen, 'max-output-len': maxOutputLen }, 'without --dataset-path');
+    return randomLengths({
+      ...{ numPrompts, seed, rangeRatio: rangeRatio ?? 0 },
+      ...{ inputLen: inputLen ?? DEFAULT_LEN, outputLen: outputLen ?? DEFAULT_LEN },
+    });
+  }
+  refuseGiven({ 'output-len': outputLen, 'range-ratio': rangeRatio }, 'with --dataset-path');
+  return traceLengths(parseTrace(readTrace(datasetPath)), {
+    ...{ numPrompts, seed, inputLen: inputLen ?? null },
+    maxInputLen: maxInputLen ?? DEFAULT_TRACE_LEN,
+    maxOutputLen: maxOutputLen ?? DEFAULT_TRACE_LEN,
   });
+}
+
+function refuseGiven(flags: Readonly<Record<string, number | undefined>>, where: string): void {
+  for (const [flag, value] of Object.entries(flags)) {
+    if (value === undefined) continue;
+    throw new NeedletailError('invalid_request', `--${flag} is of no use ${where}`, { param: flag });
+  }
 }
 
 function readTrace(path: string): string {
