@@ -5,7 +5,7 @@ import { Random } from '../../src/bench/random.ts';
 import { measureRoofs } from '../../src/bench/cuda/roofs.ts';
 import type { CudaLaunch } from '../../src/kernels/cuda/cuda-kernel.ts';
 import { gatedGroupedLinear, groupedLinear } from '../../src/kernels/cuda/grouped-linear.ts';
-import { GpuTimer, matrixAt, ROTATED_BYTES } from './cuda-timing.ts';
+import { chosen, GpuTimer, matrixAt, ROTATED_BYTES } from './cuda-timing.ts';
 
 /** A matrix of each expert. */
 interface Product {
@@ -33,20 +33,16 @@ const MODELS: Readonly<Record<string, readonly Product[]>> = {
 };
 const ROWS = [1, 8, 32, 64, 256, 1024];
 
+const [models, numRows] = chosen(process.argv.slice(2), Object.keys(MODELS), ROWS);
 const timer = await GpuTimer.open();
 const roofs = measureRoofs(timer.device);
 const [weights, x] = [timer.randomNumbers(ROTATED_BYTES), timer.randomNumbers(2 ** 26)];
 const y = timer.pool.allocate(2 ** 26);
 const workspace = { address: timer.pool.allocate(2 ** 27), bytes: 2 ** 27 };
 
-const wanted = process.argv.slice(2);
-const chosen = <T extends string | number>(all: readonly T[]): readonly T[] => {
-  const named = all.filter((each) => wanted.includes(String(each)));
-  return named.length > 0 ? named : all;
-};
 console.log(timer.device.description);
-for (const model of chosen(Object.keys(MODELS)))
-  for (const rows of chosen(ROWS)) for (const product of MODELS[model]) printProduct(model, product, rows);
+for (const model of models)
+  for (const rows of numRows) for (const product of MODELS[model]) printProduct(model, product, rows);
 await timer.close();
 
 function printProduct(model: string, product: Product, rows: number): void {

@@ -2,7 +2,7 @@
 // node --import tsx bench/micro/cuda-linear.bench.ts [llama-2-7b|llama-3.1-8b]… [1|8|16|64|128|256|1024]…
 import { measureRoofs, memoryRoof, type Roofs } from '../../src/bench/cuda/roofs.ts';
 import { linear } from '../../src/kernels/cuda/linear.ts';
-import { GpuTimer, matrixAt, ROTATED_BYTES } from './cuda-timing.ts';
+import { chosen, GpuTimer, matrixAt, ROTATED_BYTES } from './cuda-timing.ts';
 
 const WORKSPACE_BYTES = 32 * 2 ** 20;
 
@@ -27,20 +27,16 @@ const MODELS: Readonly<Record<string, readonly Product[]>> = {
 };
 const ROWS = [1, 8, 16, 64, 128, 256, 1024];
 
+const [models, numRows] = chosen(process.argv.slice(2), Object.keys(MODELS), ROWS);
 const timer = await GpuTimer.open();
 const roofs = measureRoofs(timer.device);
 const [weights, x] = [timer.randomNumbers(ROTATED_BYTES), timer.randomNumbers(2 ** 26)];
 const y = timer.pool.allocate(2 ** 27);
 const workspace = { address: timer.pool.allocate(WORKSPACE_BYTES), bytes: WORKSPACE_BYTES };
 
-const wanted = process.argv.slice(2);
-const chosen = <T extends string | number>(all: readonly T[]): readonly T[] => {
-  const named = all.filter((each) => wanted.includes(String(each)));
-  return named.length > 0 ? named : all;
-};
 console.log(`${timer.device.description}; ${formatRoofs(roofs)}`);
-for (const model of chosen(Object.keys(MODELS)))
-  for (const rows of chosen(ROWS)) for (const product of MODELS[model]) printProduct(model, product, rows);
+for (const model of models)
+  for (const rows of numRows) for (const product of MODELS[model]) printProduct(model, product, rows);
 await timer.close();
 
 function printProduct(model: string, { name, outputs, inputs }: Product, rows: number): void {

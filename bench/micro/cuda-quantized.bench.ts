@@ -6,7 +6,7 @@ import type { CudaKernelDescription } from '../../src/kernels/cuda/cuda-kernel.t
 import { quantizedLinear, weightOnlyLinear } from '../../src/kernels/cuda/quantized-linear.ts';
 import { itemSize, type DType } from '../../src/tensor/dtype.ts';
 import { scaleColumns, type WeightFormat } from '../../src/tensor/weight-format.ts';
-import { GpuTimer, matrixAt, ROTATED_BYTES } from './cuda-timing.ts';
+import { chosen, GpuTimer, matrixAt, ROTATED_BYTES } from './cuda-timing.ts';
 
 const ROWS = [1, 8, 16, 32, 64, 128, 256, 1024, 4096];
 
@@ -41,6 +41,12 @@ const MODELS: Readonly<Record<string, readonly (readonly [outputs: number, input
   square: [[8192, 8192]],
 };
 
+const [models, recipes, numRows] = chosen(
+  process.argv.slice(2),
+  Object.keys(MODELS),
+  Object.keys(RECIPES),
+  ROWS,
+);
 const timer = await GpuTimer.open();
 const roofs = measureRoofs(timer.device);
 const largestBytes = 57344 * 8192;
@@ -54,18 +60,13 @@ const scales = timer.randomNumbers(2 ** 27);
 const y = timer.pool.allocate(2 * 57344 * 4096);
 const workspace = { address: timer.pool.allocate(workspaceBytes), bytes: 2 ** 25 };
 
-const wanted = process.argv.slice(2);
-const chosen = <T extends string | number>(all: readonly T[]): readonly T[] => {
-  const named = all.filter((each) => wanted.includes(String(each)));
-  return named.length > 0 ? named : all;
-};
 const tera = (value: number): string => (value / 1e12).toFixed(2);
 console.log(
   `${timer.device.description}; roofs: read ${tera(memoryRoof(roofs))} TB/s, bf16 product ${tera(roofs.matmulFlops)} TFLOP/s`,
 );
-for (const model of chosen(Object.keys(MODELS)))
-  for (const recipe of chosen(Object.keys(RECIPES)))
-    for (const rows of chosen(ROWS))
+for (const model of models)
+  for (const recipe of recipes)
+    for (const rows of numRows)
       for (const [outputs, inputs] of MODELS[model]) printProduct(recipe, outputs, inputs, rows);
 await timer.close();
 

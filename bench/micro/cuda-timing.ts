@@ -119,6 +119,20 @@ export class GpuTimer {
   }
 }
 
+/** Of each list the items that the command line names, or all where it names none. Throws for a word that is in no list. */
+export function chosen<Lists extends readonly (readonly (string | number)[])[]>(
+  words: readonly string[],
+  ...lists: Lists
+): Lists {
+  const known = lists.flat().map(String);
+  const unknown = words.find((word) => !known.includes(word));
+  if (unknown !== undefined) throw new Error(`there is no ${unknown}, but ${known.join(', ')}`);
+  return lists.map((list) => {
+    const named = list.filter((item) => words.includes(String(item)));
+    return named.length > 0 ? named : list;
+  }) as unknown as Lists;
+}
+
 /** Rows that follow each other. */
 export function matrixAt(
   address: number,
