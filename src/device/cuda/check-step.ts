@@ -1,6 +1,6 @@
 // Refuses a step with a number out of range before anything is started: a kernel would read or write beyond its memory.
 import type { Plan } from '../../compiler/plan.ts';
-import { SAMPLING_ROWS } from '../../kernels/cuda/step-layout.ts';
+import { blocksPerSeq, SAMPLING_ROWS } from '../../kernels/cuda/step-layout.ts';
 import { DeviceError } from '../device.ts';
 import type { SamplingBatch, StepBatch } from '../step.ts';
 
@@ -26,7 +26,7 @@ export function checkStep(step: StepBatch, plan: Plan, { numBlocks, numDrawn }: 
   checkSequences(step);
   step.groups.forEach((_, group) => checkGroup(step, group, plan, numBlocks[group]));
   checkCopies(step.blockCopies, numBlocks);
-  checkSampling(step.sampling, logitRows.length, model.vocabSize);
+  checkSampling(step.sampling, logitRows.length, limits.maxNumLogitRows, model.vocabSize);
 }
 
 function checkSequences({ numTokens, numSeqs, cuSeqlensQ, contextLens }: StepBatch): void {
@@ -41,8 +41,11 @@ function checkSequences({ numTokens, numSeqs, cuSeqlensQ, contextLens }: StepBat
   }
 }
 
-function checkGroup(step: StepBatch, group: number, { blockSize }: Plan, numBlocks: number): void {
+function checkGroup(step: StepBatch, group: number, plan: Plan, numBlocks: number): void {
   const { slotMapping, blockTables, maxBlocksPerSeq } = step.groups[group];
+  const { blockSize, limits } = plan;
+  const room = limits.maxNumSeqs * blocksPerSeq(plan);
+  atMost(`the block tables of group ${group}`, step.numSeqs * maxBlocksPerSeq, room);
   checkArray('slotMapping', slotMapping, step.numTokens, numBlocks * blockSize);
   checkArray('blockTables', blockTables, step.numSeqs * maxBlocksPerSeq, numBlocks);
   step.contextLens.subarray(0, step.numSeqs).forEach((length, seq) => {
@@ -62,8 +65,18 @@ function checkCopies(copies: Int32Array, numBlocks: readonly number[]): void {
   }
 }
 
-function checkSampling(sampling: SamplingBatch, numRows: number, vocabSize: number): void {
-  for (const name of SAMPLING_ROWS) checkLength(name, sampling[name], numRows);
+function checkSampling(
+  sampling: SamplingBatch,
+  numRows: number,
+  maxNumRows: number,
+  vocabSize: number,
+): void {
+  for (const name of SAMPLING_ROWS) {
+    checkLength(name, sampling[name], numRows);
+    atMost(`the length of ${name}`, sampling[name].length, maxNumRows);
+  }
+  for (const name of ['biasOffsets', 'historyOffsets'] as const)
+    atMost(`the length of ${name}`, sampling[name].length, maxNumRows + 1);
   sampling.targetIds.forEach((id, row) => {
     if (id >= vocabSize) refuse(`targetIds[${row}] is ${id}, the vocabulary has ${vocabSize}`);
   });
@@ -93,7 +106,8 @@ function checkLists(
   if (offsets.some((offset, row) => row > 0 && offset < offsets[row - 1]))
     refuse(`${name}Offsets must not fall`);
   checkArray(`${name}Ids`, ids, ids.length, vocabSize);
-  checkLength(`the values of ${name}Ids`, values, ids.length);
+  if (values.length !== ids.length)
+    refuse(`${name}Ids has ${ids.length} elements, and ${values.length} values`);
 }
 
 /** The first `length` elements are in [start, end). */

@@ -65,7 +65,13 @@ export interface StepLayout {
   readonly totalWords: number;
 }
 
-export function layOutStep({ limits, kvCacheGroups, model, blockSize }: StepShape): StepLayout {
+/** Room in block tables for each of a step's sequences. */
+export function blocksPerSeq({ model, blockSize }: Pick<StepShape, 'model' | 'blockSize'>): number {
+  return Math.ceil(model.maxModelLen / blockSize) + 1;
+}
+
+export function layOutStep(shape: StepShape): StepLayout {
+  const { limits, kvCacheGroups } = shape;
   const { maxNumBatchedTokens, maxNumSeqs, maxNumLogitRows } = limits;
   const numGroups = kvCacheGroups.length;
   let next = 0;
@@ -80,7 +86,6 @@ export function layOutStep({ limits, kvCacheGroups, model, blockSize }: StepShap
   const headerWords = roundUp(listsInHeader + 2 * NUM_LIST_WORDS);
   const header = place(headerWords);
   const columnStride = roundUp(maxNumLogitRows + 1);
-  const maxBlocksPerSeq = Math.ceil(model.maxModelLen / blockSize) + 1;
   return {
     pieces,
     numPieces,
@@ -96,7 +101,7 @@ export function layOutStep({ limits, kvCacheGroups, model, blockSize }: StepShap
     tokenIds: place(maxNumBatchedTokens),
     positions: place(maxNumBatchedTokens),
     slotMapping: kvCacheGroups.map(() => place(maxNumBatchedTokens)),
-    blockTables: kvCacheGroups.map(() => place(maxNumSeqs * maxBlocksPerSeq)),
+    blockTables: kvCacheGroups.map(() => place(maxNumSeqs * blocksPerSeq(shape))),
     totalWords: next,
   };
 }
