@@ -68,6 +68,7 @@ export function sampleLaunch({ plan, placement, step }: LaunchPlaces): KernelLau
     defines: {},
     block: SAMPLE_THREADS,
     sharedBytes: 0,
+    overlaps: true,
     grid: ({ numLogitRows }) => [numLogitRows, 1, 1],
     parameters: [
       pointer(step.addresses.numLogitRows),

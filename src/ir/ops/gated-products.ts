@@ -8,7 +8,7 @@ import { gatedActivation } from './gated-activation.ts';
 import { groupedLinear } from './grouped-linear.ts';
 import { linear } from './linear.ts';
 import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-grouped-linear.ts';
-import { quantizedLinear } from './quantized-linear.ts';
+import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
 
 /** The activation's `kind` beside the product's own attributes. */
 const attributes = z.looseObject(activationAttributes.shape);
@@ -45,6 +45,7 @@ function gated(product: OpDefinition): OpDefinition {
 }
 
 export const gatedLinear = gated(linear);
+export const gatedWeightOnlyLinear = gated(weightOnlyLinear);
 export const gatedQuantizedLinear = gated(quantizedLinear);
 
 export const gatedGroupedLinear = gated(groupedLinear);
@@ -53,6 +54,7 @@ export const gatedQuantizedGroupedLinear = gated(quantizedGroupedLinear);
 
 export const GATED_PRODUCTS = [
   gatedLinear,
+  gatedWeightOnlyLinear,
   gatedQuantizedLinear,
   gatedGroupedLinear,
   gatedWeightOnlyGroupedLinear,

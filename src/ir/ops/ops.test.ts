@@ -255,6 +255,10 @@ describe('what ops declare to passes', () => {
     weightOnlyLinear: [[x, matrix([1, 2, 3, 4]), matrix([0.5])], int8Weight],
     quantizedLinear: [[x, gains, matrix([1, 2, 3, 4]), matrix([0.5])], { ...int8Weight, xGroupSize: 4 }],
     gatedLinear: [[x, matrix([1, 2, 3, 4], [5, 6, 7, 8])], { kind: 'silu' }],
+    gatedWeightOnlyLinear: [
+      [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2])],
+      { ...int8Weight, kind: 'silu' },
+    ],
     gatedQuantizedLinear: [
       [x, gains, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2])],
       { ...int8Weight, xGroupSize: 4, kind: 'silu' },

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import type { Attributes } from '../graph.ts';
 import { defineOp, type OpDefinition } from '../op.ts';
 import { gatedActivation } from './gated-activation.ts';
-import { gatedLinear, gatedQuantizedLinear } from './gated-products.ts';
+import { gatedLinear, gatedQuantizedLinear, gatedWeightOnlyLinear } from './gated-products.ts';
 import { linear } from './linear.ts';
 import { quantize } from './quantize.ts';
 import { addRmsNormQuantize, gatedActivationQuantize, rmsNormQuantize } from './quantize-fusions.ts';
@@ -77,6 +77,9 @@ export const FED_PRODUCTS: readonly FedProduct[] = [
     feeding(source, quantizedLinear),
   ),
   feeding(quantize, quantizedLinear),
-  ...[rmsNorm, addRmsNorm].map((source) => feeding(source, gatedLinear)),
+  ...[rmsNorm, addRmsNorm].flatMap((source) => [
+    feeding(source, gatedLinear),
+    feeding(source, gatedWeightOnlyLinear),
+  ]),
   ...[rmsNormQuantize, addRmsNormQuantize].map((source) => feeding(source, gatedQuantizedLinear)),
 ];

@@ -12,6 +12,9 @@ constexpr int kRowsUsed = GROUP < kRows ? GROUP : kRows;
 constexpr int kCount = kRowsUsed > 8 ? 2 : 1;
 constexpr int kStageBytes = kKeyTileBytes + kValueTileBytes;
 
+/// A tile in the cache.
+struct StoredTile { const C *keys, *values; };
+
 /// A warp's tiles in shared memory, filled ahead of their use.
 struct Ring {
   u8* memory;        // [STAGES][keys, values]
@@ -35,23 +38,30 @@ struct Ring {
   }
 
   /// What threads have done to the stage is done before.
-  __device__ __forceinline__ void fill(const C* key_tile, const C* value_tile) {
+  __device__ __forceinline__ void fill(const StoredTile& tile) {
     u8* stage = memory + filled * kStageBytes;
 #if HAS_COPY_ENGINE
     u64* barrier = barriers + filled;
     if (threadIdx.x % 32 == 0) {
       announce_bytes(barrier, kStageBytes);
-      copy_bulk(stage, key_tile, kKeyTileBytes, barrier);
-      copy_bulk(stage + kKeyTileBytes, value_tile, kValueTileBytes, barrier);
+      copy_bulk(stage, tile.keys, kKeyTileBytes, barrier);
+      copy_bulk(stage + kKeyTileBytes, tile.values, kValueTileBytes, barrier);
     }
 #else
     for (int at = threadIdx.x % 32 * 16; at < kKeyTileBytes; at += 32 * 16)
-      copy_async(stage + at, key_tile + at / int(sizeof(C)), true);
+      copy_async(stage + at, tile.keys + at / int(sizeof(C)), true);
     for (int at = threadIdx.x % 32 * 16; at < kValueTileBytes; at += 32 * 16)
-      copy_async(stage + kKeyTileBytes + at, value_tile + at / int(sizeof(C)), true);
+      copy_async(stage + kKeyTileBytes + at, tile.values + at / int(sizeof(C)), true);
     commit_copies();
 #endif
     filled = (filled + 1) % STAGES;
+  }
+
+  /// Asks L2 for a tile that is to be filled.
+  __device__ __forceinline__ void prefetch(const StoredTile& tile) const {
+#if HAS_COPY_ENGINE
+    if (threadIdx.x % 32 == 0) prefetch_bulk(tile.keys, kKeyTileBytes), prefetch_bulk(tile.values, kValueTileBytes);
+#endif
   }
 
   /// In place of a tile that there is not.
@@ -158,12 +168,15 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
   Cursor<kTileRows> ahead = at;
   int num_ahead = 0;  // tiles from `ahead` on that are to be filled
   int num_begun = 0;  // fills, of the STAGES that a row of tiles begins with
-  const auto fill = [&] {
-    if (num_ahead == 0) return ring.skip();
+  const auto tile_ahead = [&]() -> StoredTile {
     const int* block_table = block_tables + i64(ahead.seq) * max_blocks;
     const int kv_head = ahead.head / kGroupTiles;
-    ring.fill(keys + tile_start(block_table, ahead.group, kv_head, num_kv_heads, HEAD_DIM),
-              values + tile_start(block_table, ahead.group, kv_head, num_kv_heads, VALUE_HEAD_DIM));
+    return {keys + tile_start(block_table, ahead.group, kv_head, num_kv_heads, HEAD_DIM),
+            values + tile_start(block_table, ahead.group, kv_head, num_kv_heads, VALUE_HEAD_DIM)};
+  };
+  const auto fill = [&] {
+    if (num_ahead == 0) return ring.skip();
+    ring.fill(tile_ahead());
     if (--num_ahead > 0) ahead.next(decodes);
   };
   const auto aim = [&](int first_tile, int count) { ahead = at, ahead.group = first_tile, num_ahead = count; };
@@ -177,6 +190,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     aim(at.group + own.begin(warp), own.begin(warp + 1) - own.begin(warp));
     const int last_tile = (context_lens[at.seq] - 1) / kTileRows;
     for (; num_begun < STAGES && num_ahead > 0 && ahead.group < last_tile; num_begun++) fill();
+    if (num_ahead > 0) ring.prefetch(tile_ahead());
   }
   wait_for_previous();
   if (index == end) return;

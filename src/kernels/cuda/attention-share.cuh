@@ -127,14 +127,24 @@ struct Merger {
     sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
   }
 
-  __device__ __forceinline__ void add(float2 weight, float4 value) {
-    const float new_top = fmaxf(top, weight.x);
-    const float keep = new_top == -INFINITY ? 0.0f : exp2_fast(top - new_top);
-    const float share = new_top == -INFINITY ? 0.0f : exp2_fast(weight.x - new_top);
-    top = new_top;
-    total = total * keep + weight.y * share;
-    sum[0] = sum[0] * keep + value.x * share, sum[1] = sum[1] * keep + value.y * share;
-    sum[2] = sum[2] * keep + value.z * share, sum[3] = sum[3] * keep + value.w * share;
+  /// The first `count` of kMost parts at once: one by one each would wait for the powers before.
+  template <int kMost>
+  __device__ __forceinline__ void add(const float2 (&weights)[kMost], const float4 (&values)[kMost], int count) {
+    float new_top = top;
+#pragma unroll
+    for (int i = 0; i < kMost; i++)
+      if (i < count) new_top = fmaxf(new_top, weights[i].x);
+    const float reference = new_top == -INFINITY ? 0.0f : new_top, keep = exp2_fast(top - reference);
+    top = new_top, total *= keep;
+#pragma unroll
+    for (int j = 0; j < 4; j++) sum[j] *= keep;
+#pragma unroll
+    for (int i = 0; i < kMost; i++) {
+      const float share = i < count ? exp2_fast(weights[i].x - reference) : 0.0f;
+      total += weights[i].y * share;
+      sum[0] += values[i].x * share, sum[1] += values[i].y * share;
+      sum[2] += values[i].z * share, sum[3] += values[i].w * share;
+    }
   }
 
   __device__ __forceinline__ void write(X* target) const {
@@ -158,18 +168,23 @@ template <int kRows, int kColumns> struct Part {
 template <int kRows, int kColumns, int kThreads, typename P, typename S, typename F>
 __device__ __forceinline__ void merge_parts(int count, P part_at, int thread, S sink_of, F f) {
   constexpr int kPieces = kColumns / 4, kSums = kRows * kPieces, kTurns = (kSums + kThreads - 1) / kThreads;
-  constexpr int kAtOnce = kTurns < 8 ? kTurns : 8;
+  constexpr int kAtOnce = kTurns < 8 ? kTurns : 8, kParts = kAtOnce < 4 ? 8 / kAtOnce : 2;
   for (int first = thread; first < kSums; first += kAtOnce * kThreads) {
     Merger merged[kAtOnce];
 #pragma unroll
     for (int k = 0; k < kAtOnce; k++) merged[k].start(sink_of((first + k * kThreads) / kPieces));
-#pragma unroll 2
-    for (int j = 0; j < count; j++) {
-      const Part<kRows, kColumns> part{part_at(j)};
+    for (int j = 0; j < count; j += kParts) {
 #pragma unroll
       for (int k = 0; k < kAtOnce; k++) {
-        const int i = min(first + k * kThreads, kSums - 1), row = i / kPieces;
-        merged[k].add(part.weights()[row], *reinterpret_cast<const float4*>(part.sums + 4 * i));
+        const int i = min(first + k * kThreads, kSums - 1);
+        float2 weights[kParts];
+        float4 values[kParts];
+#pragma unroll
+        for (int n = 0; n < kParts; n++) {
+          const Part<kRows, kColumns> part{part_at(min(j + n, count - 1))};
+          weights[n] = part.weights()[i / kPieces], values[n] = *reinterpret_cast<const float4*>(part.sums + 4 * i);
+        }
+        merged[k].add(weights, values, count - j);
       }
     }
 #pragma unroll
@@ -191,10 +206,14 @@ struct PartsInMemory {
 
   /// Tells that a part is complete, by one thread. Whether it was the last.
   __device__ __forceinline__ bool arrive(const Sharers& sharers) const {
-    __threadfence();
-    if (atomicAdd(arrivals + sharers.first, 1) < sharers.last - sharers.first) return false;
+    int num_before;
+    // A release of what the others who met this thread at a barrier have written, and an acquire for them.
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;"
+                 : "=r"(num_before)
+                 : "l"(arrivals + sharers.first)
+                 : "memory");
+    if (num_before < sharers.last - sharers.first) return false;
     arrivals[sharers.first] = 0;
-    __threadfence();
     return true;
   }
 };

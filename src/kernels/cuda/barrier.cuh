@@ -48,6 +48,10 @@ __device__ __forceinline__ void fence_async_proxy() {
 __device__ __forceinline__ void announce_bytes(u64* barrier, u32 bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
+/// One thread asks L2 for what is to be copied.
+__device__ __forceinline__ void prefetch_bulk(const void* source, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(bytes) : "memory");
+}
 /// One thread starts a copy; `bytes` and both addresses are multiples of 16.
 __device__ __forceinline__ void copy_bulk(void* target, const void* source, u32 bytes, u64* barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(

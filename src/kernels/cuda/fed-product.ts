@@ -22,7 +22,7 @@ interface FedProduct {
   readonly numMade: number;
 }
 
-const PRODUCTS_OF_NUMBERS = ['linear', 'weightOnlyLinear', 'gatedLinear'];
+const PRODUCTS_OF_NUMBERS = ['linear', 'weightOnlyLinear', 'gatedLinear', 'gatedWeightOnlyLinear'];
 const PRODUCTS_OF_CODES = ['quantizedLinear', 'gatedQuantizedLinear'];
 
 const FED_PRODUCTS: readonly FedProduct[] = [

@@ -18,7 +18,7 @@ describeKernels('weight-only products fused with what is before them', (kernels)
         [1, 256],
         [40, 256],
         [17, 768],
-        [2200, 4352],
+        [2208, 4352],
       ]) {
         const format = { dtype, groupSize: size ?? inputs, hasZeros };
         const { attributes: product, operands } = codedWeight(outputs, inputs, format);
@@ -32,6 +32,10 @@ describeKernels('weight-only products fused with what is before them', (kernels)
         await kernels.check('addRmsNormWeightOnlyLinear', { source, product }, after, [sum, made, y]);
         const gated = { source: { kind: 'silu' }, product };
         await kernels.check('gatedActivationWeightOnlyLinear', gated, [both, ...operands, bias], [made, y]);
+        if (outputs % 16 !== 0) continue;
+        const gating = { source, product: { ...product, kind: 'silu' } };
+        const half = matrix(rows, outputs / 2);
+        await kernels.check('addRmsNormGatedWeightOnlyLinear', gating, after, [sum, made, half]);
       }
     });
   });

@@ -2,8 +2,15 @@
 import { describe, it } from 'vitest';
 import { ACTIVATION_KINDS } from '../../ir/ops/activation-kinds.ts';
 import { matrix } from '../../../test/support/cpu-harness.ts';
+import { sourcesOf } from '../../../test/support/fed-operands.ts';
 import { describeKernels, NO_OPERAND } from '../../../test/support/kernel-suite.ts';
-import { codedActivations, codedRows, NUM_ROWS, sumError } from '../../../test/support/quantized-operands.ts';
+import {
+  codedActivations,
+  codedRows,
+  codedWeight,
+  NUM_ROWS,
+  sumError,
+} from '../../../test/support/quantized-operands.ts';
 
 describeKernels('gated products', (kernels) => {
   it.each(ACTIVATION_KINDS)('gatedLinear with %s', async (kind) => {
@@ -29,6 +36,31 @@ describeKernels('gated products', (kernels) => {
       const bias = rows % 2 === 0 ? NO_OPERAND : kernels.vector(outputs, 3);
       const y = matrix(rows, outputs / 2, undefined, { rowStride: outputs + 8 });
       await kernels.check('gatedLinear', { kind: 'silu' }, [x, weight, bias], [y]);
+    }
+  });
+
+  it.each([
+    ['int8', null, false],
+    ['float8_e4m3fn', null, false],
+    ['uint4', 128, true],
+  ] as const)('gatedWeightOnlyLinear of %s in groups of %s, zeros: %s', async (dtype, size, hasZeros) => {
+    for (const [outputs, inputs] of [
+      [16, 256],
+      [2208, 4352],
+    ]) {
+      const format = { dtype, groupSize: size ?? inputs, hasZeros };
+      const { attributes, operands } = codedWeight(outputs, inputs, format);
+      for (const rows of [1, 3, 40]) {
+        const { x } = sourcesOf(kernels, rows, inputs);
+        const bias = rows === 1 ? kernels.vector(outputs, 4) : NO_OPERAND;
+        const y = [matrix(rows, outputs / 2)];
+        await kernels.check(
+          'gatedWeightOnlyLinear',
+          { ...attributes, kind: 'silu' },
+          [x, ...operands, bias],
+          y,
+        );
+      }
     }
   });
 

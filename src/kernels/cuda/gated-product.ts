@@ -1,5 +1,6 @@
 // Launch descriptions of products fused with the gatedActivation after them: one kernel for many rows and for one;
 // for few, where the product is bound by its weight, the launches of both.
+import { itemSize } from '../../tensor/dtype.ts';
 import type { KernelQuery } from '../kernel.ts';
 import {
   matrixOf,
@@ -11,13 +12,12 @@ import {
 } from './cuda-kernel.ts';
 import { gatedActivation } from './elementwise.ts';
 import { row, ROW_VARIANT } from './linear-row.ts';
-import { isWgmma, wgmma } from './linear-wgmma.ts';
+import { hasWgmma, isWgmma, wgmma } from './linear-wgmma.ts';
 import { CUBLASLT_WORKSPACE_BYTES, linear } from './linear.ts';
-import { quantizedLinear } from './quantized-linear.ts';
-
-const MAX_ITEM_BYTES = 4;
+import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
 
 export const gatedLinear = gated('gatedLinear', linear);
+export const gatedWeightOnlyLinear = gated('gatedWeightOnlyLinear', weightOnlyLinear);
 export const gatedQuantizedLinear = gated('gatedQuantizedLinear', quantizedLinear);
 
 function gated(op: string, product: CudaKernelDescription): CudaKernelDescription {
@@ -25,11 +25,14 @@ function gated(op: string, product: CudaKernelDescription): CudaKernelDescriptio
     ...product,
     op,
     isWanted: (query) => {
-      const isForMany = isWgmma(product.variants(query).at(-1)!.kernel);
-      return isForMany && !query.batchInvariant && query.weightRows % 16 === 0;
+      const variants = product.variants(query);
+      const isFusedSometimes =
+        hasWgmma(query) && [variants[0], variants.at(-1)!].some(({ kernel }) => isFused(kernel));
+      return isFusedSometimes && !query.batchInvariant && query.weightRows % 16 === 0;
     },
     workspaceBytes: (query) =>
-      CUBLASLT_WORKSPACE_BYTES + MAX_ITEM_BYTES * mostUnfusedRows(product, query) * query.weightRows,
+      Math.max(CUBLASLT_WORKSPACE_BYTES, product.workspaceBytes(query)) +
+      itemSize(query.activationDType) * mostUnfusedRows(product, query) * query.weightRows,
     prepare: (launch) => (isFused(launch.kernel) ? [fused(launch)] : unfused(launch, product)),
   };
 }
@@ -45,14 +48,16 @@ function mostUnfusedRows(product: CudaKernelDescription, query: KernelQuery): nu
 
 function fused(launch: CudaLaunch): PreparedLaunch {
   const { inputs, outputs, attributes } = launch;
-  const isOfCodes = launch.op === gatedQuantizedLinear.op;
-  const [x, weight] = [inputs[0], inputs[isOfCodes ? 2 : 1]].map(matrixOf);
+  const ofX = inputs.slice(0, launch.op === gatedQuantizedLinear.op ? 2 : 1).map(matrixOf);
+  const ofWeight = inputs
+    .slice(ofX.length, ofX.length + (launch.op === gatedLinear.op ? 1 : 2))
+    .map(matrixOf);
   const operands = {
-    x,
-    xScales: isOfCodes ? matrixOf(inputs[1]) : null,
-    weight,
-    scales: isOfCodes ? matrixOf(inputs[3]) : null,
-    bias: optionalMatrix(inputs[isOfCodes ? 4 : 2]),
+    x: ofX[0],
+    xScales: ofX[1] ?? null,
+    weight: ofWeight[0],
+    scales: ofWeight[1] ?? null,
+    bias: optionalMatrix(inputs[ofX.length + ofWeight.length]),
     y: matrixOf(outputs[0]),
     gate: String(attributes['kind']),
   };
@@ -61,7 +66,7 @@ function fused(launch: CudaLaunch): PreparedLaunch {
     : row(launch, { ...operands, source: null });
 }
 
-/** What stands between the two is behind cuBLASLt's workspace. */
+/** What stands between the two is behind cuBLASLt's workspace, and the product's own behind that. */
 function unfused(launch: CudaLaunch, product: CudaKernelDescription): readonly PreparedLaunch[] {
   const { dtype, rows, columns } = matrixOf(launch.outputs[0]);
   const whole: CudaMatrix = {
@@ -72,6 +77,7 @@ function unfused(launch: CudaLaunch, product: CudaKernelDescription): readonly P
     columns: 2 * columns,
     rowStride: 2 * columns,
   };
+  const wholeBytes = itemSize(dtype) * rows * whole.columns;
   const { kind } = launch.attributes;
   const ofActivation = {
     ...launch,
@@ -80,7 +86,12 @@ function unfused(launch: CudaLaunch, product: CudaKernelDescription): readonly P
     attributes: { kind },
   };
   return [
-    ...product.prepare({ ...launch, op: product.op, outputs: [whole] }),
+    ...product.prepare({
+      ...launch,
+      op: product.op,
+      outputs: [whole],
+      workspace: launch.workspace + wholeBytes,
+    }),
     ...gatedActivation.prepare({ ...ofActivation, inputs: [whole] }),
   ];
 }

@@ -6,7 +6,7 @@ import { activation, add, clamp, gatedActivation, multiply, scale, softcap } fro
 import { embedding, gatherRows } from './embedding.ts';
 import { combineExperts, routeExperts } from './experts.ts';
 import { fedProducts } from './fed-product.ts';
-import { gatedLinear, gatedQuantizedLinear } from './gated-product.ts';
+import { gatedLinear, gatedQuantizedLinear, gatedWeightOnlyLinear } from './gated-product.ts';
 import {
   gatedGroupedLinear,
   gatedQuantizedGroupedLinear,
@@ -55,6 +55,7 @@ const PARTS: readonly CudaKernelDescription[] = [
   addRmsNormQuantize,
   gatedActivationQuantize,
   gatedLinear,
+  gatedWeightOnlyLinear,
   gatedQuantizedLinear,
   gatedGroupedLinear,
   gatedWeightOnlyGroupedLinear,

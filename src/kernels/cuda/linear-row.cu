@@ -3,7 +3,7 @@
 // weights filled, from before the previous launch is done; the others have x in shared memory, each block for itself, and divide
 // the inputs, 128 bytes of every row at a time on tensor cores.
 // X: type of x, codes or 16-bit; CODES: of the weight, X if it has 16-bit numbers; Y: of the output, BIAS: of the bias;
-// STAGES of STAGE_ATOMS times 128 bytes of each of 16 rows, IN_FLIGHT of them on their way at once; GROUPED: 1 if each 64 bytes of
+// STAGES for each of TEAMS teams, of STAGE_ATOMS times 128 bytes of each of 16 rows, IN_FLIGHT of them on their way at once; GROUPED: 1 if each 64 bytes of
 // a row have a pair (scale, zero) of their own.
 // NORM: 1 if x is the root-mean-square norm of a row of type A, 2 if of the sum of two; W: type of its weight; GATE: the function
 // of a gated activation that x is of a row of type A; PIECES: 16-byte pieces of x that a thread makes; QUANTIZE: 1 if x is
@@ -13,19 +13,31 @@
 #include "row-x.cuh"
 
 constexpr int kOutputs = 16;
-constexpr int kAtomInputs = 2 * T::kPiece;
 constexpr int kTileBytes = kOutputs * kAtomBytes;
 /// A stage has STAGE_ATOMS tiles of weights and, if GROUPED, one of scales, [16][2 * STAGE_ATOMS] pairs.
 constexpr int kStageBytes = (STAGE_ATOMS + GROUPED) * kTileBytes;
 static_assert(!GROUPED || STAGE_ATOMS == 8, "a tile of scales for a stage");
-typedef Ring<STAGES, kReaders> StageRing;
+static_assert(STAGE_ATOMS == kMembers, "an atom for each, which has its part of x");
+typedef Ring<STAGES, kMembers> StageRing;
 #ifdef OUTPUT_GATE
 constexpr bool kGates = true;
 #else
 constexpr bool kGates = false;
 #endif
 
-/// The weights of a block's outputs, by turns of a stage.
+/// A stage of weights: part `part` of a team's tile `round`, its turn `index`. Turns come from all teams in turns while all have some;
+/// then they are those of the first, which may have a tile more.
+struct Turn {
+  int team, round, part, index;
+
+  __device__ __forceinline__ void advance(int num_rounds, int num_parts) {
+    if (team + 1 < kTeams && round < num_rounds) return void(team++);
+    team = 0, index++;
+    if (++part == num_parts) part = 0, round++;
+  }
+};
+
+/// The weights of a block's outputs; teams have tiles in turns.
 struct Weights {
 #if HAS_COPY_ENGINE
   Boxes codes;
@@ -33,33 +45,42 @@ struct Weights {
   Tiles codes;
 #endif
   Tiles scales;  // of GROUPED
-  int turns_per_tile, first_tile, num_turns;
+  int turns_per_tile, first_tile, num_tiles;
 
-  __device__ __forceinline__ int row(int turn) const { return (first_tile + turn / turns_per_tile) * kOutputs; }
-  __device__ __forceinline__ int atom(int turn) const { return turn % turns_per_tile * STAGE_ATOMS; }
-
-  __device__ __forceinline__ void fill_stage(u8* stage, int turn, u64* full) const {
+  __device__ __forceinline__ void fill_stage(u8* stage, const Turn& turn, u64* full) const {
+    const int tile = first_tile + turn.round * kTeams + turn.team, row = tile * kOutputs, atom = turn.part * STAGE_ATOMS;
 #if HAS_COPY_ENGINE
     if (threadIdx.x % 32 == 0) {
-      if (kGates) codes.fill_gated(stage, first_tile + turn / turns_per_tile, atom(turn), full);
-      else codes.fill(stage, row(turn), atom(turn), full);
+      if (kGates) codes.fill_gated(stage, tile, atom, full);
+      else codes.fill(stage, row, atom, full);
     }
 #else
     for (int i = 0; i < STAGE_ATOMS; i++)
-      codes.fill(stage + i * kTileBytes, row(turn), (atom(turn) + i) * kAtomBytes, kOutputs, 1, full);
+      codes.fill(stage + i * kTileBytes, row, (atom + i) * kAtomBytes, kOutputs, 1, full);
 #endif
-    if (GROUPED)
-      scales.fill(stage + STAGE_ATOMS * kTileBytes, row(turn), atom(turn) / STAGE_ATOMS * kAtomBytes, kOutputs, 1, full);
+    if (!GROUPED) return;
+    u8* of_scales = stage + STAGE_ATOMS * kTileBytes;
+    const int byte = turn.part * kAtomBytes;
+#if HAS_COPY_ENGINE
+    if (kGates) return copy_gated_box(of_scales, scales.map, byte, tile, 0, full, scales.policy);
+#endif
+    scales.fill(of_scales, row, byte, kOutputs, 1, full);
   }
 
   /// One warp; it meets nothing but weights.
-  __device__ __forceinline__ void fill(u8* stages, StageRing& ring) const {
-    for (int turn = 0; turn < num_turns; turn++) {
+  __device__ __forceinline__ void fill(u8* stages, StageRing (&rings)[kTeams]) const {
+    Turn turn = {}, arrived = {};
+    for (int i = 0; i < num_tiles * turns_per_tile; i++) {
       // What others read of memory waits behind all that is on its way.
-      if (turn >= IN_FLIGHT) ring.wait_full(turn - IN_FLIGHT);
-      ring.begin_fill(turn, kStageBytes);
-      fill_stage(stages + turn % STAGES * kStageBytes, turn, &ring.full[turn % STAGES]);
-      ring.end_fill(turn);
+      if (i >= IN_FLIGHT) {
+        rings[arrived.team].wait_full(arrived.index);
+        arrived.advance(num_tiles / kTeams, turns_per_tile);
+      }
+      StageRing& ring = rings[turn.team];
+      ring.begin_fill(turn.index, kStageBytes);
+      fill_stage(stages + (turn.team * STAGES + turn.index % STAGES) * kStageBytes, turn, &ring.full[turn.index % STAGES]);
+      ring.end_fill(turn.index);
+      turn.advance(num_tiles / kTeams, turns_per_tile);
     }
     let_next_start();
 #if !HAS_COPY_ENGINE
@@ -152,56 +173,72 @@ extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
     linear_row(const A* x, const A* residual, A* x_sum, const W* gain, float eps, float gain_offset, X* made, float* x_scale,
                WEIGHT_PARAMETERS, const float* scales, const BIAS* bias, Y* y, int inputs, int outputs) {
   extern __shared__ __align__(1024) u8 memory[];
-  __shared__ float sums[2][kReaders][kOutputs];
-  __shared__ StageRing ring;
+  __shared__ float sums[kTeams][2][kMembers][kOutputs];
+  __shared__ StageRing rings[kTeams];
+  __shared__ Board board;
   const int num_atoms = inputs / kAtomInputs, turns_per_tile = (num_atoms + STAGE_ATOMS - 1) / STAGE_ATOMS;
   const int num_tiles = (outputs + kOutputs - 1) / kOutputs;
   const int least = num_tiles / gridDim.x, num_larger = num_tiles % gridDim.x, block = blockIdx.x;
   const int first_tile = block * least + min(block, num_larger), last_tile = first_tile + least + (block < num_larger);
-  if (threadIdx.x == 0) ring.init();
+  if (threadIdx.x == 0) {
+    board.init();
+    for (StageRing& ring : rings) ring.init();
+  }
   __syncthreads();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp == kReaders) {
-    const int num_turns = (last_tile - first_tile) * turns_per_tile;
 #if HAS_COPY_ENGINE
     const u64 policy = policy_to_drop();
-    const Weights weights{{&codes, policy}, {&pairs_of_codes, policy}, turns_per_tile, first_tile, num_turns};
+    const Weights weights{{&codes, policy}, {&pairs_of_codes, policy}, turns_per_tile, first_tile, last_tile - first_tile};
 #else
     const int row_bytes = num_atoms * kAtomBytes, pair_bytes = num_atoms * 16;
     const Weights weights{{codes, row_bytes, outputs, row_bytes},
                           {pairs_of_codes, pair_bytes, outputs, pair_bytes},
-                          turns_per_tile, first_tile, num_turns};
+                          turns_per_tile, first_tile, last_tile - first_tile};
 #endif
-    return weights.fill(memory, ring);
+    return weights.fill(memory, rings);
   }
-  K* x_kept = reinterpret_cast<K*>(memory + STAGES * kStageBytes);
+  K* x_kept = reinterpret_cast<K*>(memory + kTeams * STAGES * kStageBytes);
   float* half_sums = reinterpret_cast<float*>(x_kept + kPlanes * (inputs + kPlanePad));
   const KeptX kept{x_kept, half_sums, inputs};
-  const float x_factor = Source{x, residual, x_sum, gain, eps, gain_offset, made, x_scale, inputs}.keep(kept);
-  wait_for_readers();
+  const Source source{x, residual, x_sum, gain, eps, gain_offset, made, x_scale, inputs, board};
+  RowPart row;
+  const int member = warp % kMembers, team = warp / kMembers;
+  const float part_factor = source.keep(kept, row);
+  sync_members(member);
+  const u8* stages = memory + team * STAGES * kStageBytes;
+  StageRing& ring = rings[team];
 
   int turn = 0;
-  for (int tile = first_tile; tile < last_tile; tile++) {
-    const bool writes = warp == tile % kReaders && lane < kOutputs;
+  for (int tile = first_tile + team; tile < last_tile; tile += kTeams) {
+    const bool writes = member == tile / kTeams % kMembers && lane < kOutputs;
     const int output = output_of(tile, lane, outputs);
     const bool is_output = writes && output < outputs;
-    const float factor = is_output && scales ? x_factor * scales[output] : x_factor;
+    const float scale = is_output && scales ? scales[output] : 1.0f;
     const float offset = is_output && bias ? to_float(bias[output]) : 0.0f;
     Total sum[2][4] = {};
     for (int i = 0; i < turns_per_tile; i++, turn++) {
+      const int atom = i * kMembers + member;
       ring.wait_full(turn);
-      for (int at = warp; at < min(STAGE_ATOMS, num_atoms - i * STAGE_ATOMS); at += kReaders)
-        multiply(memory + turn % STAGES * kStageBytes, at, i * STAGE_ATOMS + at, kept, sum);
+      if (atom < num_atoms) multiply(stages + turn % STAGES * kStageBytes, member, atom, kept, sum);
       ring.release(turn);
     }
-    float(&parts)[kReaders][kOutputs] = sums[tile % 2];
+    float(&parts)[kMembers][kOutputs] = sums[team][tile / kTeams % 2];
     const float2 of_rows = join_planes(sum);
-    if (lane % 4 == 0) parts[warp][lane / 4] = of_rows.x, parts[warp][lane / 4 + 8] = of_rows.y;
-    wait_for_readers();
+    if (lane % 4 == 0)
+      parts[member][lane / 4] = of_rows.x * part_factor, parts[member][lane / 4 + 8] = of_rows.y * part_factor;
+#if NORM
+    if (kDefersNorm && tile < first_tile + kTeams) source.add_squares(row);
+#endif
+    sync_team(team);
     if (!is_output) continue;
     float total = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kReaders; i++) total += parts[i][lane];
-    write(y, tile, lane, total * factor + offset);
+    for (int i = 0; i < kMembers; i++) total += parts[i][lane];
+    write(y, tile, lane, total * (source.left_factor() * scale) + offset);
   }
+#if NORM && !QUANTIZE
+  if (kDefersNorm && first_tile + team >= last_tile) source.add_squares(row);
+  source.finish(row);
+#endif
 }

@@ -50,7 +50,9 @@ const STAGE_ATOMS = 8;
 const ATOM_BYTES = 128;
 const OUTPUTS = 16;
 const WEIGHT_BOX = { boxRows: OUTPUTS, boxAtoms: STAGE_ATOMS } as const;
-const READERS = 8;
+/** Warps that share a tile, and teams of so many: one keeps up with weights that are numbers. */
+const MEMBERS = 8;
+const MAX_TEAMS = 2;
 /** Elements of x that a thread makes at a time. */
 const PIECE = 8;
 /** Of weights with several scales in a row, which are 4-bit ones with zeros: inputs that share a pair. */
@@ -80,8 +82,11 @@ export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
   const numHalves = (2 * weight.columns * itemSize(weight.dtype)) / ATOM_BYTES;
   const besides = keptBytes(x.dtype, weight) + (isGrouped ? 4 * numHalves : 0);
   const room = Math.min(SHARED_BYTES, launch.gpu.maxSharedMemoryPerBlock - 4096);
-  const stages = Math.max(2, Math.floor((room - besides) / stageBytes));
+  const numStages = Math.max(2, Math.floor((room - besides) / stageBytes));
+  const teams = isCodeDType(weight.dtype) && numStages >= 2 * MAX_TEAMS ? MAX_TEAMS : 1;
+  const stages = Math.floor(numStages / teams);
   const numTiles = Math.ceil(weight.rows / OUTPUTS);
+  const gated = gate === null ? {} : { interleavedMatrices: 1 };
   const inFlight = MAX_STAGES_IN_FLIGHT[isCodeDType(weight.dtype) ? 'codes' : 'numbers'];
   return {
     kind: 'kernel',
@@ -92,6 +97,7 @@ export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
       CODES: cudaType(weight.dtype),
       BIAS: cudaType(bias?.dtype ?? 'float32'),
       Y: cudaType(y.dtype),
+      TEAMS: teams,
       STAGE_ATOMS,
       STAGES: stages,
       IN_FLIGHT: Math.min(stages, inFlight),
@@ -99,8 +105,8 @@ export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
       ...(gate === null ? {} : { OUTPUT_GATE: gate }),
       ...sourceDefines(source, x),
     },
-    block: 32 * (READERS + 1),
-    sharedBytes: stages * stageBytes + besides,
+    block: 32 * (teams * MEMBERS + 1),
+    sharedBytes: teams * stages * stageBytes + besides,
     overlaps: true,
     grid: (counts) => [
       counts[launch.rows] === 0 ? 0 : Math.min(numTiles, launch.gpu.numMultiprocessors),
@@ -113,8 +119,8 @@ export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
       pointer(xScales?.address ?? 0),
       ...(launch.gpu.computeCapability >= COPY_ENGINE_CAPABILITY
         ? [
-            byteMap(weight, gate === null ? WEIGHT_BOX : { ...WEIGHT_BOX, interleavedMatrices: 1 }),
-            byteMap(isGrouped ? scales! : weight, { boxRows: OUTPUTS }),
+            byteMap(weight, { ...WEIGHT_BOX, ...gated }),
+            byteMap(isGrouped ? scales! : weight, { boxRows: OUTPUTS, ...gated }),
           ]
         : [weight, isGrouped ? scales! : weight].map(({ address }) => pointer(address))),
       pointer(isGrouped ? 0 : (scales?.address ?? 0)),
@@ -143,7 +149,7 @@ function sourceDefines(source: RowSource | null, x: CudaMatrix): Defines {
   const common = {
     A: cudaType(from.dtype),
     W: cudaType((source?.kind === 'norm' ? source.weight : from).dtype),
-    PIECES: Math.ceil(x.columns / PIECE / (32 * READERS)),
+    PIECES: Math.ceil(x.columns / PIECE / (32 * MEMBERS)),
     QUANTIZE: isOfCodes ? (source ? 1 : 2) : 0,
   };
   if (source?.kind === 'gatedActivation') return { ...common, NORM: 0, GATE: source.activation };

@@ -114,7 +114,7 @@ struct Row {
     return min(kBuckets - 1, int((largest - logit) * inverse_temperature * kBucketsPerUnit));
   }
   template <typename F> __device__ __forceinline__ void each(F f) const {
-#pragma unroll 4
+#pragma unroll 8
     for (int id = threadIdx.x; id < size; id += kThreads) f(id, logits[id]);
   }
 
@@ -329,6 +329,7 @@ __device__ void report_top(const Row& row, int count, float log_normalizer, int*
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     sample(const int* num_rows, float* logits, i64 stride, int vocab_size, const int* columns, const Lists* lists,
            int* drawn, int column_stride) {
+  wait_for_previous();
   if (blockIdx.x >= *num_rows) return;
   const Sampling sampling{columns, column_stride, int(blockIdx.x)};
   Row row{logits + blockIdx.x * stride, vocab_size, 0.0f, 1.0f};
