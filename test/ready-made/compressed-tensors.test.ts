@@ -133,7 +133,7 @@ describe("compressed-tensors' layouts", () => {
   it.each(Object.keys(PLAIN).filter((name) => PLAIN[name].model !== 'mixtral'))(
     '%s: near them',
     async (name) => {
-      const error = await errorOf(PLAIN[name], 'auto');
+      const error = await errorOf(PLAIN[name], { precision: 'auto' });
       expect(error).toBeGreaterThan(1e-4);
       expect(error).toBeLessThan(0.4);
     },

@@ -85,7 +85,7 @@ describe.each(Object.keys(CASES))('%s', (name) => {
 it.each(['fp8 per tensor, static', 'fp8 in blocks', 'fbgemm_fp8'])(
   '%s: near them in 8-bit activations',
   async (name) => {
-    const error = await errorOf(CASES[name], 'auto');
+    const error = await errorOf(CASES[name], { precision: 'auto' });
     expect(error).toBeGreaterThan(1e-4);
     expect(error).toBeLessThan(0.4);
   },

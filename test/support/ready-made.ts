@@ -12,7 +12,7 @@ import { kernelsFor } from '../../src/device/create-device.ts';
 import { ReferenceDevice } from '../../src/device/reference/reference-device.ts';
 import type { Device } from '../../src/device/device.ts';
 import { findModel } from '../../src/models/registry.ts';
-import { toBfloat16Bits, toFloat16Bits } from '../../src/tensor/dtype.ts';
+import { toBfloat16Bits, toFloat16Bits, type FloatDType } from '../../src/tensor/dtype.ts';
 import type { ActivationPrecision } from '../../src/tensor/precision.ts';
 import { randomNumbers } from './random-numbers.ts';
 import { loadReference } from './reference-checkpoint.ts';
@@ -84,12 +84,19 @@ async function writeBoth(checkpoint: ReadyMade, codes: string, floats: string): 
   }
 }
 
-/** Logits of every prompt's every token. */
+/** How logits are made. */
+export interface Computation {
+  readonly device?: Device;
+  readonly precision?: ActivationPrecision;
+  /** Of activations, the cache, and weights that are no codes. */
+  readonly dtype?: FloatDType;
+}
+
+/** Logits of a prompt's every token, of which the last comes in a step of its own. */
 async function logitsOf(
   folder: string,
   model: ReadyMade['model'],
-  activationPrecision: ActivationPrecision,
-  device: Device = new ReferenceDevice(),
+  { device = new ReferenceDevice(), precision = 'float32', dtype = 'float32' }: Computation = {},
 ): Promise<Float32Array> {
   const { config, tensors, source } = await openCheckpoint(folder);
   try {
@@ -100,10 +107,10 @@ async function logitsOf(
       checkpointHash: null,
       target: device.target,
       recipe: {
-        weightDType: 'float32',
+        weightDType: dtype,
         quantization: publishedQuantization(tensors),
-        kvDType: 'float32',
-        activationPrecision,
+        kvDType: dtype,
+        activationPrecision: precision,
       },
       limits: { maxNumBatchedTokens: 64, maxNumSeqs: 2, maxNumLogitRows: 64 },
       blockSize: 16,
@@ -112,10 +119,16 @@ async function logitsOf(
     });
     const executable = await device.load(plan, source, { numBlocks: plan.kvCacheGroups.map(() => 4) });
     const [, , tokenIds] = loadReference(model).prompts;
-    const chunk = { tokenIds, numCached: 0, blocks: [2, 0], logitRows: [...tokenIds.keys()] };
-    const { logits } = await executable.run(stepBatch([chunk], plan.blockSize, plan.kvCacheGroups.length));
+    const logits: number[] = [];
+    let numCached = 0;
+    for (const step of [tokenIds.slice(0, -1), tokenIds.slice(-1)]) {
+      const chunk = { tokenIds: step, numCached, blocks: [2, 0], logitRows: [...step.keys()] };
+      const batch = stepBatch([chunk], plan.blockSize, plan.kvCacheGroups.length);
+      logits.push(...(await executable.run(batch)).logits!);
+      numCached += step.length;
+    }
     await executable.dispose();
-    return logits!;
+    return Float32Array.from(logits);
   } finally {
     source.close();
   }
@@ -126,14 +139,10 @@ async function logitsOf(
  * `float32` activations only the order of sums differs; under `auto` they are quantized where the layout, or the device that
  * computes with codes, says so.
  */
-export function errorOf(
-  checkpoint: ReadyMade,
-  activationPrecision: ActivationPrecision = 'float32',
-  device?: Device,
-): Promise<number> {
+export function errorOf(checkpoint: ReadyMade, computation: Computation = {}): Promise<number> {
   return withReadyMade(checkpoint, async ({ codes, floats }) => {
-    const actual = await logitsOf(codes, checkpoint.model, activationPrecision, device);
-    const expected = await logitsOf(floats, checkpoint.model, 'float32');
+    const actual = await logitsOf(codes, checkpoint.model, computation);
+    const expected = await logitsOf(floats, checkpoint.model);
     const largest = expected.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
     expect(largest).toBeGreaterThan(0.1);
     return actual.reduce((max, value, i) => Math.max(max, Math.abs(value - expected[i])), 0) / largest;
@@ -143,7 +152,7 @@ export function errorOf(
 /** What loading says of a checkpoint that it refuses. */
 export function loading(checkpoint: ReadyMade): Promise<void> {
   return withReadyMade(checkpoint, async ({ codes }) => {
-    await logitsOf(codes, checkpoint.model, 'float32');
+    await logitsOf(codes, checkpoint.model);
   });
 }
 
