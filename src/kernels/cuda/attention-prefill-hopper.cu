@@ -1,7 +1,8 @@
 // attention of sequences with several queries in the step, for Hopper, in the manner of Shah et al., "FlashAttention-3", 2024.
 // A block stays on its multiprocessor and takes one piece of work after another: 128 queries of a head. One warpgroup brings keys
 // and values, by the copy engine, and makes numbers of codes; two more take 64 queries each and do the softmax of one group of keys
-// beside the products of the next one's keys and of the last one's values. Head dimensions are multiples of 16.
+// beside the products of the next one's keys and of the last one's values. Pieces of 64 queries or fewer are one warpgroup's, while
+// the other one is at the next. Head dimensions are multiples of 16.
 // TILES: tiles of 16 keys in a group, STAGES: groups in shared memory.
 #include "attention-tile.cuh"
 #include "pipeline.cuh"
@@ -43,8 +44,14 @@ __device__ __forceinline__ void arrive_at(int barrier, int count) {
 /// Queries of one head.
 struct Work {
   Queries queries;
-  int head;
+  int head, round;
   bool exists;
+
+  /// Where the queries of a warpgroup begin; -1 if it has none.
+  __device__ __forceinline__ int first_query(int group) const {
+    const bool is_shared = queries.end - queries.first > kGroupQueries;
+    return is_shared ? queries.first + group * kGroupQueries : round % kGroups == group ? queries.first : -1;
+  }
 };
 
 /// Work in the order in which blocks take it, that with the most keys first; each second round goes backwards, so that all have
@@ -58,8 +65,8 @@ struct Schedule {
   }
   __device__ __forceinline__ Work work(int round) const {
     const int i = index(round);
-    if (i >= num_pieces) return {{}, 0, false};
-    return {tiles[i / num_heads], i % num_heads, true};
+    if (i >= num_pieces) return {{}, 0, round, false};
+    return {tiles[i / num_heads], i % num_heads, round, true};
   }
   /// Ahead of time, so that nobody waits for the list then.
   __device__ __forceinline__ void prefetch(int round) const {
@@ -221,7 +228,8 @@ struct Consumer {
   /// Starts copies of queries to panels [64][width]; zeros behind the last.
   __device__ __forceinline__ void copy_queries(const Work& work, const X* q, i64 q_stride) const {
     constexpr int kPieces = HEAD_DIM / 8;
-    const int first = work.queries.first + group * kGroupQueries, end = work.queries.end;
+    const int first = work.first_query(group), end = work.queries.end;
+    if (!work.exists || first < 0) return;
     for (int i = threadIdx.x % 128; i < kGroupQueries * kPieces; i += 128) {
       const int row = i / kPieces;
       const X* source = q + i64(min(first + row, end - 1)) * q_stride + work.head * HEAD_DIM + i % kPieces * 8;
@@ -379,11 +387,23 @@ struct Consumer {
     attention.finish([&](int) { return rule; });
   }
 
+  /// The other warpgroup's piece of work: everything is released as soon as it has come.
+  __device__ __forceinline__ void skip(const Work& work, const ScoreRule& rule, int& turn) const {
+    const Groups groups(work.queries, rule);
+    for (int i = 0; i < groups.count; i++, turn++) {
+      if (i > 0) take_turn(), pass_turn();
+      memory.key_ring.wait_full(turn);
+      memory.key_ring.release(turn);
+      memory.value_ring.wait_full(turn);
+      memory.value_ring.release(turn);
+    }
+  }
+
   /// One piece of work, from turn `turn` on; `next_queries` is called when queries are no longer used.
   template <typename F>
-  __device__ __forceinline__ void run(const Queries& queries, const ScoreRule& rule, int& turn, F next_queries) {
-    const Groups groups(queries, rule);
-    const int position = queries.first + queries.past + group * kGroupQueries, last = groups.first + groups.count - 1;
+  __device__ __forceinline__ void run(const Work& work, const ScoreRule& rule, int& turn, F next_queries) {
+    const Groups groups(work.queries, rule);
+    const int position = work.first_query(group) + work.queries.past, last = groups.first + groups.count - 1;
     u32 weights[TILES][4];
     begin(weights, rule, position, groups.first, turn++);
     int i = groups.first + 1;
@@ -397,7 +417,7 @@ struct Consumer {
   }
 
   __device__ __forceinline__ void write(const Work& work, const W* sinks, X* y, i64 y_stride) const {
-    const int first = work.queries.first + group * kGroupQueries;
+    const int first = work.first_query(group);
     attention.write(sinks ? to_float(sinks[work.head]) * kLog2E : -INFINITY, [&](int half) {
       const int token = first + row_of(half);
       return token < work.queries.end ? y + token * y_stride + work.head * VALUE_HEAD_DIM : nullptr;
@@ -430,21 +450,26 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     if (kHasCodes || threadIdx.x < 32) producer.run(schedule, rule);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kConsumerRegisters));
-    Consumer consumer(memory, threadIdx.x / 128 - 1);
+    // The compiler sees that a warp's threads agree, and lets products overlap.
+    Consumer consumer(memory, __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0));
     Work work = schedule.work(0);
     wait_for_previous();
-    if (work.exists) consumer.copy_queries(work, q, q_stride);
+    consumer.copy_queries(work, q, q_stride);
     for (int round = 1, turn = 0; work.exists; round++) {
-      schedule.prefetch(round);
-      if (ALIBI) rule.slope = slopes[work.head];
-      consumer.settle_queries();
-      consumer.run(work.queries, rule, turn, [&] {
-        consumer.sync();
-        const Work next = schedule.work(round);
-        if (next.exists) consumer.copy_queries(next, q, q_stride);
-      });
-      consumer.write(work, sinks, y, y_stride);
-      work = schedule.work(round);
+      const Work next = schedule.work(round);
+      if (work.first_query(consumer.group) < 0) {
+        consumer.copy_queries(next, q, q_stride);
+        consumer.skip(work, rule, turn);
+      } else {
+        if (ALIBI) rule.slope = slopes[work.head];
+        consumer.settle_queries();
+        consumer.run(work, rule, turn, [&] {
+          consumer.sync();
+          consumer.copy_queries(next, q, q_stride);
+        });
+        consumer.write(work, sinks, y, y_stride);
+      }
+      work = next;
     }
   }
 }

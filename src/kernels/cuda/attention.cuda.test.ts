@@ -11,6 +11,8 @@ const CASES = [
   heads(8, 1, 128),
   heads(16, 1, 64),
   heads(35, 1, 16),
+  // More pieces of prompts than multiprocessors, several for each.
+  heads(64, 8, 128),
 ];
 
 describeKernels('attention', (kernels) => {
