@@ -2,7 +2,6 @@
 // Pure: the same request gives the same plan, byte for byte.
 import type { Graph } from '../ir/graph.ts';
 import { verifyGraph } from '../ir/verify.ts';
-import { NeedletailError } from '../util/errors.ts';
 import { checkRequest } from './check-request.ts';
 import { emitPlan } from './emit-plan.ts';
 import { bindTensors } from './passes/bind-tensors.ts';
@@ -47,7 +46,6 @@ export function compile(request: CompileRequest, observe?: (pass: string, graph:
     kvDType: request.recipe.kvDType,
     maxModelLen: request.maxModelLen,
   });
-  checkOutputs(graph, request);
   observe?.('definition', graph);
   const numParameters = countElements(graph);
   for (const pass of GRAPH_PASSES) {
@@ -58,15 +56,6 @@ export function compile(request: CompileRequest, observe?: (pass: string, graph:
   const kernels = chooseKernels(graph, request);
   const memory = planMemory(graph, request.limits, activationDTypeOf(request));
   return emitPlan(graph, kernels, memory, request, facts, numParameters);
-}
-
-/** CUDA's launches make 16-bit values of what other devices compute in float32. */
-function checkOutputs({ outputs }: Graph, { target }: CompileRequest): void {
-  if (outputs.length === 1 || target.kind !== 'cuda') return;
-  throw new NeedletailError(
-    'unsupported_model',
-    'a plan for CUDA gives out logits alone; take the cpu device',
-  );
 }
 
 /** Of all parameters as they are published: what loading makes of them is another matter. */

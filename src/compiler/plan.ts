@@ -146,7 +146,7 @@ export interface Plan {
   readonly launches: readonly Launch[];
   /** The buffer that holds float32 logits `[numLogitRows, vocabSize]` after the last launch. */
   readonly logits: BufferOperand;
-  /** Further outputs of the graph, which hold float32 after the last launch; none unless the graph was given them. */
+  /** Further outputs of the graph, floats of their buffers' types after the last launch; none unless the graph was given them. */
   readonly outputs: readonly NamedOutput[];
 }
 

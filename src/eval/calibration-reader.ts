@@ -1,5 +1,7 @@
-// Has a model read the calibration text on the cpu, in floats or quantized in part, and sums up what its products read.
+// Has a model read the calibration text on the engine's device, in floats or quantized in part, and sums up on the cpu what
+// its products read.
 import { compileToFit, type ModelToCompile } from '../compiler/compile-to-fit.ts';
+import { blocksPerSeq } from '../compiler/memory-budget.ts';
 import { CpuDevice } from '../device/cpu/cpu-device.ts';
 import { createDevice, kernelsFor } from '../device/create-device.ts';
 import type { Device, Executable } from '../device/device.ts';
@@ -48,18 +50,27 @@ export class CalibrationReader implements TextReader {
   readonly addProduct: AddProduct;
   readonly #options: ReaderOptions;
   readonly #device: Device;
+  /** Multiplies matrices; null where the reference interpreter was asked for. */
+  readonly #cpu: CpuDevice | null;
 
-  private constructor(options: ReaderOptions, device: Device) {
+  private constructor(options: ReaderOptions, device: Device, cpu: CpuDevice | null) {
     this.#options = options;
     this.#device = device;
-    this.addProduct = device instanceof CpuDevice ? (product) => device.addProduct(product) : addProduct;
+    this.#cpu = cpu;
+    this.addProduct = cpu === null ? addProduct : (product) => cpu.addProduct(product);
   }
 
-  /** On the reference device if that was asked for, otherwise the cpu. */
   static async open(options: ReaderOptions): Promise<CalibrationReader> {
     const { config } = options;
-    const kind = config.device === 'reference' ? 'reference' : 'cpu';
-    return new CalibrationReader(options, await createDevice(kind, config));
+    const device = await createDevice(config.device, config);
+    try {
+      if (device.target.kind === 'reference') return new CalibrationReader(options, device, null);
+      const cpu = device instanceof CpuDevice ? device : await CpuDevice.open(config);
+      return new CalibrationReader(options, device, cpu);
+    } catch (error) {
+      await device.dispose();
+      throw error;
+    }
   }
 
   async readStatistics(): Promise<CalibrationStatistics> {
@@ -114,8 +125,9 @@ export class CalibrationReader implements TextReader {
     };
   }
 
-  close(): Promise<void> {
-    return this.#device.dispose();
+  async close(): Promise<void> {
+    await this.#device.dispose();
+    if (this.#cpu !== this.#device) await this.#cpu?.dispose();
   }
 
   /** The models read the windows in step; `look` sees the values of each step. */
@@ -156,19 +168,22 @@ export class CalibrationReader implements TextReader {
       definition: observingDefinition(model.definition, values),
       tensors: catalog,
     };
+    const maxModelLen = Math.max(...windows.map(({ tokenIds }) => tokenIds.length));
     const settings: EngineConfig = {
       ...config,
       ...NO_QUANTIZATION,
       activationDType: '16bit',
       maxNumSeqs: 1,
-      maxModelLen: Math.max(...windows.map(({ tokenIds }) => tokenIds.length)),
+      maxModelLen,
       maxNumBatchedTokens: STEP_TOKENS,
       batchInvariant: false,
     };
     const available = this.#device.availableMemory();
     const { plan, ledger } = compileToFit(observing, settings, target, kernelsFor(target), available);
     if (ledger.error !== null) throw new NeedletailError('out_of_memory', ledger.error);
-    return this.#device.load(plan, source, { numBlocks: ledger.numBlocks });
+    // One window at a time: a GPU's memory has room for both models.
+    const numBlocks = ledger.numBlocks.map((count) => Math.min(count, blocksPerSeq(plan, maxModelLen)));
+    return this.#device.load(plan, source, { numBlocks });
   }
 }
 

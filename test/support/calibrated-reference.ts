@@ -27,9 +27,10 @@ export function calibrateReference(
   reference: ReferenceCheckpoint,
   recipe: CalibratedRecipe,
   groupSize: number | null,
+  device: 'cpu' | 'cuda' = 'cpu',
 ): Promise<CalibratedReference> {
-  const key = `${reference.name} ${recipe.name}`;
-  const made = known.get(key) ?? calibrate(reference, recipe, groupSize);
+  const key = `${reference.name} ${recipe.name} ${device}`;
+  const made = known.get(key) ?? calibrate(reference, recipe, groupSize, device);
   known.set(key, made);
   return made;
 }
@@ -38,6 +39,7 @@ async function calibrate(
   { name, config: hfConfig }: ReferenceCheckpoint,
   recipe: CalibratedRecipe,
   groupSize: number | null,
+  device: 'cpu' | 'cuda',
 ): Promise<CalibratedReference> {
   const directory = mkdtempSync(path.join(tmpdir(), 'needletail-calibrated-'));
   directories.push(directory);
@@ -49,7 +51,7 @@ async function calibrate(
   const config = {
     ...DEFAULT_ENGINE_CONFIG,
     model: directory,
-    device: 'cpu',
+    device,
     // Others calibrate beside it.
     numThreads: 2,
     maxModelLen: 128,

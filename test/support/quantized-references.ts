@@ -109,7 +109,7 @@ export function describeQuantizedReferences(
     });
     for (const recipe of recipes) {
       it.for(kvTypes)(`${recipe.title} with %s KV cache`, async (kvDType, { annotate }) => {
-        const { catalog, source } = await checkpointOf(reference, recipe);
+        const { catalog, source } = await checkpointOf(reference, recipe, device().target);
         const plan = compile(requestOf(reference, recipe, catalog, kvDType, device().target));
         const steps = [promptsOf(reference), lastTokensOf(reference)];
         const [prompts, decodes] = await runSteps(device(), plan, source, steps);
@@ -138,8 +138,10 @@ interface CheckpointUnderTest {
 function checkpointOf(
   reference: ReferenceCheckpoint,
   { calibration, groupSize }: RecipeUnderTest,
+  { kind }: Target,
 ): CheckpointUnderTest | Promise<CheckpointUnderTest> {
-  return calibration === null ? reference : calibrateReference(reference, calibration, groupSize);
+  if (calibration === null) return reference;
+  return calibrateReference(reference, calibration, groupSize, kind === 'cuda' ? 'cuda' : 'cpu');
 }
 
 /** The raw logits of each step. */

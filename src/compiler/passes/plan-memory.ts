@@ -42,9 +42,10 @@ export function planMemory(
   return { buffers, arenaBytes, operands };
 }
 
-/** The graph's outputs and what elementwise ops make them of, and outputs that ops keep wide. */
+/** The logits and what elementwise ops make them of, and outputs that ops keep wide. */
 function wideValues(graph: Graph): ReadonlySet<number> {
-  const wide = new Set(graph.outputs.map((output) => output.value.id));
+  const logits = graph.outputs.filter(({ name }) => name === 'logits');
+  const wide = new Set(logits.map(({ value }) => value.id));
   for (const node of graph.nodes.toReversed()) {
     if (!opOf(node).isElementwise || !node.outputs.some((output) => wide.has(output.id))) continue;
     for (const input of node.inputs) wide.add(input.id);

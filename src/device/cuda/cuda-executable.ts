@@ -1,9 +1,10 @@
 // A plan loaded on a GPU: a step is one kernel that brings its arrays, then its launches or one recorded graph. Two may be in
 // flight: the second waits on the GPU for the first, not for the host.
 import { setImmediate } from 'node:timers/promises';
-import type { Plan } from '../../compiler/plan.ts';
+import type { BufferOperand, Plan } from '../../compiler/plan.ts';
 import { pointer } from '../../kernels/cuda/cuda-kernel.ts';
 import type { PackedWeightSource, TensorSource } from '../../tensor/tensor-source.ts';
+import { resolveDim } from '../../tensor/shape.ts';
 import { isNeedletailError, NeedletailError } from '../../util/errors.ts';
 import { formatBytes } from '../../util/format-bytes.ts';
 import { DeviceError, type DeviceMemory, type Executable, type LoadOptions } from '../device.ts';
@@ -11,9 +12,10 @@ import type { StepBatch, StepResult } from '../step.ts';
 import { checkStep } from './check-step.ts';
 import { CudaProgram } from './cuda-program.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
-import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
+import { DeviceMemoryPool } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
 import { loadWeights } from './load-weights.ts';
+import { OutputReader } from './output-reader.ts';
 import { placePlan, type Placement } from './place-plan.ts';
 import { MAX_STEPS_IN_FLIGHT, StepMemory } from './step-memory.ts';
 
@@ -32,9 +34,9 @@ export class CudaExecutable implements Executable {
   readonly #step: StepMemory;
   readonly #program: CudaProgram;
   readonly #copyBlocks: KernelLauncher;
+  readonly #outputs: OutputReader;
   /** Of the step being started, for the grid of `#copyBlocks`. */
   #numBlockCopies = 0;
-  #logits: PinnedBuffer | null = null;
   readonly #onDispose: (executable: CudaExecutable) => void;
   readonly #running = new Set<Promise<unknown>>();
   /** Tokens that the last step drew, and the next may start from. */
@@ -60,6 +62,7 @@ export class CudaExecutable implements Executable {
     this.#step = new StepMemory(runtime, pool, plan);
     this.#program = new CudaProgram(runtime, pool, plan, placement, this.#step);
     this.#copyBlocks = this.#prepareCopies();
+    this.#outputs = new OutputReader(runtime, pool, plan, placement);
     this.#checkMemory();
   }
 
@@ -132,9 +135,19 @@ export class CudaExecutable implements Executable {
     this.#runtime.timer?.begin();
     this.#program.run(staged.counts);
     this.#runtime.timer?.end();
-    if (step.returnLogits) this.#fetchLogits(step.logitRows.length);
+    const { logits, outputs } = this.plan;
+    const readLogits = step.returnLogits ? this.#fetch(logits, step) : null;
+    const readOutputs = outputs.map(({ name, operand }) => [name, this.#fetch(operand, step)] as const);
     await staged.end();
-    return staged.readResults(step.returnLogits ? this.#readLogits(step.logitRows.length) : null);
+    const result = staged.readResults(readLogits?.() ?? null);
+    if (outputs.length === 0) return result;
+    return { ...result, outputs: new Map(readOutputs.map(([name, read]) => [name, read()])) };
+  }
+
+  #fetch(operand: BufferOperand, step: StepBatch): () => Float32Array {
+    const [rows] = this.plan.buffers[operand.id].shape;
+    const numRows = resolveDim(rows, { ...step, numLogitRows: step.logitRows.length });
+    return this.#outputs.fetch(operand, numRows);
   }
 
   /** The ledger said before loading what it would take. */
@@ -161,25 +174,6 @@ export class CudaExecutable implements Executable {
         pointer(this.#step.blockCopies),
       ],
     });
-  }
-
-  #fetchLogits(numRows: number): void {
-    const { id, columnStart, columns, rowStride } = this.plan.logits;
-    const bytes = numRows * columns * 4;
-    if (this.#logits === null || this.#logits.bytes.byteLength < bytes) {
-      if (this.#logits) this.#pool.freePinned(this.#logits);
-      this.#logits = this.#pool.allocatePinned(bytes);
-    }
-    const start = this.#placement.arena + this.plan.buffers[id].offset + columnStart * 4;
-    const { driver, stream } = this.#runtime;
-    for (let row = 0; row < numRows; row++) {
-      const target = this.#logits.address + row * columns * 4;
-      driver.copyToHost(target, start + row * rowStride * 4, columns * 4, stream);
-    }
-  }
-
-  #readLogits(numRows: number): Float32Array {
-    return new Float32Array(this.#logits!.bytes.buffer).slice(0, numRows * this.plan.logits.columns);
   }
 }
 
