@@ -1,4 +1,4 @@
-// From a float checkpoint and a text to a checkpoint of codes: has the model read the text on the cpu, looks at what its
+// From a float checkpoint and a text to a checkpoint of codes: has the model read the text, looks at what its
 // products read, and lets a recipe make codes of their weights.
 import { findProducts } from '../compiler/find-products.ts';
 import { GraphIndex } from '../compiler/graph-index.ts';
