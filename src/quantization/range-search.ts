@@ -31,9 +31,10 @@ export async function searchRanges(
   const scales = new Float32Array((2 * values.length) / groupSize);
   for (let start = 0; start < columns; start += groupSize) {
     const group = new ColumnGroup(values, columns, start, groupSize);
+    const products = new Float32Array(group.errors.length);
     for (const lower of SHARES) {
       for (const upper of SHARES) {
-        const products = new Float32Array(group.errors.length);
+        products.fill(0);
         group.round(lower, upper);
         await addProduct({
           a: { values: group.errors, stride: groupSize },
