@@ -69,9 +69,11 @@ export class CpuExecutable implements Executable {
     const numRows = resolveDim(shape[0], { ...step, numLogitRows: step.logitRows.length });
     const start = this.#loaded.placement.arena + offset + columnStart * 4;
     const values = new Float32Array(numRows * columns);
-    for (let row = 0; row < numRows; row++) {
-      const view = this.#runtime.library.view(start + row * rowStride * 4, columns * 4);
-      values.set(new Float32Array(view), row * columns);
+    // Rows that lie one behind the other are one piece: a view costs more than the copy.
+    const [numPieces, length] = rowStride === columns ? [1, numRows * columns] : [numRows, columns];
+    for (let piece = 0; piece < numPieces; piece++) {
+      const view = this.#runtime.library.view(start + piece * rowStride * 4, length * 4);
+      values.set(new Float32Array(view), piece * length);
     }
     return values;
   }
