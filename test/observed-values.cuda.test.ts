@@ -40,11 +40,11 @@ function readByProducts({ config }: ReferenceCheckpoint): readonly Value[] {
 }
 
 /** A prompt, then the token after it. */
-function stepsOf({ prompts: [tokenIds] }: ReferenceCheckpoint): readonly StepBatch[] {
+function stepsOf({ prompts: [tokenIds] }: ReferenceCheckpoint, numGroups: number): readonly StepBatch[] {
   const blocks = [0, 1, 2, 3];
   const prompt = { tokenIds, numCached: 0, blocks };
   const next = { tokenIds: [7], numCached: tokenIds.length, blocks };
-  return [prompt, next].map((chunk) => stepBatch([chunk], BLOCK_SIZE, 1));
+  return [prompt, next].map((chunk) => stepBatch([chunk], BLOCK_SIZE, numGroups));
 }
 
 async function observe(
@@ -68,7 +68,7 @@ async function observe(
   const numBlocks = plan.kvCacheGroups.map(() => NUM_BLOCKS);
   const executable = await device.load(plan, source, { numBlocks });
   const seen: ReadonlyMap<string, Float32Array>[] = [];
-  for (const step of stepsOf(reference)) seen.push((await executable.run(step)).outputs!);
+  for (const step of stepsOf(reference, numBlocks.length)) seen.push((await executable.run(step)).outputs!);
   await executable.dispose();
   return seen;
 }
