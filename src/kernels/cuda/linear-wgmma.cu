@@ -2,9 +2,9 @@
 // come by the copy engine, warpgroups multiply them in shared memory. A block takes tile after tile of OUTPUTS rows of the weight,
 // 64 to a warpgroup, by TOKENS rows of x, 16 to 256, and fetches the next tile's first bytes while it writes the last one's results.
 // BOXES: copies in which a tile's rows of x come; a tile may do with fewer: where one matrix's tiles are left over, for half of the
-// blocks or fewer, they are done as two, and the last of several matrices' as far as it is filled. SPLIT: blocks that divide a tile's inputs
-// and send their sums to the first. X: of x and weight, numbers of 16 bits or codes, which have scales; Y: of the output, BIAS: of
-// the bias; STAGES: parts of tiles on their way; PROMOTE: parts after which sums move to float32 registers, for the tensor cores add
+// blocks or fewer, they are done as two, and the last of several matrices' as far as it is filled. SHARED: 1 if blocks
+// take equal shares of all tiles' inputs instead: who begins a tile adds the sums that others leave of it. X: of x and weight, numbers
+// of 16 bits or codes, which have scales; Y: of the output, BIAS: of the bias; STAGES: parts of tiles on their way; PROMOTE: parts after which sums move to float32 registers, for the tensor cores add
 // fp8 products with fewer bits; 0: never. IS_ALIGNED: 1 if rows of y are multiples of 16 bytes. MATRICES: of grouped products, how
 // many matrices the weight stacks; x is in their order, and group-rows.cu made a list of tiles.
 #include "activations.cuh"
@@ -43,10 +43,11 @@ struct Memory {
 };
 
 /// A tile: its first row of x and the end of rows, its first column of y, the matrix, and how many boxes of x it takes, a power of
-/// two; is_shared: others take the same rows of the weight.
+/// two; is_shared: others take the same rows of the weight. Of the tile's parts, num_parts from `part` on.
 struct Place {
   int row, end, output, matrix, boxes;
   bool is_shared;
+  int part, num_parts;
 };
 
 /// What tiles there are.
@@ -64,7 +65,7 @@ struct Problem {
 /// The tiles in the order in which blocks take them: those that share rows of the weight follow one another.
 struct Schedule {
   const Problem& problem;
-  int token_tiles, output_tiles, num_tiles, num_whole, part, num_parts;
+  int token_tiles, output_tiles, num_tiles, num_whole, tile_parts;
 
   __device__ __forceinline__ Schedule(const Problem& problem) : problem(problem) {
     output_tiles = (problem.outputs + kBlockWidth - 1) / kBlockWidth;
@@ -78,9 +79,7 @@ struct Schedule {
     const int left = num_tiles % gridDim.x;
     if (2 * left <= gridDim.x) num_whole -= left;
 #endif
-    const int all_parts = (problem.inputs * int(sizeof(X)) + kDepth - 1) / kDepth, rank = SPLIT > 1 ? blockIdx.y : 0;
-    part = all_parts * rank / SPLIT;
-    num_parts = all_parts * (rank + 1) / SPLIT - part;
+    tile_parts = (problem.inputs * int(sizeof(X)) + kDepth - 1) / kDepth;
   }
 
 #ifdef MATRICES
@@ -92,14 +91,31 @@ struct Schedule {
     const int row = rows.first + (at + turn) % num_shared * TOKENS;
     int boxes = BOXES;
     while (boxes > 1 && rows.end - row <= boxes / 2 * kBox) boxes /= 2;
-    return {row, rows.end, output_tile * kBlockWidth, rows.matrix, boxes, num_shared > 1};
+    return {row, rows.end, output_tile * kBlockWidth, rows.matrix, boxes, num_shared > 1, 0, tile_parts};
   }
 #else
   __device__ __forceinline__ Place tile(int i) const {
-    return {i % token_tiles * TOKENS, problem.rows, i / token_tiles * kBlockWidth, 0, BOXES, token_tiles > 1};
+    return {i % token_tiles * TOKENS, problem.rows, i / token_tiles * kBlockWidth, 0, BOXES, token_tiles > 1, 0, tile_parts};
   }
 #endif
 
+#if SHARED
+  /// Where a block's share begins in the row of all tiles' parts.
+  __device__ __forceinline__ int begin(int block) const {
+    const int num_parts = num_tiles * tile_parts, num_blocks = gridDim.x;
+    return num_parts / num_blocks * block + min(block, num_parts % num_blocks);
+  }
+
+  template <typename F> __device__ __forceinline__ void each(F f) const {
+    const int end = begin(blockIdx.x + 1);
+    for (int at = begin(blockIdx.x); at < end;) {
+      Place place = tile(at / tile_parts);
+      place.part = at % tile_parts, place.num_parts = min(end - at, tile_parts - place.part);
+      at += place.num_parts;
+      f(place);
+    }
+  }
+#else
   /// f(place) for each of this block's tiles.
   template <typename F> __device__ __forceinline__ void each(F f) const {
     for (int i = blockIdx.x; i < num_whole; i += gridDim.x) f(tile(i));
@@ -112,6 +128,7 @@ struct Schedule {
     }
 #endif
   }
+#endif
 };
 
 /// The filling warp.
@@ -127,7 +144,7 @@ struct Producer {
     u64* full = &memory.ring.full[turn % STAGES];
     memory.ring.begin_fill(turn, sizeof(stage.weight) + place.boxes * kBox * kDepth);
     const u64 policy = place.is_shared ? policy_to_keep() : policy_to_drop();
-    const int item = (schedule.part + part) * (kDepth / sizeof(X));
+    const int item = (place.part + part) * (kDepth / sizeof(X));
     if (kIsGated)
       copy_gated_box(stage.weight, weight, item, place.output / 8, place.matrix, full, policy);
     else
@@ -135,7 +152,7 @@ struct Producer {
   }
   __device__ __forceinline__ void fill_x(int turn, const Place& place, int part) const {
     Stage& stage = memory.stages[turn % STAGES];
-    const int item = (schedule.part + part) * (kDepth / sizeof(X));
+    const int item = (place.part + part) * (kDepth / sizeof(X));
 #pragma unroll
     for (int at = 0; at < TOKENS; at += kBox)
       if (at < place.boxes * kBox) copy_box(stage.x[at], x, item, place.row + at, &memory.ring.full[turn % STAGES], policy_to_keep());
@@ -145,12 +162,12 @@ struct Producer {
     schedule.each([&](const Place& place) {
       int part = 0;
       if (turn == 0) {
-        const int early = min(schedule.num_parts, STAGES);
+        const int early = min(place.num_parts, STAGES);
         for (int i = 0; i < early; i++) fill_weight(i, place, i);
         wait_for_previous();
         for (; part < early; part++, turn++) fill_x(turn, place, part);
       }
-      for (; part < schedule.num_parts; part++, turn++)
+      for (; part < place.num_parts; part++, turn++)
         fill_weight(turn, place, part), fill_x(turn, place, part);
     });
   }
@@ -197,26 +214,51 @@ __device__ __forceinline__ void multiply(Memory& memory, int group, int& turn, i
 #endif
 }
 
-#if SPLIT > 1
-/// Adds the sums of the cluster's other blocks to those of the first, through its shared memory.
-template <int kSize> __device__ __forceinline__ void gather_sums(Memory& memory, int rank, Total (&sum)[kSize]) {
-  static_assert((SPLIT - 1) * kSize * kConsumers * sizeof(Total) <= sizeof(memory.stages), "sums fit");
-  sync_cluster();  // The first block's tiles are used up.
-  if (rank > 0) {
-    const u32 remote = address_in_block(reinterpret_cast<Total*>(&memory) + (rank - 1) * kSize * kConsumers + threadIdx.x, 0);
-#pragma unroll
-    for (int j = 0; j < kSize; j++)
-      asm volatile("st.shared::cluster.b32 [%0], %1;" ::"r"(remote + j * kConsumers * 4), "r"(reinterpret_cast<u32&>(sum[j]))
-                   : "memory");
+#if SHARED
+/// Sums of tiles that other blocks have begun, handed over warp by warp.
+struct LeftSums {
+  Vec<Total, 4>* sums;  // [blocks][TOKENS / 8][kConsumers]
+  int* are_left;        // [blocks][kConsumers / 32] zeros, before and after
+  const Schedule& schedule;
+
+  __device__ __forceinline__ Vec<Total, 4>* sums_of(int block) const {
+    return sums + block * (TOKENS / 8) * kConsumers + threadIdx.x;
   }
-  sync_cluster();
-  if (rank > 0) return;
-  const Total* others = reinterpret_cast<const Total*>(&memory) + threadIdx.x;
+  __device__ __forceinline__ int* flag_of(int block) const { return are_left + block * (kConsumers / 32) + threadIdx.x / 32; }
+
+  template <int kSize> __device__ __forceinline__ void leave(const Total (&sum)[kSize]) const {
 #pragma unroll
-  for (int r = 0; r < SPLIT - 1; r++)
+    for (int j = 0; j < kSize / 4; j++)
+      store(reinterpret_cast<Total*>(sums_of(blockIdx.x) + j * kConsumers), load<4>(sum + 4 * j));
+    __syncwarp();
+    if (threadIdx.x % 32 == 0)
+      asm volatile("st.release.gpu.b32 [%0], 1;" ::"l"(flag_of(blockIdx.x)) : "memory");
+  }
+
+  /// What blocks behind this one leave of a tile that this one has begun.
+  template <int kSize> __device__ __forceinline__ void add(const Place& place, Total (&sum)[kSize]) const {
+    for (int block = blockIdx.x + 1, parts = place.num_parts; parts < schedule.tile_parts; block++) {
+      parts += schedule.begin(block + 1) - schedule.begin(block);
+      wait(flag_of(block));
 #pragma unroll
-    for (int j = 0; j < kSize; j++) sum[j] += others[(r * kSize + j) * kConsumers];
-}
+      for (int j = 0; j < kSize / 4; j++) {
+        const Vec<Total, 4> others = load<4>(reinterpret_cast<const Total*>(sums_of(block) + j * kConsumers));
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[4 * j + i] += others.at[i];
+      }
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ void wait(int* flag) {
+    if (threadIdx.x % 32 == 0) {
+      int is_left = 0;
+      while (!is_left) asm volatile("ld.acquire.gpu.b32 %0, [%1];" : "=r"(is_left) : "l"(flag) : "memory");
+      *flag = 0;
+    }
+    __syncwarp();
+  }
+};
 #endif
 
 __device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory"); }
@@ -230,9 +272,12 @@ struct Epilogue {
   Y* y;
   i64 y_stride;
   const Problem& problem;
+#if SHARED
+  LeftSums left;
+#endif
   float scale[2], offset[2];
 
-  /// Of the two rows of the weight that this thread has.
+  /// Of the two rows of the weight that this thread has; ahead of the products, beside which they come.
   __device__ __forceinline__ void read_scales(const Place& place) {
     const int outputs = problem.outputs;
 #pragma unroll
@@ -309,7 +354,6 @@ struct Epilogue {
     constexpr int kCount = kTurned < 2 * kSize ? kTurned : 2 * kSize;
     const int group = threadIdx.x / 128;
     Y(*turned)[kPitch] = memory.turned[group];
-    read_scales(place);
 #pragma unroll
     for (int first = 0; first < 2 * kSize; first += kCount) {
       sync_group(group);
@@ -322,30 +366,29 @@ struct Epilogue {
 };
 
 /// A warpgroup's share of a tile of 2 · kSize tokens, or of the half of them that are enough.
-template <int kSize>
-__device__ __forceinline__ void make_tile(Epilogue& epilogue, int& turn, int num_parts, const Place& place) {
+template <int kSize> __device__ __forceinline__ void make_tile(Epilogue& epilogue, int& turn, const Place& place) {
   if constexpr (2 * kSize > kBox)
-    if (place.boxes * kBox < 2 * kSize) return make_tile<kSize / 2>(epilogue, turn, num_parts, place);
+    if (place.boxes * kBox < 2 * kSize) return make_tile<kSize / 2>(epilogue, turn, place);
+  epilogue.read_scales(place);
   Total sum[kSize];
-  multiply(epilogue.memory, threadIdx.x / 128, turn, num_parts, sum);
-#if SPLIT > 1
-  gather_sums(epilogue.memory, blockIdx.y, sum);
-  if (blockIdx.y > 0) return;
+  multiply(epilogue.memory, threadIdx.x / 128, turn, place.num_parts, sum);
+#if SHARED
+  if (place.part > 0) return epilogue.left.leave(sum);
+  epilogue.left.add(place, sum);
 #endif
   epilogue.run(sum, place);
 }
 
-extern "C" __global__ void
-#if SPLIT > 1
-    __cluster_dims__(1, SPLIT, 1)
-#endif
-    __launch_bounds__(kConsumers + 128, MIN_BLOCKS)
-        linear_wgmma(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight, const int* num_rows,
+extern "C" __global__ void __launch_bounds__(kConsumers + 128, MIN_BLOCKS)
+    linear_wgmma(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight, const int* num_rows,
 #ifdef MATRICES
-                     const int* order, const MatrixRows* tiles, const int* num_tiles,
+                 const int* order, const MatrixRows* tiles, const int* num_tiles,
 #endif
-                     const float* x_scales, i64 x_scales_stride, const float* scales, const BIAS* bias, Y* y, i64 y_stride,
-                     int inputs, int outputs) {
+                 const float* x_scales, i64 x_scales_stride, const float* scales, const BIAS* bias, Y* y, i64 y_stride,
+#if SHARED
+                 Vec<Total, 4>* left_sums, int* are_left,
+#endif
+                 int inputs, int outputs) {
   extern __shared__ u8 shared[];
   Memory& memory = *reinterpret_cast<Memory*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
 #ifdef MATRICES
@@ -356,6 +399,7 @@ extern "C" __global__ void
 #endif
   const Schedule schedule(problem);
   if (threadIdx.x == 0) memory.ring.init();
+  if (threadIdx.x == kConsumers) ask_map(&x), ask_map(&weight);
   __syncthreads();
   let_next_start();
 
@@ -364,15 +408,17 @@ extern "C" __global__ void
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
 #endif
     if (threadIdx.x < kConsumers + 32) Producer{memory, &x, &weight, schedule}.run();
-    __syncwarp();
-    if (SPLIT > 1) sync_cluster(), sync_cluster();
     return;
   }
 #if OUTPUTS > 64
   asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
 #endif
   wait_for_previous();
+#if SHARED
+  Epilogue epilogue{memory, scales, bias, y, y_stride, problem, {left_sums, are_left, schedule}};
+#else
   Epilogue epilogue{memory, scales, bias, y, y_stride, problem};
+#endif
   int turn = 0;
   schedule.each([&](const Place& place) {
     if (kHasScales) {
@@ -381,6 +427,6 @@ extern "C" __global__ void
         memory.x_scales[i] = place.row + i < place.end ? x_scales[(place.row + i) * x_scales_stride] : 0.0f;
       sync_consumers();
     }
-    make_tile<TOKENS / 2>(epilogue, turn, schedule.num_parts, place);
+    make_tile<TOKENS / 2>(epilogue, turn, place);
   });
 }

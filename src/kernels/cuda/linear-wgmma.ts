@@ -22,9 +22,9 @@ const WGMMA_CAPABILITY = 90;
 const DEPTH_BYTES = 128;
 /** Of an H100 or H200; what a wave of blocks is. */
 const HOPPER_MULTIPROCESSORS = 132;
-const SPLIT = 2;
-/** Of a split product, compared with a whole one: blocks of a cluster wait for each other. */
-const SPLIT_TIME = 0.575;
+/** Parts of a tile that a block could do while blocks hand over sums: of a pair, and of more who share tiles as it comes. */
+const PAIR_PARTS = 5;
+const SHARERS_PARTS = 10;
 
 /** How a block works: what linear-wgmma.cu calls by these names in capitals. */
 interface Tile {
@@ -32,23 +32,23 @@ interface Tile {
   readonly tokens: number;
   readonly stages: number;
   readonly promote: number;
-  /** Whether tiles that are left over are done as two. */
-  readonly halves: boolean;
   /** Blocks that a multiprocessor holds. */
   readonly minBlocks: number;
-  /** A round's, compared with that of the largest. */
+  /** A part's, compared with that of the largest. */
   readonly time: number;
 }
 
 const TILES: Readonly<Record<string, Tile>> = {
-  wgmma16: { outputs: 64, tokens: 16, stages: 8, promote: 4, halves: false, minBlocks: 2, time: 0.2 },
-  wgmma64: { outputs: 64, tokens: 64, stages: 6, promote: 4, halves: false, minBlocks: 2, time: 0.3 },
-  wgmma128: { outputs: 128, tokens: 128, stages: 6, promote: 4, halves: true, minBlocks: 1, time: 0.56 },
-  wgmma256: { outputs: 128, tokens: 256, stages: 4, promote: 0, halves: true, minBlocks: 1, time: 1 },
+  wgmma16: { outputs: 64, tokens: 16, stages: 8, promote: 4, minBlocks: 2, time: 0.2 },
+  wgmma64: { outputs: 128, tokens: 64, stages: 8, promote: 4, minBlocks: 1, time: 0.4 },
+  wgmma128: { outputs: 128, tokens: 128, stages: 6, promote: 4, minBlocks: 1, time: 0.56 },
+  wgmma256: { outputs: 128, tokens: 256, stages: 4, promote: 0, minBlocks: 1, time: 1 },
 };
 const LARGEST = 'wgmma256';
-/** A name that ends so is of a product split in two by its inputs. */
-const SPLIT_SUFFIX = 'split';
+/** A name that ends so is of a product whose blocks take equal shares of all tiles' inputs. */
+const SHARED_SUFFIX = 'shared';
+/** Up to so many rows memory bounds a product, so that no block may rest. */
+const MAX_ROWS_ALWAYS_SHARED = 128;
 
 /** Copies in which a tile of a grouped product gets its rows of x, of which it may want a part. */
 const GROUPED_BOXES = 4;
@@ -76,35 +76,61 @@ export function isWgmma(kernel: string): boolean {
 }
 
 /** For steps of more than `minRows` rows. */
-export function wgmmaVariants({ weightRows }: KernelQuery, minRows = 0): readonly KernelVariant[] {
+export function wgmmaVariants(query: KernelQuery, minRows = 0): readonly KernelVariant[] {
   return ROWS.filter((maxRows) => maxRows === null || maxRows > minRows).map((maxRows) => ({
-    kernel: bestTile(maxRows ?? Infinity, weightRows),
+    kernel: maxRows === null ? LARGEST : bestTile(maxRows, query),
     maxRows,
   }));
 }
 
-/** The smallest that takes all rows; for more, the one whose rounds take less time. */
-function bestTile(rows: number, outputs: number): string {
-  if (rows === Infinity) return LARGEST;
-  const small = Object.keys(TILES).find((name) => rows <= TILES[name].tokens && name !== LARGEST);
-  const names = small ? [small] : ['wgmma128', LARGEST];
-  const [best] = names
-    .map((name) => {
-      const full = fullness(name, rows, outputs);
-      const isSplit = SPLIT * full <= 1;
-      // A last round of half the places or fewer takes half the time.
-      const rounds = isSplit ? SPLIT_TIME : Math.max(1, Math.ceil(2 * full) / 2);
-      return { name: isSplit ? name + SPLIT_SUFFIX : name, time: rounds * TILES[name].time };
+/** The smallest that takes all rows; for many, the one that takes less time, whole or shared. */
+function bestTile(
+  rows: number,
+  { weightRows, weightColumns, weightFormat, weightDType }: KernelQuery,
+): string {
+  const numParts = partsOf(weightColumns, weightFormat?.dtype ?? weightDType);
+  if (rows <= MAX_ROWS_ALWAYS_SHARED)
+    return Object.keys(TILES).find((name) => rows <= TILES[name].tokens)! + SHARED_SUFFIX;
+  const [best] = ['wgmma128', LARGEST]
+    .flatMap((name) => {
+      const { time } = TILES[name];
+      const numTiles = tilesOf(name, rows, weightRows);
+      const blocks = numSharers(name, numTiles);
+      const handOver = blocks === 2 * numTiles ? PAIR_PARTS : SHARERS_PARTS;
+      const whole = { name, time: time * rounds(name, numTiles) * numParts };
+      // Sharers of many tiles go each its own way through the weight, which L2 does not hold.
+      if (blocks < 2 * numTiles && rows > TILES[name].tokens) return [whole];
+      return [
+        whole,
+        { name: name + SHARED_SUFFIX, time: time * ((numTiles / blocks) * numParts + handOver) },
+      ];
     })
     .sort((a, b) => a.time - b.time);
   return best.name;
 }
 
-/** Tiles for each place that a block may have. */
-function fullness(name: string, rows: number, numOutputs: number): number {
-  const { tokens, outputs, minBlocks } = TILES[name];
-  return (Math.ceil(rows / tokens) * Math.ceil(numOutputs / outputs)) / (minBlocks * HOPPER_MULTIPROCESSORS);
+function tilesOf(name: string, rows: number, numOutputs: number): number {
+  return Math.ceil(rows / TILES[name].tokens) * Math.ceil(numOutputs / TILES[name].outputs);
 }
+
+/** Of tiles that blocks have whole; a last one of half the places or fewer takes half the time, as its tiles are done as two. */
+function rounds(name: string, numTiles: number): number {
+  return Math.max(1, Math.ceil((2 * numTiles) / numPlaces(name)) / 2);
+}
+
+function numPlaces(name: string): number {
+  return TILES[name].minBlocks * HOPPER_MULTIPROCESSORS;
+}
+
+/** Blocks that share so many tiles: two to each, where there are enough. */
+function numSharers(name: string, numTiles: number): number {
+  return Math.min(2 * numTiles, numPlaces(name));
+}
+
+/** Where blocks leave sums for each other. */
+export const WGMMA_WORKSPACE_BYTES = Math.max(
+  ...Object.entries(TILES).map(([name, { outputs, tokens }]) => 4 * outputs * tokens * numPlaces(name)),
+);
 
 /** Rows of x that a tile takes. */
 export function tileTokens(kernel: string): number {
@@ -113,11 +139,11 @@ export function tileTokens(kernel: string): number {
 
 export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch {
   const { x, xScales, weight, scales, bias, y, gate, groups } = operands;
-  const split = launch.kernel.endsWith(SPLIT_SUFFIX) ? SPLIT : 1;
-  const name = split > 1 ? launch.kernel.slice(0, -SPLIT_SUFFIX.length) : launch.kernel;
-  const { outputs, tokens, stages, promote, halves, minBlocks } = TILES[name];
+  const isShared = launch.kernel.endsWith(SHARED_SUFFIX);
+  const name = isShared ? launch.kernel.slice(0, -SHARED_SUFFIX.length) : launch.kernel;
+  const { outputs, tokens, stages, promote, minBlocks } = TILES[name];
   const width = gate === null ? outputs : outputs / 2;
-  const boxes = groups ? GROUPED_BOXES : halves && split === 1 ? 2 : 1;
+  const boxes = groups ? GROUPED_BOXES : isShared ? 1 : 2;
   return {
     kind: 'kernel',
     source: 'linear-wgmma.cu',
@@ -131,7 +157,7 @@ export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch
       OUTPUTS: outputs,
       TOKENS: tokens,
       BOXES: boxes,
-      SPLIT: split,
+      SHARED: isShared ? 1 : 0,
       STAGES: stages,
       PROMOTE: x.dtype === 'float8_e4m3fn' ? promote : 0,
       MIN_BLOCKS: minBlocks,
@@ -144,8 +170,10 @@ export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch
       const numRows = counts[launch.rows];
       const numTokenTiles = groups ? groups.maxTiles(numRows) : Math.ceil(numRows / tokens);
       const numTiles = numTokenTiles * Math.ceil(y.columns / width);
-      const numPlaces = minBlocks * launch.gpu.numMultiprocessors;
-      return [split > 1 ? numTiles : Math.min(numTiles, numPlaces), split, 1];
+      const numBlocks = isShared
+        ? numSharers(name, numTiles)
+        : Math.min(numTiles, minBlocks * launch.gpu.numMultiprocessors);
+      return [numBlocks, 1, 1];
     },
     parameters: [
       tensorMap(x, tokens / boxes),
@@ -156,10 +184,21 @@ export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch
       pointer(scales?.address ?? 0),
       pointer(bias?.address ?? 0),
       ...view(y),
+      ...(isShared ? [pointer(launch.workspace), pointer(launch.constant(flags(name)))] : []),
       int(weight.columns),
       int(y.columns),
     ],
   };
+}
+
+/** Of each warp that multiplies: whether it has left sums that nobody has taken yet. */
+function flags(name: string): Float32Array {
+  return new Float32Array(numPlaces(name) * (TILES[name].outputs / 16));
+}
+
+/** Of a tile's inputs. */
+function partsOf(columns: number, dtype: DType): number {
+  return Math.ceil((columns * itemSize(dtype)) / DEPTH_BYTES);
 }
 
 /** The struct Memory of linear-wgmma.cu, aligned to 1024 bytes. */

@@ -13,13 +13,16 @@ import {
 describeKernels('quantizedLinear', (kernels) => {
   describe.each(['int8', 'float8_e4m3fn'] as const)('of %s', (codes) => {
     it.each([
-      [40, 64],
-      [17, 128],
-      [257, 1152],
-      [33, 48],
-    ])('%d outputs of %d inputs, by every kernel that fits', async (outputs, inputs) => {
+      [40, 64, NUM_ROWS],
+      [17, 128, NUM_ROWS],
+      [257, 1152, NUM_ROWS],
+      [33, 48, NUM_ROWS],
+      // Tiles of many parts, and more of them than blocks.
+      [40, 4224, [33, 130]],
+      [8520, 384, [16, 64, 70]],
+    ])('%d outputs of %d inputs, by every kernel that fits', async (outputs, inputs, numsOfRows) => {
       const { attributes, operands } = codedRows(outputs, inputs, codes);
-      for (const rows of NUM_ROWS) {
+      for (const rows of numsOfRows) {
         const bias = rows % 2 === 0 ? NO_OPERAND : kernels.vector(outputs, 4);
         const all = { ...attributes, xGroupSize: inputs };
         const inputsOf = [...codedActivations(rows, inputs, codes), ...operands, bias];

@@ -22,7 +22,7 @@ import {
   type PreparedLaunch,
 } from './cuda-kernel.ts';
 import { canRow, row, ROW_VARIANT } from './linear-row.ts';
-import { hasWgmma, isWgmma, wgmma, wgmmaVariants } from './linear-wgmma.ts';
+import { hasWgmma, isWgmma, wgmma, WGMMA_WORKSPACE_BYTES, wgmmaVariants } from './linear-wgmma.ts';
 import { CUBLASLT_WORKSPACE_BYTES, matmul, STAGE_BARRIER_BYTES } from './linear.ts';
 
 /** Bytes of a row that a warp of the streaming kernel takes at a time; groups are multiples of half of it. */
@@ -93,6 +93,8 @@ export const quantizedLinear: CudaKernelDescription = {
   weightLayout: codesLayout,
   lacks: lacksCodes,
   variants: quantizedVariants,
+  workspaceBytes: (query) =>
+    quantizedVariants(query).some(({ kernel }) => isWgmma(kernel)) ? WGMMA_WORKSPACE_BYTES : 0,
 };
 
 export function codesLayout({ weightFormat }: KernelQuery): WeightLayout {

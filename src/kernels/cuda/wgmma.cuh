@@ -1,20 +1,13 @@
 // Products by a warpgroup of Hopper's (wgmma, sm_90a) of 8-bit codes or 16-bit numbers: both operands lie in shared memory, rows of
-// 128 bytes swizzled as the copy engine does. And what blocks of a cluster do together.
+// 128 bytes swizzled as the copy engine does.
 #pragma once
 #include "dequantize.cuh"
 #include "pipeline.cuh"
 #include "wgmma-order.cuh"
 
-/// Blocks of a cluster: all have come here, and see each other's shared memory as it was written before.
-__device__ __forceinline__ void sync_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-/// The address of the same place in the shared memory of another block of the cluster.
-__device__ __forceinline__ u32 address_in_block(const void* place, u32 rank) {
-  u32 remote;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(place)), "r"(rank));
-  return remote;
+/// One thread: a matrix will be copied from.
+__device__ __forceinline__ void ask_map(const TensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
 /// Rows of 128 bytes, swizzled, 1024-byte aligned in groups of eight.
