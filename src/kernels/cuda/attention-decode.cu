@@ -1,7 +1,7 @@
 // attention of sequences with one query in the step. The query heads of a key head are multiplied at once, so keys and values
 // are read once. The workers of attention-share.cuh are warps, each with a ring of tiles of its own; or blocks, whose
 // warps share each context, when there are few results and many warps would leave parts of each.
-// WARPS, STAGES: of a block, and tiles under way of each; GROUP: query heads per key head.
+// WARPS, STAGES: of a block, and tiles under way of each, two at least; GROUP: query heads per key head.
 #include "attention-group.cuh"
 #include "attention-share.cuh"
 #include "barrier.cuh"
@@ -78,7 +78,8 @@ struct Ring {
     wait_barrier(barriers + used, parities >> used & 1);
     parities ^= 1u << used;
 #else
-    wait_copies<STAGES - 1>();
+    // Two tiles may be taken before the next one is asked for.
+    wait_copies<STAGES - 2>();
     __syncwarp();
 #endif
     used = (used + 1) % STAGES;
@@ -136,6 +137,12 @@ __device__ __forceinline__ bool blocks_work(int num_results, int num_tiles, int 
   return num_results * 8 < num_blocks || (num_results < num_blocks * 4 && num_tiles >= num_results * 16);
 }
 
+/// Workers that have equally many results, where that is nearly all of them: contexts of one length are not parted then.
+__device__ __forceinline__ int whole_workers(int num_results, int num_workers) {
+  const int most = (num_results + num_workers - 1) / num_workers, whole = num_results / max(most, 1);
+  return whole * 16 >= num_workers * 15 ? whole : num_workers;
+}
+
 /// Grid [blocks]: as many as run at once.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     attention_decode(const int* num_seqs, const X* q, i64 q_stride, X* y, i64 y_stride, const C* keys, const C* values,
@@ -153,10 +160,12 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
   const bool by_blocks = blocks_work(num_results, num_tiles, gridDim.x);
   // The heads of one sequence are equal units: a block has a part of one of them, not the ends of two.
   const bool has_units = by_blocks && decodes.num_seqs == 1 && num_results <= gridDim.x;
-  const Shares shares(num_tiles, by_blocks ? gridDim.x : WARPS * gridDim.x, has_units ? num_results : 1);
+  const int num_workers = whole_workers(num_results, by_blocks ? gridDim.x : WARPS * gridDim.x);
+  const Shares shares(num_tiles, num_workers, has_units ? num_results : 1);
   // Neighbours in the row of tiles go to different blocks, so that few tiles are spread over all of them.
   const int worker = by_blocks ? blockIdx.x : warp * gridDim.x + blockIdx.x;
-  int index = shares.begin(worker);
+  const int begin = shares.begin(worker);
+  int index = begin;
   const int end = shares.begin(worker + 1);
   Ring ring;
   ring.start(memory, barriers);
@@ -184,20 +193,19 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     for (; num_begun < STAGES; num_begun++) fill();
     num_begun = 0;
   };
-  if (has_units && index < end) {
-    // Of a sequence alone in its step, earlier steps have written all but the last token's tile.
-    const Shares own(end - index, WARPS);
-    aim(at.group + own.begin(warp), own.begin(warp + 1) - own.begin(warp));
-    const int last_tile = (context_lens[at.seq] - 1) / kTileRows;
-    for (; num_begun < STAGES && num_ahead > 0 && ahead.group < last_tile; num_begun++) fill();
-    if (num_ahead > 0) ring.prefetch(tile_ahead());
+  if (index < end) {
+    const int count = by_blocks ? min(end - index, at.groups.y - at.group) : end - index;
+    const Shares own(count, by_blocks ? WARPS : 1);
+    const int own_warp = by_blocks ? warp : 0;
+    aim(at.group + own.begin(own_warp), own.begin(own_warp + 1) - own.begin(own_warp));
   }
+  // In a step of decodes alone, earlier steps have written all but each sequence's last tile.
+  const bool has_prompts = cu_seqlens_q[decodes.num_seqs] > decodes.num_seqs;
+  for (; !has_prompts && num_begun < STAGES && num_ahead > 0 && ahead.group + 1 < ahead.groups.y; num_begun++) fill();
+  if (has_units && num_ahead > 0) ring.prefetch(tile_ahead());
   wait_for_previous();
   if (index == end) return;
-  if (!by_blocks) {
-    aim(at.group, end - index);
-    fill_up();
-  }
+  fill_up();
   GroupAttention<kCount> attention;
   while (true) {
     const int count = min(end - index, at.groups.y - at.group);
@@ -210,14 +218,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     const auto rule_of = [&](int row) {
       return ScoreRule{scale, softcap, ALIBI && row < num_rows ? slopes[first_head + row] : 0.0f, window};
     };
-    if (by_blocks) {
-      if (!has_units) aim(first_tile, end_tile - first_tile);
+    if (by_blocks && index > begin) {
+      aim(first_tile, end_tile - first_tile);
       fill_up();
     }
     attention.start([&](int row) {
       return row < num_rows ? q + token * q_stride + i64(first_head + row) * HEAD_DIM : nullptr;
     });
-    for (int tile = first_tile; tile < end_tile; tile++) {
+    const auto next_tile = [&](int tile) {
       u8* stage = ring.wait();
       const int num_seen = position + 1 - tile * kTileRows;
       if (num_seen < kTileRows) {
@@ -225,7 +233,19 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
         fence_async_proxy();
         __syncwarp();
       }
-      attention.attend(stage, stage + kKeyTileBytes, tile * kTileRows, rule_of, position);
+      return stage;
+    };
+    int tile = first_tile;
+    // Two at once, so that more products are under way.
+    for (; tile + 1 < end_tile; tile += 2) {
+      u8* const stages[] = {next_tile(tile), next_tile(tile + 1)};
+      attention.attend(stages, tile * kTileRows, rule_of, position);
+      __syncwarp();
+      fill(), fill();
+    }
+    if (tile < end_tile) {
+      u8* const stages[] = {next_tile(tile)};
+      attention.attend(stages, tile * kTileRows, rule_of, position);
       __syncwarp();
       fill();
     }

@@ -89,15 +89,21 @@ template <int kCount> struct GroupAttention {
     value_unit = 0x1p-24f;  // the least scale
   }
 
-  /// The tile of keys from `first_key` on. `rule_of(i)`: of query i; `position`: the last key that is seen.
-  template <typename R>
-  __device__ __forceinline__ void attend(const u8* keys, const u8* values, int first_key, R rule_of, int position) {
-    float scores[kCount][4], keep[kCount][2];
-    multiply_keys(scores, keys);
+  /// Tiles of keys and values, whose first key is `first_key`: several at once keep more products under way. `rule_of(i)`: of
+  /// query i; `position`: the last key that is seen.
+  template <int kTiles, typename R>
+  __device__ __forceinline__ void attend(u8* const (&tiles)[kTiles], int first_key, R rule_of, int position) {
+    float scores[kTiles][kCount][4], keep[kCount][2];
+#pragma unroll
+    for (int t = 0; t < kTiles; t++) multiply_keys(scores[t], tiles[t]);
     weigh(scores, keep, first_key, rule_of, position);
     rescale(keep);
-    if constexpr (kHasScales) scale_weights(scores, scales_of(values, kValueRowBytes));
-    add_values(scores, values);
+#pragma unroll
+    for (int t = 0; t < kTiles; t++) {
+      const u8* values = tiles[t] + kKeyTileBytes;
+      if constexpr (kHasScales) scale_weights(scores[t], scales_of(values, kValueRowBytes));
+      add_values(scores[t], values);
+    }
   }
 
   /// Completes the totals; tops become binary logarithms.
@@ -173,22 +179,31 @@ template <int kCount> struct GroupAttention {
   }
 
   /// Turns products into weights. `keep`: what sums so far are to be multiplied with.
-  template <typename R>
-  __device__ __forceinline__ void weigh(float (&scores)[kCount][4], float (&keep)[kCount][2], int first_key, R rule_of,
+  template <int kTiles, typename R>
+  __device__ __forceinline__ void weigh(float (&scores)[kTiles][kCount][4], float (&keep)[kCount][2], int first_key, R rule_of,
                                         int position) {
     const int distance = position - first_key - int(threadIdx.x) % 32 / 4;
     each_query<kCount>([&](int n, int j) {
       const ScoreRule rule = own_rule(rule_of, n, j);
       const float unit = rule.unit();
-      float &low = scores[n][j], &high = scores[n][2 + j];
-      low = rule.sees(distance) ? rule.score(low, distance) : -INFINITY;
-      high = rule.sees(distance - 8) ? rule.score(high, distance - 8) : -INFINITY;
-      const float largest = reduce_keys(fmaxf(top[n][j], fmaxf(low, high)), Max());
+      float largest = top[n][j];
+#pragma unroll
+      for (int i = 0; i < 2 * kTiles; i++) {
+        float& score = scores[i / 2][n][i % 2 * 2 + j];
+        score = rule.sees(distance - 8 * i) ? rule.score(score, distance - 8 * i) : -INFINITY;
+        largest = fmaxf(largest, score);
+      }
+      largest = reduce_keys(largest, Max());
       const float offset = largest == -INFINITY ? 0.0f : largest * unit;
       keep[n][j] = exp2_fast(top[n][j] * unit - offset);
       top[n][j] = largest;
-      low = exp2_fast(low * unit - offset), high = exp2_fast(high * unit - offset);
-      total[n][j] = total[n][j] * keep[n][j] + low + high;
+      total[n][j] *= keep[n][j];
+#pragma unroll
+      for (int i = 0; i < 2 * kTiles; i++) {
+        float& score = scores[i / 2][n][i % 2 * 2 + j];
+        score = exp2_fast(score * unit - offset);
+        total[n][j] += score;
+      }
     });
   }
 
