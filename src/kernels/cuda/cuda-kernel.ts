@@ -277,6 +277,26 @@ function isAligned(width: number) {
     address % (width * itemSize(dtype)) === 0 && (rows === 1 || rowStride % width === 0);
 }
 
+/** 32-bit registers of a multiprocessor, and those of a thread besides what it keeps of rows. */
+const REGISTERS = 65536;
+const OTHER_REGISTERS = 32;
+
+/** Blocks of a multiprocessor that take row after row, whose threads keep so many registers' worth of rows. */
+export function rowBlocks(block: number, rowRegisters: number): number {
+  const numThreads = rowRegisters <= OTHER_REGISTERS ? REGISTERS / 64 : REGISTERS / 128;
+  return Math.max(1, Math.floor(numThreads / block));
+}
+
+/** A grid of such blocks, for rows of `numGroups` groups of columns: as many as find a place at once. */
+export function rowGrid(
+  { gpu, rows }: CudaLaunch,
+  numBlocks: number,
+  numGroups: number,
+): KernelLaunch['grid'] {
+  const most = Math.ceil((gpu.numMultiprocessors * numBlocks) / numGroups);
+  return (counts) => [Math.min(counts[rows], most), numGroups, 1];
+}
+
 /** Threads for `pieces` pieces of work: whole warps, at most `most`. */
 export function threadsFor(pieces: number, most: number): number {
   return Math.min(most, Math.max(32, Math.ceil(pieces / 32) * 32));

@@ -9,6 +9,8 @@ const SHAPES = [
   [1, 1025],
   [5, 104],
   [4, 2064],
+  // More rows than blocks find a place for.
+  [8000, 16],
 ] as const;
 
 describeKernels('norms', (kernels) => {

@@ -1,4 +1,5 @@
 // Launch descriptions of rmsNorm, layerNorm and their fusions with the residual add and with quantize.
+import { itemSize } from '../../tensor/dtype.ts';
 import {
   cudaType,
   float,
@@ -7,6 +8,8 @@ import {
   optionalMatrix,
   pointer,
   rowCount,
+  rowBlocks,
+  rowGrid,
   singleKernel,
   threadsFor,
   vectorWidth,
@@ -16,8 +19,9 @@ import {
   type KernelLaunch,
 } from './cuda-kernel.ts';
 
-/** The bound that norm.cu compiles for. */
 const MAX_THREADS = 512;
+/** Of a thread, where so many threads are enough. */
+const PIECES = 2;
 
 interface NormOperands {
   readonly x: CudaMatrix;
@@ -38,7 +42,10 @@ function norm(launch: CudaLaunch, entry: 'rms_norm' | 'layer_norm', operands: No
   const { residual, sum } = added ?? { residual: x, sum: x };
   const vec = vectorWidth(groupSize, [x, residual, sum, y, weight]);
   const numWeightGroups = weight.columns / groupSize;
-  const block = threadsFor(groupSize / vec, MAX_THREADS);
+  const block = threadsFor(groupSize / vec / PIECES, MAX_THREADS);
+  const pieces = Math.ceil(groupSize / vec / block);
+  // The weight, a row and what is added to it, and the next row.
+  const numBlocks = rowBlocks(block, pieces * Math.ceil((4 * vec * itemSize(x.dtype)) / 4));
   return {
     kind: 'kernel',
     source: 'norm.cu',
@@ -49,13 +56,15 @@ function norm(launch: CudaLaunch, entry: 'rms_norm' | 'layer_norm', operands: No
       Y: cudaType(y.dtype),
       QUANTIZE: scales ? 1 : 0,
       VEC: vec,
-      PIECES: Math.ceil(groupSize / vec / block),
+      PIECES: pieces,
       ADD: added ? 1 : 0,
+      THREADS: block,
+      MIN_BLOCKS: numBlocks,
     },
     block,
     sharedBytes: 0,
     overlaps: true,
-    grid: (counts) => [counts[launch.rows], x.columns / groupSize, 1],
+    grid: rowGrid(launch, numBlocks, x.columns / groupSize),
     parameters: [
       rowCount(launch),
       ...[x, residual, sum, y].flatMap(view),

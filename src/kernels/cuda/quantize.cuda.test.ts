@@ -18,6 +18,8 @@ describeKernels('quantizing kernels', (kernels) => {
         [1, 28672, 28672],
         [5, 96, 32],
         [4, 1024, 128],
+        // More rows than blocks find a place for.
+        [8000, 16, 16],
       ]) {
         const x = matrix(rows, columns, kernels.random(rows * columns, 3, 5), { rowStride: columns + 8 });
         const outputs = codesAndScales(rows, columns, dtype, columns / groupSize);

@@ -10,7 +10,9 @@ template <> constexpr float kLargestCode<uint4_codes> = 7.0f;
 /// Of magnitudes; NaN is above all.
 struct MaxMagnitude {
   __device__ __forceinline__ float operator()(float a, float b) const {
-    return __float_as_uint(a) > __float_as_uint(b) ? a : b;
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
   }
 };
 
@@ -34,9 +36,8 @@ struct Divisor {
   __device__ __forceinline__ explicit Divisor(float divisor)
       : scale(divisor), reciprocal(1.0f / divisor), is_plain(divisor > 1e-30f && divisor < 1e30f) {}
 
-  /// Beyond every code it may be off by a bit.
+  /// By a plain one. Beyond every code it may be off by a bit.
   __device__ __forceinline__ float of(float x) const {
-    if (!is_plain) return x / scale;
     const float quotient = x * reciprocal;
     return fabsf(quotient) > 1e6f ? quotient : fmaf(fmaf(-quotient, scale, x), reciprocal, quotient);
   }
@@ -59,4 +60,35 @@ template <> __device__ __forceinline__ e4m3 encode<e4m3>(float x) {
   const u32 rounded = (magnitude - 0x3c000000 + 0x7ffff + (magnitude >> 20 & 1)) >> 20;
   return {u8(sign | min(rounded, 0x7eu))};
 #endif
+}
+
+/// Two neighbours at a time where the chip has an instruction for them.
+template <typename Code, int N> __device__ __forceinline__ Vec<Code, N> encode(const float (&values)[N]) {
+  Vec<Code, N> codes;
+#pragma unroll
+  for (int i = 0; i < N; i++) codes.at[i] = encode<Code>(values[i]);
+  return codes;
+}
+#if __CUDA_ARCH__ >= 890
+template <> __device__ __forceinline__ Vec<e4m3, 8> encode<e4m3, 8>(const float (&values)[8]) {
+  Vec<u16, 4> pairs;
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pairs.at[i]) : "f"(values[2 * i + 1]), "f"(values[2 * i]));
+  return reinterpret_cast<Vec<e4m3, 8>&>(pairs);
+}
+#endif
+
+/// Codes of numbers divided by a scale.
+template <typename Code, int N>
+__device__ __forceinline__ Vec<Code, N> encode(const float (&values)[N], const Divisor& divisor) {
+  float quotients[N];
+  if (divisor.is_plain) {
+#pragma unroll
+    for (int i = 0; i < N; i++) quotients[i] = divisor.of(values[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i++) quotients[i] = values[i] / divisor.scale;
+  }
+  return encode<Code>(quotients);
 }

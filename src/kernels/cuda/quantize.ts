@@ -7,6 +7,8 @@ import {
   optionalMatrix,
   pointer,
   rowCount,
+  rowBlocks,
+  rowGrid,
   singleKernel,
   threadsFor,
   vectorWidth,
@@ -17,6 +19,8 @@ import {
 } from './cuda-kernel.ts';
 
 const MAX_THREADS = 512;
+/** Of a thread, where so many threads are enough. */
+const PIECES = 2;
 
 interface Format {
   readonly dtype: string;
@@ -27,17 +31,28 @@ function quantizing(launch: CudaLaunch, { groupSize }: Format, defines: Defines)
   const [x, staticScales] = [matrixOf(launch.inputs[0]), optionalMatrix(launch.inputs[1])];
   const [codes, scales] = launch.outputs.map(matrixOf);
   const vec = Math.min(vectorWidth(groupSize, [x, codes]), 16 / itemSize(x.dtype));
-  const block = threadsFor(groupSize / vec, MAX_THREADS);
+  const block = threadsFor(groupSize / vec / PIECES, MAX_THREADS);
   const pieces = Math.ceil(groupSize / vec / block);
+  // A row, and what gates it, and the next one.
+  const numVectors = 'OP' in defines ? 3 : 2;
+  const numBlocks = rowBlocks(block, pieces * Math.ceil((numVectors * vec * itemSize(x.dtype)) / 4));
   return {
     kind: 'kernel',
     source: 'quantize.cu',
     entry: 'quantize',
-    defines: { X: cudaType(x.dtype), CODE: cudaType(codes.dtype), VEC: vec, PIECES: pieces, ...defines },
+    defines: {
+      X: cudaType(x.dtype),
+      CODE: cudaType(codes.dtype),
+      VEC: vec,
+      PIECES: pieces,
+      THREADS: block,
+      MIN_BLOCKS: numBlocks,
+      ...defines,
+    },
     block,
     sharedBytes: 0,
     overlaps: true,
-    grid: (counts) => [counts[launch.rows], codes.columns / groupSize, 1],
+    grid: rowGrid(launch, numBlocks, codes.columns / groupSize),
     parameters: [
       rowCount(launch),
       ...view(x),
