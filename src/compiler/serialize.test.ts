@@ -35,7 +35,7 @@ describe('a plan survives as text', () => {
 
   test('the header comes first, one launch stands on a line', () => {
     const lines = serializePlan(PLAN).split('\n');
-    expect(lines[1]).toMatch(/^"header": \{"formatVersion":2,/);
+    expect(lines[1]).toMatch(/^"header": \{"formatVersion":3,/);
     expect(lines.filter((line) => line.includes('"op":"attention"'))).toHaveLength(2);
   });
 });
