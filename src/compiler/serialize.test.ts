@@ -66,7 +66,7 @@ describe('a plan made for something else is refused', () => {
 
   test('another format version is told apart before anything else is read', () => {
     const text = JSON.stringify({ header: { formatVersion: 7, somethingNew: true } });
-    expect(badPlan(text)).toMatch(/format version 7; this needletail reads version 2\. Rebuild it/);
+    expect(badPlan(text)).toMatch(/format version 7; this needletail reads version 3\. Rebuild it/);
     expect(badPlan('{}')).toMatch(/no format version/);
     expect(badPlan('null')).toMatch(/no format version/);
   });
