@@ -2,7 +2,7 @@
 // node --import tsx bench/micro/cuda-attention.bench.ts [decode|prefill]… [mha|gqa4|gqa8|hd64|…]… [bfloat16|fp8|int8]…
 import { pathToFileURL } from 'node:url';
 import { measureRoofs, memoryRoof } from '../../src/bench/cuda/roofs.ts';
-import type { Launch, Plan } from '../../src/compiler/plan.ts';
+import { PLAN_FORMAT_VERSION, type Launch, type Plan } from '../../src/compiler/plan.ts';
 import { CudaDevice } from '../../src/device/cuda/cuda-device.ts';
 import { CudaProgram } from '../../src/device/cuda/cuda-program.ts';
 import type { CudaRuntime } from '../../src/device/cuda/cuda-runtime.ts';
@@ -218,7 +218,7 @@ function attentionPlan(shape: CachedShape, step: StepBatch, numLayers: number): 
   const numPlaces = Math.ceil(step.numSeqs / 32) * 32;
   return {
     header: {
-      ...{ formatVersion: 2, writtenBy: '', target: { kind: 'cuda', arch: '' } },
+      ...{ formatVersion: PLAN_FORMAT_VERSION, writtenBy: '', target: { kind: 'cuda', arch: '' } },
       ...{ recipe: '', checkpointHash: null, rank: 0, worldSize: 1 },
     },
     model: { modelType: '', vocabSize: 16, hiddenSize: 0, numLayers, maxModelLen: 8192, numParameters: 0 },

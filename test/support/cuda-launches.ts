@@ -2,6 +2,7 @@
 import { compile } from '../../src/compiler/compile.ts';
 import type { Plan } from '../../src/compiler/plan.ts';
 import type { CompileRecipe } from '../../src/compiler/request.ts';
+import { LaunchConstants } from '../../src/device/cuda/launch-constants.ts';
 import { prepareLaunch, sampleLaunch, type LaunchPlaces } from '../../src/device/cuda/prepare-launch.ts';
 import { placePlan } from '../../src/device/cuda/place-plan.ts';
 import type { CudaGpu, KernelLaunch } from '../../src/kernels/cuda/cuda-kernel.ts';
@@ -59,7 +60,19 @@ export function kernelLaunches(plan: Plan, gpu: CudaGpu): readonly KernelLaunch[
   return [...prepared.filter((launch) => launch.kind === 'kernel'), sampleLaunch(places)];
 }
 
-function madeUpPlaces(plan: Plan, gpu: CudaGpu): LaunchPlaces {
+/** Bytes that the plan's launches ask for beside what the ledger counts. */
+export function constantBytes(plan: Plan, gpu: CudaGpu): number {
+  let sum = 0;
+  const places = madeUpPlaces(plan, gpu, (bytes) => (sum += bytes));
+  for (const launch of plan.launches) prepareLaunch(launch, places);
+  return sum;
+}
+
+function madeUpPlaces(
+  plan: Plan,
+  gpu: CudaGpu,
+  onConstant: (bytes: number) => void = () => undefined,
+): LaunchPlaces {
   let next = FIRST_ADDRESS;
   const allocate = (bytes: number): number => {
     const address = next;
@@ -83,6 +96,9 @@ function madeUpPlaces(plan: Plan, gpu: CudaGpu): LaunchPlaces {
       input: () => ({ address: word(), strideAddress: word() }),
     },
     gpu,
-    constant: (values) => allocate(values.byteLength),
+    constants: new LaunchConstants(({ byteLength }) => {
+      onConstant(byteLength);
+      return allocate(byteLength);
+    }),
   };
 }

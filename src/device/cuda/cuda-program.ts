@@ -6,6 +6,7 @@ import { CUBLASLT_WORKSPACE_BYTES } from '../../kernels/cuda/linear.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import type { DeviceMemoryPool } from './device-memory.ts';
 import { KernelLauncher } from './kernel-launcher.ts';
+import { LaunchConstants } from './launch-constants.ts';
 import { MatmulLauncher } from './matmul-launcher.ts';
 import type { Placement } from './place-plan.ts';
 import { prepareLaunch, sampleLaunch, type LaunchPlaces } from './prepare-launch.ts';
@@ -46,8 +47,8 @@ export class CudaProgram {
     this.#runtime = runtime;
     this.#pool = pool;
     this.#plan = plan;
-    const constant = (values: Float32Array): Address => pool.upload(new Uint8Array(values.buffer));
-    const places = { plan, placement, step, gpu: runtime.gpu, constant };
+    const constants = new LaunchConstants((bytes) => pool.upload(bytes));
+    const places = { plan, placement, step, gpu: runtime.gpu, constants };
     this.#launches = plan.launches.map((launch, i) => this.#prepare(launch, places, i > 0));
     this.#sample = this.#kernel(sampleLaunch(places));
   }

@@ -1,7 +1,6 @@
 // What a launch of the plan becomes on a GPU: kernels and products, for each of its variants. Addresses are numbers here, so
 // none of it needs a GPU at hand.
 import type { Launch, Plan } from '../../compiler/plan.ts';
-import type { Address } from '../../ffi/native-memory.ts';
 import {
   int,
   pointer,
@@ -12,6 +11,7 @@ import {
 } from '../../kernels/cuda/cuda-kernel.ts';
 import { CUDA_KERNELS } from '../../kernels/cuda/index.ts';
 import { NeedletailError } from '../../util/errors.ts';
+import type { LaunchConstants } from './launch-constants.ts';
 import { placeOperand, type Placement, type StepPlaces } from './place-plan.ts';
 
 const SAMPLE_THREADS = 1024;
@@ -22,8 +22,7 @@ export interface LaunchPlaces {
   readonly placement: Placement;
   readonly step: StepPlaces;
   readonly gpu: CudaGpu;
-  /** Puts numbers into device memory for as long as the plan is loaded. */
-  constant(values: Float32Array): Address;
+  readonly constants: LaunchConstants;
 }
 
 export interface PreparedVariant {
@@ -48,7 +47,7 @@ export function prepareLaunch(launch: Launch, places: LaunchPlaces): readonly Pr
     workspace: placement.workspace,
     blockSize: plan.blockSize,
     gpu,
-    constant: (values) => places.constant(values),
+    constant: (values) => places.constants.place(values),
   };
   return launch.variants.map(({ kernel, maxRows }) => ({
     maxRows: maxRows ?? Infinity,

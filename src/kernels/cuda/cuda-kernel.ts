@@ -81,7 +81,10 @@ export interface CudaLaunch {
   /** Tokens in a KV block. */
   readonly blockSize: number;
   readonly gpu: CudaGpu;
-  /** Puts numbers into device memory for as long as the plan is loaded. */
+  /**
+   * Puts numbers into device memory for as long as the plan is loaded. Launches with equal ones share them: what a kernel
+   * writes there, once the launch ahead of it has ended, it restores.
+   */
   constant(values: Float32Array): number;
 }
 
