@@ -2,6 +2,7 @@
 import { CudaDevice } from '../../src/device/cuda/cuda-device.ts';
 import { DeviceMemoryPool } from '../../src/device/cuda/device-memory.ts';
 import { KernelLauncher } from '../../src/device/cuda/kernel-launcher.ts';
+import { LaunchConstants } from '../../src/device/cuda/launch-constants.ts';
 import { MatmulLauncher, type MatmulWorkspace } from '../../src/device/cuda/matmul-launcher.ts';
 import type {
   CudaKernelDescription,
@@ -34,11 +35,13 @@ export interface TimedProduct {
 export class GpuTimer {
   readonly device: CudaDevice;
   readonly pool: DeviceMemoryPool;
+  readonly #constants: LaunchConstants;
   readonly #matmuls: MatmulLauncher[] = [];
 
   private constructor(device: CudaDevice) {
     this.device = device;
     this.pool = new DeviceMemoryPool(device.runtime);
+    this.#constants = new LaunchConstants((bytes) => this.pool.upload(bytes));
   }
 
   static async open(): Promise<GpuTimer> {
@@ -106,7 +109,7 @@ export class GpuTimer {
         workspace: workspace.address,
         blockSize: 16,
         gpu: this.device.runtime.gpu,
-        constant: () => 0,
+        constant: (values) => this.#constants.place(values),
       }),
     ).flat();
     return (1000 * this.time(launches, countsOf(rows), workspace)) / numCopies;
