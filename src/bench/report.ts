@@ -78,6 +78,11 @@ export function formatTable(rows: readonly (readonly string[])[]): string {
 
 /** Writes a record as JSON, making its folder. */
 export function writeRecord(file: string, record: object): void {
+  writeText(file, `${JSON.stringify(record, null, 2)}\n`);
+}
+
+/** Writes a file, making its folder. */
+export function writeText(file: string, text: string): void {
   mkdirSync(path.dirname(path.resolve(file)), { recursive: true });
-  writeFileSync(file, `${JSON.stringify(record, null, 2)}\n`);
+  writeFileSync(file, text);
 }

@@ -1,6 +1,5 @@
 // What `needletail eval weights` does: the error that a recipe makes in each weight, without running the model.
-import { writeFileSync } from 'node:fs';
-import { formatStamp, formatTable, stampRun, writeRecord } from '../bench/report.ts';
+import { formatStamp, formatTable, stampRun, writeRecord, writeText } from '../bench/report.ts';
 import { compile } from '../compiler/compile.ts';
 import { compileRequestFor } from '../compiler/compile-to-fit.ts';
 import { createDevice, kernelsFor } from '../device/create-device.ts';
@@ -34,7 +33,7 @@ export async function runEvalWeights(name: string, flags: EvalWeightsFlags): Pro
   try {
     if (flags.plot !== undefined) {
       const spec = findWeight(plan, flags.weight!);
-      writeFileSync(flags.plot, errorPlot(spec.name, errorCurves(floatsOf(spec, source), spec.shape[1])));
+      writeText(flags.plot, errorPlot(spec.name, errorCurves(floatsOf(spec, source), spec.shape[1])));
     }
     const errors = [...weightErrors(plan, source)];
     if (errors.length === 0 && flags.plot === undefined)

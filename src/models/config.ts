@@ -173,9 +173,10 @@ function refusal(issues: readonly z.core.$ZodIssue[], modelType: string): Needle
 function refuseQuantized({ quantization_config: quantization }: HFConfig, modelType: string): void {
   if (typeof quantization !== 'object' || quantization === null) return;
   const { quant_method: method } = quantization as HFConfig;
+  const named = method === undefined ? 'no quant_method' : JSON.stringify(method);
   throw new NeedletailError(
     'unsupported_model',
-    `the weights of this ${modelType} model are quantized (quantization_config: ${JSON.stringify(method)}), which is not implemented; ` +
+    `the weights of this ${modelType} model are quantized (quantization_config: ${named}), which is not implemented; ` +
       'take a checkpoint of bfloat16, float16 or float32 weights',
   );
 }

@@ -268,6 +268,7 @@ describe('deepseek', () => {
     ['DeepSeek-V2-Lite', { topk_method: 'noaux_tc' }, 'topk_method'],
     ['DeepSeek-V3', { topk_method: 'greedy' }, 'topk_method'],
     ['DeepSeek-V3', { quantization_config: { quant_method: 'fp8' } }, 'quantization_config: "fp8"'],
+    ['DeepSeek-V3', { quantization_config: { bits: 4 } }, 'quantization_config: no quant_method'],
     ['DeepSeek-V3', { index_topk: 2048 }, 'index_topk: 2048'],
   ])('%s with %o is refused', (name, change, message) => {
     expect(() => graphOf(short(name, 1, change))).toThrow(message);
