@@ -1,4 +1,5 @@
 // Downloads a model from the hub into the usual cache: the files that are needed, and only what is not there yet.
+import { randomUUID } from 'node:crypto';
 import { mkdir, readFile, rename, stat, statfs, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { NeedletailError } from '../util/errors.ts';
@@ -176,7 +177,7 @@ function progressOf(
 async function link(cache: HubCache, commit: string, file: HubFile): Promise<void> {
   const place = path.join(cache.snapshot(commit), file.name);
   await mkdir(path.dirname(place), { recursive: true });
-  const temporary = `${place}.${process.pid}.tmp`;
+  const temporary = `${place}.${randomUUID()}.tmp`;
   await symlink(path.relative(path.dirname(place), cache.blob(file.hash)), temporary);
   await rename(temporary, place);
 }
