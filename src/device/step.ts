@@ -1,4 +1,5 @@
 // One step in numbers: the ragged batch that a device runs, and what it gives back.
+import { resolveDim, type Dim } from '../tensor/shape.ts';
 
 /** Block table and slots of one cache group. */
 export interface CacheGroupBatch {
@@ -90,4 +91,9 @@ export interface StepResult {
   readonly logits: Float32Array | null;
   /** Of a plan with further outputs what these hold, by name: `[rows, columns]` in float32. */
   readonly outputs?: ReadonlyMap<string, Float32Array>;
+}
+
+/** Rows that a dimension of a plan's buffer has in this step. */
+export function rowsOf(dim: Dim, { numTokens, numSeqs, logitRows }: StepBatch): number {
+  return resolveDim(dim, { numTokens, numSeqs, numLogitRows: logitRows.length });
 }

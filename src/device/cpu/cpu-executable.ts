@@ -2,9 +2,8 @@
 import type { BufferOperand, Plan } from '../../compiler/plan.ts';
 import { Status } from '../../ffi/cpu-library.ts';
 import type { Address } from '../../ffi/native-memory.ts';
-import { resolveDim } from '../../tensor/shape.ts';
 import { DeviceError, type DeviceMemory, type Executable } from '../device.ts';
-import type { StepBatch, StepResult } from '../step.ts';
+import { rowsOf, type StepBatch, type StepResult } from '../step.ts';
 import type { CpuRuntime } from './cpu-runtime.ts';
 import type { LoadedPlan } from './load-plan.ts';
 import { encodeProgram } from './program-blob.ts';
@@ -66,7 +65,7 @@ export class CpuExecutable implements Executable {
 
   #readFloats({ id, columnStart, columns, rowStride }: BufferOperand, step: StepBatch): Float32Array {
     const { shape, offset } = this.plan.buffers[id];
-    const numRows = resolveDim(shape[0], { ...step, numLogitRows: step.logitRows.length });
+    const numRows = rowsOf(shape[0], step);
     const start = this.#loaded.placement.arena + offset + columnStart * 4;
     const values = new Float32Array(numRows * columns);
     // Rows that lie one behind the other are one piece: a view costs more than the copy.

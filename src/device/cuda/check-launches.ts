@@ -8,11 +8,10 @@ import type { KernelVariant } from '../../kernels/kernel.ts';
 import { decodeTensor } from '../../tensor/codes.ts';
 import { isFloatDType, itemSize, roundTo, type DType } from '../../tensor/dtype.ts';
 import { toFloat8E4M3Bits } from '../../tensor/float8.ts';
-import { resolveDim, type Dim } from '../../tensor/shape.ts';
 import type { TensorSource } from '../../tensor/tensor-source.ts';
 import { interpretLaunch } from '../reference/interpret-launch.ts';
 import { sampleLogits } from '../reference/sample.ts';
-import type { StepBatch } from '../step.ts';
+import { rowsOf, type StepBatch } from '../step.ts';
 import { CudaProgram } from './cuda-program.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import { DeviceMemoryPool, type PinnedBuffer } from './device-memory.ts';
@@ -188,10 +187,6 @@ class PlanWalk {
     driver.copyToDevice(this.#placement.arena, address, bytes.byteLength, stream);
     driver.synchronize(stream);
   }
-}
-
-function rowsOf(dim: Dim, step: StepBatch): number {
-  return resolveDim(dim, { ...step, numLogitRows: step.logitRows.length });
 }
 
 function relativeError(actual: HostTensor, expected: HostTensor, dtype: DType): number {

@@ -4,11 +4,10 @@ import { setImmediate } from 'node:timers/promises';
 import type { BufferOperand, Plan } from '../../compiler/plan.ts';
 import { pointer } from '../../kernels/cuda/cuda-kernel.ts';
 import type { PackedWeightSource, TensorSource } from '../../tensor/tensor-source.ts';
-import { resolveDim } from '../../tensor/shape.ts';
 import { isNeedletailError, NeedletailError } from '../../util/errors.ts';
 import { formatBytes } from '../../util/format-bytes.ts';
 import { DeviceError, type DeviceMemory, type Executable, type LoadOptions } from '../device.ts';
-import type { StepBatch, StepResult } from '../step.ts';
+import { rowsOf, type StepBatch, type StepResult } from '../step.ts';
 import { checkStep } from './check-step.ts';
 import { CudaProgram } from './cuda-program.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
@@ -146,8 +145,7 @@ export class CudaExecutable implements Executable {
 
   #fetch(operand: BufferOperand, step: StepBatch): () => Float32Array {
     const [rows] = this.plan.buffers[operand.id].shape;
-    const numRows = resolveDim(rows, { ...step, numLogitRows: step.logitRows.length });
-    return this.#outputs.fetch(operand, numRows);
+    return this.#outputs.fetch(operand, rowsOf(rows, step));
   }
 
   /** The ledger said before loading what it would take. */

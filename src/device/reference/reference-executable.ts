@@ -5,9 +5,8 @@ import { floatsOf, type HostTensor } from '../../ir/host-tensor.ts';
 import { PagedKVCaches } from '../../ir/paged-kv-cache.ts';
 import { itemSize, type DType } from '../../tensor/dtype.ts';
 import { fromFloat8E4M3Bits, toFloat8E4M3Bits } from '../../tensor/float8.ts';
-import { resolveDim } from '../../tensor/shape.ts';
 import { DeviceError, type DeviceMemory, type Executable } from '../device.ts';
-import type { StepBatch, StepResult } from '../step.ts';
+import { rowsOf, type StepBatch, type StepResult } from '../step.ts';
 import { interpretLaunch } from './interpret-launch.ts';
 import { sampleLogits } from './sample.ts';
 
@@ -86,7 +85,7 @@ export class ReferenceExecutable implements Executable {
   #readBuffer(operand: BufferOperand, step: StepBatch): HostTensor {
     const { columnStart, columns, rowStride } = operand;
     const { shape, dtype } = this.plan.buffers[operand.id];
-    const numRows = resolveDim(shape[0], { ...step, numLogitRows: step.logitRows.length });
+    const numRows = rowsOf(shape[0], step);
     const { memory, start } = this.#placeOf(operand);
     const size = numRows * columns;
     const data = dtype === 'int32' ? new Int32Array(size) : new Float32Array(size);
