@@ -265,6 +265,11 @@ export function rowCount({ rows, addresses }: CudaLaunch): Parameter {
   return pointer(addresses[rows]);
 }
 
+/** Whether each row begins at a multiple of 16 bytes, as 16-byte accesses and the copy engine want it. */
+export function hasAlignedRows({ address, rowStride, dtype }: CudaMatrix): boolean {
+  return address % 16 === 0 && (rowStride * itemSize(dtype)) % 16 === 0;
+}
+
 /** Elements per access: the most, up to 16 bytes, that divide `columns` and every place and stride. */
 export function vectorWidth(columns: number, matrices: readonly (CudaMatrix | null)[]): number {
   const present = matrices.filter((matrix) => matrix !== null);

@@ -4,6 +4,7 @@ import { itemSize, type DType } from '../../tensor/dtype.ts';
 import type { KernelQuery, KernelVariant } from '../kernel.ts';
 import {
   cudaType,
+  hasAlignedRows,
   int,
   matrixOf,
   optionalMatrix,
@@ -154,14 +155,10 @@ function product(launch: CudaLaunch, given: GivenOperands): readonly PreparedLau
     numMatrices,
     slots,
   };
-  const isStraight = isAligned(operands.x) && operands.y.rowStride === operands.y.columns;
+  const isStraight = hasAlignedRows(operands.x) && operands.y.rowStride === operands.y.columns;
   if (isStraight && isGroupedStream(launch.kernel)) return groupedStream(launch, operands);
   if (isStraight && isWgmma(launch.kernel)) return hopper(launch, operands);
   return [operands.scales ? plainOfCodes(launch, operands, operands.scales) : plain(launch, operands)];
-}
-
-function isAligned({ address, rowStride, dtype }: CudaMatrix): boolean {
-  return address % 16 === 0 && (rowStride * itemSize(dtype)) % 16 === 0;
 }
 
 /** Rows listed by matrix and gathered, then multiplied tile by tile. */

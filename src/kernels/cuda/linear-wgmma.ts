@@ -1,10 +1,10 @@
 // Launch description of linear-wgmma.cu, Hopper's products of many rows: which tile suits a step, and the kernel that does it.
-import type { DType } from '../../tensor/dtype.ts';
-import { itemSize } from '../../tensor/dtype.ts';
+import { itemSize, type DType } from '../../tensor/dtype.ts';
 import type { KernelQuery, KernelVariant } from '../kernel.ts';
 import {
   cudaType,
   gatedTensorMap,
+  hasAlignedRows,
   int,
   pointer,
   rowCount,
@@ -161,7 +161,7 @@ export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch
       STAGES: stages,
       PROMOTE: x.dtype === 'float8_e4m3fn' ? promote : 0,
       MIN_BLOCKS: minBlocks,
-      IS_ALIGNED: y.address % 16 === 0 && (y.rowStride * itemSize(y.dtype)) % 16 === 0 ? 1 : 0,
+      IS_ALIGNED: hasAlignedRows(y) ? 1 : 0,
     },
     block: 2 * outputs + 128,
     sharedBytes: sharedBytes(name, width, x.dtype, y.dtype),

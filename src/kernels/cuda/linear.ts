@@ -5,6 +5,7 @@ import type { KernelQuery, KernelVariant } from '../kernel.ts';
 import {
   COPY_ENGINE_CAPABILITY,
   cudaType,
+  hasAlignedRows,
   int,
   matrixOf,
   optionalMatrix,
@@ -61,9 +62,7 @@ function variants(query: KernelQuery): readonly KernelVariant[] {
 
 function prepare(launch: CudaLaunch): readonly PreparedLaunch[] {
   const x = matrixOf(launch.inputs[0]);
-  const bytes = itemSize(x.dtype);
-  const isAligned = x.address % 16 === 0 && (x.rowStride * bytes) % 16 === 0;
-  if (launch.kernel === 'tiled' || !isAligned) return [tiled(launch)];
+  if (launch.kernel === 'tiled' || !hasAlignedRows(x)) return [tiled(launch)];
   if (isInvariant(launch.kernel)) return [invariant(launch, operands(launch), parameters(launch))];
   if (isWgmma(launch.kernel))
     return [wgmma(launch, { ...operands(launch), xScales: null, scales: null, gate: null, groups: null })];

@@ -5,6 +5,7 @@ import type { KernelQuery, KernelVariant, WeightLayout } from '../kernel.ts';
 import {
   COPY_ENGINE_CAPABILITY,
   cudaType,
+  hasAlignedRows,
   int,
   matrixOf,
   optionalMatrix,
@@ -177,7 +178,7 @@ function prepareWeightOnly(launch: CudaLaunch): readonly PreparedLaunch[] {
     bias: optionalMatrix(launch.inputs[3]),
     y: matrixOf(launch.outputs[0]),
   };
-  if (launch.kernel === 'dequantize' && isAligned(operands.x)) return dequantized(launch, operands);
+  if (launch.kernel === 'dequantize' && hasAlignedRows(operands.x)) return dequantized(launch, operands);
   return [product(launch, operands)];
 }
 
@@ -191,17 +192,13 @@ function prepareQuantized(launch: CudaLaunch): readonly PreparedLaunch[] {
 function product(launch: CudaLaunch, operands: QuantizedOperands): KernelLaunch {
   const { x, xScales, weight } = operands;
   const isCodeByCode = xScales === null || x.dtype === weight.dtype;
-  if (!isAligned(x) || !isCodeByCode) return tiled(launch, operands);
+  if (!hasAlignedRows(x) || !isCodeByCode) return tiled(launch, operands);
   if (launch.kernel === ROW_VARIANT.kernel) return row(launch, { ...operands, source: null, gate: null });
   if (launch.kernel in RING_SHAPES) return ring(launch, operands);
   if (launch.kernel in STREAM_SHAPES) return stream(launch, operands);
   return isWgmma(launch.kernel)
     ? wgmma(launch, { ...operands, gate: null, groups: null })
     : tiled(launch, operands);
-}
-
-function isAligned({ address, rowStride, dtype }: CudaMatrix): boolean {
-  return address % 16 === 0 && (rowStride * itemSize(dtype)) % 16 === 0;
 }
 
 /** What the sources call the operands' types. */
