@@ -4,6 +4,7 @@ import { TENSOR_MAP_BYTES } from '../../ffi/cuda/tensor-map.ts';
 import type { KernelLaunch, Parameter, StepCounts } from '../../kernels/cuda/cuda-kernel.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import type { DeviceMemoryPool } from './device-memory.ts';
+import { layoutOf } from './tensor-map-layout.ts';
 
 /** `CUlaunchConfig`: grid, block, shared memory, stream, attributes and their number; then one `CUlaunchAttribute`. */
 const CONFIG = {
@@ -79,7 +80,7 @@ export class KernelLauncher {
     else if ('float32' in parameter) this.#data.setFloat32(at, parameter.float32, true);
     else if ('float64' in parameter) this.#data.setFloat64(at, parameter.float64, true);
     else if ('tensorMap' in parameter)
-      this.#bytes.set(this.#runtime.driver.encodeTensorMap(parameter.tensorMap), at);
+      this.#bytes.set(this.#runtime.driver.encodeTensorMap(layoutOf(parameter.tensorMap)), at);
   }
 }
 

@@ -3,7 +3,7 @@ import { NeedletailError, type ErrorCode } from '../../util/errors.ts';
 import { nativeView, type Address } from '../native-memory.ts';
 import { driverFunctions } from './driver-functions.ts';
 import { tryLoad } from './find-library.ts';
-import { boxesOf, TENSOR_MAP, TENSOR_MAP_BYTES, type TensorMapOptions } from './tensor-map.ts';
+import { TENSOR_MAP, TENSOR_MAP_BYTES, type TensorMapLayout } from './tensor-map.ts';
 
 const CUDA_SUCCESS = 0;
 const CUDA_ERROR_OUT_OF_MEMORY = 2;
@@ -266,10 +266,8 @@ export class CudaDriver {
     this.check('cuLaunchKernelEx', this.#functions.cuLaunchKernelEx(config, kernel, parameters, 0));
   }
 
-  /** A `CUtensorMap` (Hopper and newer). Address and `rowBytes` are multiples of 16. */
-  encodeTensorMap(options: TensorMapOptions): Uint8Array {
-    const { address, itemBytes } = options;
-    const { sizes, strides, box } = boxesOf(options);
+  /** A `CUtensorMap` (Hopper and newer). */
+  encodeTensorMap({ address, itemBytes, sizes, strides, box }: TensorMapLayout): Uint8Array {
     const map = new Uint8Array(TENSOR_MAP_BYTES);
     const status = this.#functions.cuTensorMapEncodeTiled(
       map,
