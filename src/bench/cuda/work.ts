@@ -68,10 +68,15 @@ const PRODUCT_NAMES = [
   'quantizedGroupedLinear',
 ];
 
-/** The product that each op is or ends with, by the op's name. */
+/** The product that each op without a source is, by the op's name. */
+const UNFED_PRODUCTS = new Map(
+  PRODUCT_NAMES.flatMap((name) => [[name, name] as const, [gatedName(name), name] as const]),
+);
+
+/** The product that each op is or contains, by the op's name. */
 const PRODUCTS: ReadonlyMap<string, string> = new Map([
-  ...PRODUCT_NAMES.flatMap((name) => [[name, name] as const, [gatedName(name), name] as const]),
-  ...FED_PRODUCTS.map(({ op, product }) => [op.name, product.name] as const),
+  ...UNFED_PRODUCTS,
+  ...FED_PRODUCTS.map(({ op, product }) => [op.name, UNFED_PRODUCTS.get(product.name)!] as const),
 ]);
 
 /** The weight matrix that a launch multiplies with; a product of codes runs at twice the rate, and counts half. */
