@@ -50,7 +50,7 @@ export async function runBuild(name: string, flags: BuildFlags): Promise<void> {
       flags.output,
       {
         plan,
-        config: subject.model.config,
+        config: model.config,
         pack: (weight) => packer.pack(weight),
         files: subject.checkpoint === null ? [] : await companionFiles(subject.checkpoint.directory),
       },

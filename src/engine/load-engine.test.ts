@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -15,7 +15,7 @@ import type { LLMEngine } from './llm-engine.ts';
 import { loadEngine } from './load-engine.ts';
 import type { EngineOutput } from './protocol.ts';
 import { startEngineProcess } from './process/engine-process.ts';
-import { findSubject, openTensors } from './subject.ts';
+import { findSubject, modelToLoad, openTensors, type ModelSubject } from './subject.ts';
 
 const SHIPPED = fileURLToPath(new URL('../../models/llama-tales-8m', import.meta.url));
 const PROMPT = [0, 4, 843, 264, 2969, 779, 852, 948, 5];
@@ -153,6 +153,30 @@ describe('loadEngine', () => {
       expect(engine.info.recipe).toBe('bfloat16, awq weights, float8_e4m3fn KV cache');
       expect(await greedy(engine, 2)).toHaveLength(2);
       await engine.close();
+    });
+
+    test('may be random as a config says that they were published', async () => {
+      const folder = mkdtempSync(path.join(tmpdir(), 'needletail-'));
+      const model = path.join(folder, 'config.json');
+      const config = JSON.parse(readFileSync(path.join(SHIPPED, 'config.json'), 'utf8')) as object;
+      const quantizationConfig = { quant_method: 'modelopt', quant_algo: 'FP8' };
+      writeFileSync(model, JSON.stringify({ ...config, quantization_config: quantizationConfig }));
+      const engine = await loadEngine(small({ model, loadFormat: 'dummy' }));
+      expect(engine.info.recipe).toBe('bfloat16, fp8 weights');
+      expect(await greedy(engine, 2)).toHaveLength(2);
+      await engine.close();
+      const subject = await findSubject(small({ model }));
+      const target = { kind: 'reference', arch: 'interpreter' } as const;
+      const random = modelToLoad(
+        subject as ModelSubject,
+        small({ loadFormat: 'dummy' }),
+        target,
+        kernelsFor(target),
+      );
+      const name = 'model.layers.0.mlp.down_proj.weight';
+      expect(random.tensors!.get(name)!.quantized!.activations!.isStatic).toBe(true);
+      expect(random.tensors!.get(name.replace('weight', 'input_scale'))!.shape).toEqual([1]);
+      rmSync(folder, { recursive: true });
     });
 
     test.each<[Partial<EngineConfig>, string]>([

@@ -3,8 +3,9 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { openCheckpoint, whyNoWeights, type Checkpoint } from '../checkpoint/checkpoint.ts';
 import { dummySource } from '../checkpoint/dummy.ts';
 import { readConfig } from '../checkpoint/hf-config.ts';
+import { configFormats } from '../checkpoint/quantized/config-formats.ts';
 import { resolveModel, type ResolveOptions } from '../checkpoint/resolve-model.ts';
-import { publishedDType, type ModelToCompile } from '../compiler/compile-to-fit.ts';
+import { publishedDType, type ModelToCompile, type PlanSettings } from '../compiler/compile-to-fit.ts';
 import { dummyModel } from '../compiler/dummy-model.ts';
 import { expectedTensors } from '../compiler/expected-tensors.ts';
 import { isPlanDirectory } from '../compiler/plan-directory.ts';
@@ -56,11 +57,13 @@ export async function findSubject(
 /** The model as it is compiled for loading: where weights are random, as if they had been quantized before. */
 export function modelToLoad(
   { model }: ModelSubject,
-  config: EngineConfig,
+  settings: PlanSettings & Pick<EngineConfig, 'loadFormat'>,
   target: Target,
   kernels: readonly KernelDescription[],
 ): ModelToCompile {
-  return config.loadFormat === 'dummy' ? dummyModel(model, config, target, kernels) : model;
+  if (settings.loadFormat !== 'dummy') return model;
+  const { config, formats } = configFormats(model.config);
+  return dummyModel({ ...model, config }, formats, settings, target, kernels);
 }
 
 /** The tensors that a plan is loaded from: the checkpoint's, or random ones where they are asked for. */

@@ -32,7 +32,7 @@ export async function measureLoading(
 ): Promise<Figure> {
   const directory = mkdtempSync(path.join(tmpdir(), 'needletail-checkpoint-'));
   try {
-    await writeCheckpoint(directory, compilePreset(device, choice, SMALL_LIMITS).plan, choice);
+    await writeCheckpoint(directory, (await compilePreset(device, choice, SMALL_LIMITS)).plan, choice);
     const runs: LoadTimes[] = [];
     for (let i = 0; i < NUM_RUNS; i++)
       runs.push(

@@ -2,6 +2,7 @@
 //   npm run build && node dist/bench/cuda/main.js [--rows decode,prefill,offline-128-128] [--seconds 60] [--dtype bfloat16]
 //     [--latency-model llama-2-7b] [--throughput-model llama-3.1-8b] [--trace AzureLLMInferenceTrace_conv.csv]
 //     [--quantization fp8] [--kv-cache-dtype fp8] [--max-num-seqs N] [--commit NAME] [--output-json FILE]
+// A model is a preset's name, or the path of a config.json, whose quantization_config says how random codes are scaled.
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { CudaDevice } from '../../device/cuda/cuda-device.ts';

@@ -1,22 +1,19 @@
-// A model with random weights on the GPU, as a plan alone or as an engine.
-import { dummySource } from '../../checkpoint/dummy.ts';
+// A model with random weights on the GPU, as a plan alone or as an engine: a preset, or what a config.json describes.
 import {
   compileToFit,
   type FittedPlan,
   type MemorySettings,
   type PlanSettings,
 } from '../../compiler/compile-to-fit.ts';
-import { dummyModel } from '../../compiler/dummy-model.ts';
-import { expectedTensors } from '../../compiler/expected-tensors.ts';
 import type { CudaDevice } from '../../device/cuda/cuda-device.ts';
 import type { Executable } from '../../device/device.ts';
 import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from '../../engine/config.ts';
 import type { LLMEngine } from '../../engine/llm-engine.ts';
 import { loadEngine } from '../../engine/load-engine.ts';
+import { findSubject, modelToLoad, openTensors, type ModelSubject } from '../../engine/subject.ts';
 import { CUDA_KERNELS } from '../../kernels/cuda/index.ts';
 import type { HFConfig } from '../../models/model-definition.ts';
 import { findPreset, presetNames } from '../../models/presets.ts';
-import { findModel } from '../../models/registry.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { NO_QUANTIZATION, type KVCacheSetting, type Quantization } from '../../tensor/precision.ts';
 import { NeedletailError } from '../../util/errors.ts';
@@ -25,6 +22,7 @@ const MEMORY_UTILIZATION = 0.95;
 
 /** What may change from run to run. */
 export interface ModelChoice {
+  /** Its name, or a config.json's path. */
   readonly preset: string;
   readonly dtype: FloatDType;
   readonly quantization: Quantization | null;
@@ -61,14 +59,22 @@ export function planSettings(
   };
 }
 
-export function compilePreset(device: CudaDevice, choice: ModelChoice, limits: Limits): FittedPlan {
-  const config = presetConfig(choice.preset);
-  const bare = { definition: findModel(config), config, tensors: null, checkpointHash: null };
-  const settings = planSettings(choice, limits);
-  const model = dummyModel(bare, settings, device.target, CUDA_KERNELS);
+export async function compilePreset(
+  device: CudaDevice,
+  choice: ModelChoice,
+  limits: Limits,
+): Promise<FittedPlan> {
+  const settings = { ...planSettings(choice, limits), loadFormat: 'dummy' } as const;
+  const model = modelToLoad(await presetSubject(choice), settings, device.target, CUDA_KERNELS);
   const fitted = compileToFit(model, settings, device.target, CUDA_KERNELS, device.availableMemory());
   if (fitted.ledger.error !== null) throw new NeedletailError('out_of_memory', fitted.ledger.error);
   return fitted;
+}
+
+async function presetSubject({ preset }: ModelChoice): Promise<ModelSubject> {
+  const subject = await findSubject({ model: preset, modelDefinitions: [] });
+  if (subject.kind === 'model') return subject;
+  throw new NeedletailError('invalid_request', `${preset} is a plan; name a preset or a config.json`);
 }
 
 export async function loadPreset(
@@ -76,8 +82,8 @@ export async function loadPreset(
   choice: ModelChoice,
   limits: Limits,
 ): Promise<Executable> {
-  const { plan, ledger } = compilePreset(device, choice, limits);
-  const source = dummySource(expectedTensors(plan, choice.dtype), 0);
+  const { plan, ledger } = await compilePreset(device, choice, limits);
+  const source = openTensors(await presetSubject(choice), plan, { loadFormat: 'dummy', seed: 0 });
   return device.load(plan, source, { numBlocks: ledger.numBlocks });
 }
 

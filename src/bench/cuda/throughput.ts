@@ -33,7 +33,7 @@ export async function measureOffline(
     maxNumBatchedTokens: Math.max(MAX_NUM_BATCHED_TOKENS, maxNumSeqs),
     maxModelLen: inputLen + outputLen,
   };
-  const { plan } = compilePreset(device, model, limits);
+  const { plan } = await compilePreset(device, model, limits);
   const engine = await loadPresetEngine(device, model, limits);
   try {
     const lengths = staggered({ inputTokens: inputLen, outputTokens: outputLen }, maxNumSeqs);

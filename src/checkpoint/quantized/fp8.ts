@@ -9,8 +9,8 @@ import { isOff, oneOf, unsupported } from './settings.ts';
 const DYNAMIC: ActivationFormat = { dtype: 'float8_e4m3fn', groupSize: null, isStatic: false };
 const STATIC: ActivationFormat = { ...DYNAMIC, isStatic: true };
 
-/** With blocks, `weight_scale_inv` [row blocks, column blocks] multiplies, for all that it is called. */
-export function adaptFp8(settings: JsonObject, raw: RawTensors): AdaptedTensors {
+/** Of transformers' `fp8`. With blocks, `weight_scale_inv` [row blocks, column blocks] multiplies, for all that it is called. */
+export function fp8Codes(settings: JsonObject): RowCodes {
   oneOf(settings, 'fmt', ['e4m3', 'float8_e4m3fn'], 'e4m3');
   if (!isOff(settings['scale_fmt'])) {
     throw unsupported(
@@ -26,11 +26,25 @@ export function adaptFp8(settings: JsonObject, raw: RawTensors): AdaptedTensors 
   );
   if (block === null) {
     const activations = scheme === 'static' ? STATIC : DYNAMIC;
-    return adaptLayers({ scaleOf: 'tensor', scaleSuffix: '.weight_scale', activations }, raw);
+    return { scaleOf: 'tensor', scaleSuffix: '.weight_scale', activations };
   }
   const scaleOf = readBlock(block);
-  const activations = { ...DYNAMIC, groupSize: scaleOf[1] };
-  return adaptLayers({ scaleOf, scaleSuffix: '.weight_scale_inv', activations }, raw);
+  return { scaleOf, scaleSuffix: '.weight_scale_inv', activations: { ...DYNAMIC, groupSize: scaleOf[1] } };
+}
+
+const FBGEMM_CODES: RowCodes = { scaleOf: 'row', scaleSuffix: '.weight_scale', activations: DYNAMIC };
+
+export function modelOptCodes(settings: JsonObject): RowCodes {
+  const algorithm = oneOf(settings, 'quant_algo', ['FP8', 'FP8_PER_CHANNEL_PER_TOKEN']);
+  const kinds: Readonly<Record<typeof algorithm, RowCodes>> = {
+    FP8: { scaleOf: 'tensor', scaleSuffix: '.weight_scale', activations: STATIC },
+    FP8_PER_CHANNEL_PER_TOKEN: { scaleOf: 'row', scaleSuffix: '.weight_scale', activations: DYNAMIC },
+  };
+  return kinds[algorithm];
+}
+
+export function adaptFp8(settings: JsonObject, raw: RawTensors): AdaptedTensors {
+  return adaptLayers(fp8Codes(settings), raw);
 }
 
 /**
@@ -39,16 +53,11 @@ export function adaptFp8(settings: JsonObject, raw: RawTensors): AdaptedTensors 
  */
 export function adaptFbgemmFp8(_: JsonObject, raw: RawTensors): AdaptedTensors {
   for (const name of raw.names.filter((tensor) => tensor.endsWith('.input_scale_ub'))) raw.claimScalar(name);
-  return adaptLayers({ scaleOf: 'row', scaleSuffix: '.weight_scale', activations: DYNAMIC }, raw);
+  return adaptLayers(FBGEMM_CODES, raw);
 }
 
 export function adaptModelOpt(settings: JsonObject, raw: RawTensors): AdaptedTensors {
-  const algorithm = oneOf(settings, 'quant_algo', ['FP8', 'FP8_PER_CHANNEL_PER_TOKEN']);
-  const kinds: Readonly<Record<typeof algorithm, RowCodes>> = {
-    FP8: { scaleOf: 'tensor', scaleSuffix: '.weight_scale', activations: STATIC },
-    FP8_PER_CHANNEL_PER_TOKEN: { scaleOf: 'row', scaleSuffix: '.weight_scale', activations: DYNAMIC },
-  };
-  return adaptLayers(kinds[algorithm], raw);
+  return adaptLayers(modelOptCodes(settings), raw);
 }
 
 function adaptLayers(kind: RowCodes, raw: RawTensors): AdaptedTensors {
