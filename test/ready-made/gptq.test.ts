@@ -86,6 +86,11 @@ describe("GPTQ's layout", () => {
     await expect(loading({ ...rest, model, publish: shuffled })).rejects.toThrow(message);
   });
 
+  it('without any layer of codes is refused: floats would load as if nothing had been quantized', async () => {
+    const floats = { ...gptqCheckpoint(GPTQ_V1), keep: /./ };
+    await expect(loading(floats)).rejects.toThrow(/names gptq, but no tensor holds codes/);
+  });
+
   it('with an order that is missing is refused', async () => {
     const { publish, ...rest } = gptqCheckpoint({ ...GPTQ_V1, isOrdered: true });
     const bare: PublishLayer = (rows, columns, random) => {

@@ -59,12 +59,22 @@ export function adaptQuantized(
   source: SafetensorsSource,
 ): AdaptedCheckpoint | null {
   if (!isJsonObject(settings)) return null;
-  const adapt = ADAPTERS.get(String(settings['quant_method']));
+  const method = String(settings['quant_method']);
+  const adapt = ADAPTERS.get(method);
   if (!adapt) return null;
   const raw = new RawTensors(places, source);
   const adapted = withFloats(adapt(settings, raw));
+  if (adapted.size === 0) throw noCodes(method);
   checkCacheScales(raw);
   return { config, tensors: catalogOf(adapted, raw), source: adaptedSource(adapted, source) };
+}
+
+function noCodes(method: string): NeedletailError {
+  return new NeedletailError(
+    'bad_checkpoint',
+    `the quantization_config of config.json names ${method}, but no tensor holds codes; fetch the checkpoint again, or ` +
+      'take that field out if its weights are floats',
+  );
 }
 
 /** Latent attention takes this product apart, its two halves by heads: codes of it are of no use. */

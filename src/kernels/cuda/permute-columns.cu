@@ -7,8 +7,8 @@ extern "C" __global__ void permute_columns(const int* num_rows, const X* x, i64 
   const int row = blockIdx.x, i = blockIdx.y * blockDim.x + threadIdx.x;
   const int rows = *num_rows;
   let_next_start();
+  wait_for_previous();
   if (row >= rows || i >= columns) return;
   const int place = min(max(int(order[i]), 0), columns - 1);
-  wait_for_previous();
   y[row * y_stride + i] = x[row * x_stride + place];
 }

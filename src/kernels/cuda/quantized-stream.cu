@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32, MIN_BLOCKS)
   Memory& memory = *reinterpret_cast<Memory*>(shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   const int num_pieces = inputs / kPiece, first_row = blockIdx.y * kRows, rows = *num_rows - first_row;
-  if (rows <= 0) return;
+  if (rows <= 0) return wait_for_previous();
   Stage* stages = memory.stages[warp];
   const int first_tile = blockIdx.x * tiles_per_block;
   const int last_tile = min(first_tile + tiles_per_block, (outputs + kOutputs - 1) / kOutputs);
