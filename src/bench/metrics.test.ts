@@ -91,8 +91,18 @@ describe('steadyState', () => {
       { atMs: 400, numRunning: 4, numWaiting: 3, numFinished: 5, outputTokens: 12 },
       { atMs: 900, numRunning: 1, numWaiting: 3, numFinished: 9, outputTokens: 13 },
     ];
-    expect(steadyState(samples)).toEqual({ outputTokensPerSecond: 30, generations: 0.25 });
-    expect(steadyState(samples.slice(0, 3))).toBeNull();
-    expect(steadyState([])).toBeNull();
+    expect(steadyState(samples, false)).toEqual({ outputTokensPerSecond: 30, generations: 0.25 });
+    expect(steadyState(samples.slice(0, 3), false)).toBeNull();
+    expect(steadyState([], false)).toBeNull();
+  });
+
+  it('begins with the first end where sequences are of all ages from the start', () => {
+    const samples = [
+      { atMs: 100, numRunning: 4, numWaiting: 9, numFinished: 0, outputTokens: 4 },
+      { atMs: 200, numRunning: 4, numWaiting: 8, numFinished: 1, outputTokens: 8 },
+      { atMs: 300, numRunning: 4, numWaiting: 7, numFinished: 2, outputTokens: 12 },
+    ];
+    expect(steadyState(samples, true)).toEqual({ outputTokensPerSecond: 40, generations: 0.25 });
+    expect(steadyState(samples, false)).toBeNull();
   });
 });

@@ -157,11 +157,12 @@ export interface SteadyState {
 
 /**
  * From the end of the first generation (when as many requests have ended as ran at once) to the last admission: without the
- * batch's filling and emptying, and with sequences of all ages. Null if that is less than two steps.
+ * batch's filling and emptying, and with sequences of all ages. Where they are of all ages from the start (`isUnderWay`), from the
+ * first end. Null if that is less than two steps.
  */
-export function steadyState(samples: readonly StepSample[]): SteadyState | null {
+export function steadyState(samples: readonly StepSample[], isUnderWay: boolean): SteadyState | null {
   const most = samples.reduce((max, sample) => Math.max(max, sample.numRunning), 0);
-  const first = samples.find((sample) => sample.numFinished >= most);
+  const first = samples.find((sample) => sample.numFinished >= (isUnderWay ? 1 : most));
   const last = samples.findLast((sample, i) => i > 0 && sample.numWaiting < samples[i - 1].numWaiting);
   if (!first || !last || last.atMs <= first.atMs) return null;
   return {

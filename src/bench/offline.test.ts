@@ -56,7 +56,9 @@ test('throughput counts every token and step', async () => {
 });
 
 test('throughput ends when its time is up and counts what was done', async () => {
-  const result = await runThroughput(fakeEngine(), [request(4), request(2), request(3)], 0);
+  const result = await runThroughput(fakeEngine(), [request(4), request(2), request(3)], {
+    maxSeconds: 0,
+  });
   expect(result).toMatchObject({ numRequests: 0, outputTokens: 2, isCut: true });
 });
 

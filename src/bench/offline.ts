@@ -24,7 +24,7 @@ export interface ThroughputResult {
   readonly outputTokensPerSecond: number;
   /** Input and output tokens. */
   readonly totalTokensPerSecond: number;
-  /** Null if the last request was admitted before the first generation had ended. */
+  /** Null if the last request was admitted before it had begun. */
   readonly steady: SteadyState | null;
   readonly numSteps: number;
   readonly numPreemptions: number;
@@ -63,11 +63,17 @@ export async function warmUp(engine: SteppableEngine, requests: readonly BenchRe
   await runToEnd(engine, short);
 }
 
-/** `maxSeconds`: what has not ended by then is given up, and the figures are of what was done. */
+export interface ThroughputOptions {
+  /** What has not ended by then is given up, and the figures are of what was done. */
+  readonly maxSeconds?: number;
+  /** The first requests are as `lengthsUnderWay` makes them. */
+  readonly isUnderWay?: boolean;
+}
+
 export async function runThroughput(
   engine: SteppableEngine,
   requests: readonly BenchRequest[],
-  maxSeconds = Infinity,
+  { maxSeconds = Infinity, isUnderWay = false }: ThroughputOptions = {},
 ): Promise<ThroughputResult> {
   const before = engine.stats();
   const samples: StepSample[] = [];
@@ -97,7 +103,7 @@ export async function runThroughput(
     requestsPerSecond: done.length / seconds,
     outputTokensPerSecond: count.outputTokens / seconds,
     totalTokensPerSecond: (inputTokens + count.outputTokens) / seconds,
-    steady: steadyState(samples),
+    steady: steadyState(samples, isUnderWay),
     numSteps: after.numSteps - before.numSteps,
     numPreemptions: after.numPreemptions - before.numPreemptions,
     maxRunning: samples.reduce((max, sample) => Math.max(max, sample.numRunning), 0),

@@ -1,6 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import { Random } from './random.ts';
-import { parseTrace, randomLengths, traceLengths, withRandomPrompts } from './workload.ts';
+import {
+  lengthsUnderWay,
+  parseTrace,
+  randomLengths,
+  traceLengths,
+  withRandomPrompts,
+  type BatchShape,
+  type RequestLengths,
+} from './workload.ts';
 
 const TRACE =
   'TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,374,44\n2023-11-16 18:15:50.99,396,1109\n';
@@ -23,6 +31,60 @@ describe('randomLengths', () => {
       expect(outputTokens).toBeLessThanOrEqual(75);
     }
   });
+});
+
+/** Of each step, how many requests end in it: decodes first, then parts of prompts, as the scheduler does. */
+function endsOfSteps(queue: RequestLengths[], { maxNumSeqs, maxNumBatchedTokens }: BatchShape): number[] {
+  const ends: number[] = [];
+  let running: { input: number; output: number }[] = [];
+  let next = 0;
+  while (next < queue.length) {
+    let room = maxNumBatchedTokens - running.filter(({ input }) => input === 0).length;
+    const decodes = running.filter(({ input }) => input === 0);
+    while (next < queue.length && running.length < maxNumSeqs) {
+      const { inputTokens, outputTokens } = queue[next++];
+      running.push({ input: inputTokens, output: outputTokens });
+    }
+    for (const sequence of running.filter(({ input }) => input > 0)) {
+      const part = Math.min(room, sequence.input);
+      room -= part;
+      sequence.input -= part;
+      if (part > 0 && sequence.input === 0) sequence.output--;
+    }
+    for (const sequence of decodes) sequence.output--;
+    ends.push(running.filter(({ output }) => output === 0).length);
+    running = running.filter(({ output }) => output > 0);
+  }
+  return ends;
+}
+
+describe('a batch under way', () => {
+  it.each([
+    [128, 128, 1024],
+    [128, 2048, 512],
+    [1000, 1000, 256],
+    [2048, 128, 128],
+  ])(
+    'of %d and %d tokens, %d at once, ends as evenly from the first end on',
+    (inputTokens, outputTokens, maxNumSeqs) => {
+      const shape = { maxNumSeqs, maxNumBatchedTokens: 8192 };
+      const each = { inputTokens, outputTokens };
+      const first = lengthsUnderWay(each, shape);
+      for (const { inputTokens: input, outputTokens: output } of first) {
+        expect(input + output).toBe(inputTokens + outputTokens);
+        expect(input).toBeGreaterThanOrEqual(inputTokens);
+        expect(output).toBeGreaterThan(0);
+      }
+      const ends = endsOfSteps([...first, ...Array<RequestLengths>(2 * maxNumSeqs).fill(each)], shape);
+      const start = ends.findIndex((count) => count > 0);
+      const quarter = outputTokens / 4;
+      for (let at = start; at + quarter <= start + outputTokens; at += quarter) {
+        const numEnded = ends.slice(at, at + quarter).reduce((sum, count) => sum + count, 0);
+        expect(numEnded / (maxNumSeqs / 4)).toBeGreaterThan(0.9);
+        expect(numEnded / (maxNumSeqs / 4)).toBeLessThan(1.1);
+      }
+    },
+  );
 });
 
 describe('traces', () => {

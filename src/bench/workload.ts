@@ -34,6 +34,30 @@ export function randomLengths(options: RandomLengthOptions): RequestLengths[] {
   }));
 }
 
+/** What runs at once, and how it is admitted. */
+export interface BatchShape {
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+}
+
+/**
+ * Lengths of the first `maxNumSeqs` requests of many equal ones, by which the batch is from its filling on as it will be ever
+ * after: sequences of all ages, one of which ends every outputTokens / maxNumSeqs steps. What a sequence would have written
+ * by then is part of its prompt, and who is admitted early, while the others' prompts are computed, has so much more to write.
+ */
+export function lengthsUnderWay(
+  { inputTokens, outputTokens }: RequestLengths,
+  { maxNumSeqs, maxNumBatchedTokens }: BatchShape,
+): RequestLengths[] {
+  // Prompts of input + age and the decodes of who is in already fill so many steps, whatever the ages are for.
+  const numFillSteps = (maxNumSeqs * (inputTokens + outputTokens / 2)) / maxNumBatchedTokens;
+  return Array.from({ length: maxNumSeqs }, (_, i) => {
+    const place = (i + 1) / maxNumSeqs;
+    const left = Math.min(outputTokens, Math.round(place * outputTokens + (1 - place) * numFillSteps));
+    return { inputTokens: inputTokens + outputTokens - left, outputTokens: left };
+  });
+}
+
 /**
  * Rows of a request trace: CSV whose header names `ContextTokens` and `GeneratedTokens`, as the Azure LLM inference
  * traces do (`TIMESTAMP,ContextTokens,GeneratedTokens`). Throws `invalid_request` naming the first bad line.

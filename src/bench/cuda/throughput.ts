@@ -1,8 +1,9 @@
-// Offline throughput: three times as many requests as run at once, all queued at the start, random tokens, no end token.
+// Offline throughput: three times as many requests as run at once, all queued at the start, the first of all ages; random tokens,
+// no end token.
 import type { CudaDevice } from '../../device/cuda/cuda-device.ts';
 import type { BatchingPolicy } from '../../engine/config.ts';
 import { runThroughput, warmUp, type ThroughputResult } from '../offline.ts';
-import { traceLengths, withRandomPrompts, type RequestLengths } from '../workload.ts';
+import { lengthsUnderWay, traceLengths, withRandomPrompts, type RequestLengths } from '../workload.ts';
 import { plainFigure, type Figure } from './figure.ts';
 import { busyShare, withTimer } from './busy.ts';
 import { compilePreset, loadPresetEngine, type ModelChoice } from './model.ts';
@@ -36,10 +37,14 @@ export async function measureOffline(
   const { plan } = await compilePreset(device, model, limits);
   const engine = await loadPresetEngine(device, model, limits);
   try {
-    const lengths = staggered({ inputTokens: inputLen, outputTokens: outputLen }, maxNumSeqs);
+    const each = { inputTokens: inputLen, outputTokens: outputLen };
+    const others = Array<RequestLengths>((GENERATIONS - 1) * maxNumSeqs).fill(each);
+    const lengths = [...lengthsUnderWay(each, limits), ...others];
     const requests = withRandomPrompts(lengths, engine.info.vocabSize, 0);
     await warmUp(engine, requests);
-    const { result, times } = await withTimer(device, () => runThroughput(engine, requests, maxSeconds));
+    const { result, times } = await withTimer(device, () =>
+      runThroughput(engine, requests, { maxSeconds, isUnderWay: true }),
+    );
     const { steady, outputTokensPerSecond: whole, maxRunning } = result;
     const tokensPerSecond = steady?.outputTokensPerSecond ?? whole;
     const stepWorkload = steadyStep(row, maxRunning);
@@ -68,15 +73,6 @@ function steadyStep({ inputLen, outputLen }: OfflineRow, numRunning: number): St
   const decode = { numSeqs: numRunning, numTokens: 1, contextLen: inputLen + outputLen / 2 };
   const prefill = { numSeqs: numRunning / outputLen, numTokens: inputLen, contextLen: inputLen };
   return { seqs: [decode, prefill] };
-}
-
-/** The lengths of the first generation are spread evenly, so that ever after some end and some begin in every step. */
-function staggered(lengths: RequestLengths, numFirst: number): RequestLengths[] {
-  return Array.from({ length: GENERATIONS * numFirst }, (_, i) => ({
-    ...lengths,
-    outputTokens:
-      i < numFirst ? Math.ceil(((i + 1) / numFirst) * lengths.outputTokens) : lengths.outputTokens,
-  }));
 }
 
 const CHAT_SLOTS = 64;
