@@ -5,8 +5,8 @@ import { compile } from '../src/compiler/compile.ts';
 import { CudaDevice } from '../src/device/cuda/cuda-device.ts';
 import type { Executable } from '../src/device/device.ts';
 import { CUDA_KERNELS } from '../src/kernels/cuda/index.ts';
-import { findModel } from '../src/models/registry.ts';
 import type { FloatDType } from '../src/tensor/dtype.ts';
+import { compileRequest } from './support/compile.ts';
 import { describeCuda } from './support/cuda.ts';
 import { loadReference } from './support/reference-checkpoint.ts';
 import { stepBatch, type SequenceChunk } from './support/step-batch.ts';
@@ -54,24 +54,23 @@ describeCuda('batch-invariant plans', () => {
 
   function load(name: string, dtype: FloatDType): Promise<Executable> {
     const { config, catalog, source } = loadReference(name);
-    const plan = compile({
-      definition: findModel(config),
-      config,
-      tensors: catalog,
-      checkpointHash: null,
-      target: device.target,
-      recipe: {
-        weightDType: dtype,
-        quantization: null,
-        kvDType: dtype,
-        activationPrecision: 'auto',
-        batchInvariant: true,
-      },
-      limits: { maxNumBatchedTokens: MAX_TOKENS, maxNumSeqs: NUM_SEQS, maxNumLogitRows: MAX_TOKENS },
-      blockSize: BLOCK_SIZE,
-      maxModelLen: BLOCK_SIZE * BLOCKS_PER_SEQ,
-      kernels: CUDA_KERNELS,
-    });
+    const plan = compile(
+      compileRequest(config, {
+        tensors: catalog,
+        target: device.target,
+        recipe: {
+          weightDType: dtype,
+          quantization: null,
+          kvDType: dtype,
+          activationPrecision: 'auto',
+          batchInvariant: true,
+        },
+        limits: { maxNumBatchedTokens: MAX_TOKENS, maxNumSeqs: NUM_SEQS, maxNumLogitRows: MAX_TOKENS },
+        blockSize: BLOCK_SIZE,
+        maxModelLen: BLOCK_SIZE * BLOCKS_PER_SEQ,
+        kernels: CUDA_KERNELS,
+      }),
+    );
     const numBlocks = plan.kvCacheGroups.map(() => NUM_SEQS * BLOCKS_PER_SEQ);
     return device.load(plan, source, { numBlocks });
   }

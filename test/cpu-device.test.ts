@@ -4,14 +4,8 @@ import { compile } from '../src/compiler/compile.ts';
 import { CpuDevice } from '../src/device/cpu/cpu-device.ts';
 import { CpuLibrary } from '../src/ffi/cpu-library.ts';
 import { CPU_KERNELS } from '../src/kernels/cpu/index.ts';
-import { findModel } from '../src/models/registry.ts';
-import {
-  describeReferenceParity,
-  PARITY_BLOCK_SIZE,
-  PARITY_MAX_MODEL_LEN,
-  PARITY_MAX_TOKENS,
-  PARITY_NUM_BLOCKS,
-} from './support/reference-parity.ts';
+import { compileRequest } from './support/compile.ts';
+import { describeReferenceParity, PARITY_NUM_BLOCKS, PARITY_PLAN } from './support/reference-parity.ts';
 
 describe.each(CpuLibrary.available())('%s', (arch) => {
   let device: CpuDevice;
@@ -23,18 +17,15 @@ describe.each(CpuLibrary.available())('%s', (arch) => {
   // The references' weights are bfloat16 values: stored as such they lose nothing.
   describe.each(['float32', 'bfloat16'] as const)('%s weights', (weightDType) => {
     describeReferenceParity('cpu device', async ({ config, catalog, source }) => {
-      const plan = compile({
-        definition: findModel(config),
-        config,
-        tensors: catalog,
-        checkpointHash: null,
-        target: device.target,
-        recipe: { weightDType, quantization: null, kvDType: 'float32', activationPrecision: 'float32' },
-        limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
-        blockSize: PARITY_BLOCK_SIZE,
-        maxModelLen: PARITY_MAX_MODEL_LEN,
-        kernels: CPU_KERNELS,
-      });
+      const plan = compile(
+        compileRequest(config, {
+          tensors: catalog,
+          target: device.target,
+          recipe: { weightDType, quantization: null, kvDType: 'float32', activationPrecision: 'float32' },
+          ...PARITY_PLAN,
+          kernels: CPU_KERNELS,
+        }),
+      );
       const executable = await device.load(plan, source, {
         numBlocks: plan.kvCacheGroups.map(() => PARITY_NUM_BLOCKS),
       });

@@ -8,6 +8,7 @@ import type { StepBatch } from '../src/device/step.ts';
 import { CUDA_KERNELS } from '../src/kernels/cuda/index.ts';
 import { findModel } from '../src/models/registry.ts';
 import type { FloatDType } from '../src/tensor/dtype.ts';
+import { compileRequest } from './support/compile.ts';
 import { describeCuda } from './support/cuda.ts';
 import { ExpertOracle, ForcedExperts } from './support/forced-experts.ts';
 import { loadReference, REFERENCE_NAMES, type ReferenceCheckpoint } from './support/reference-checkpoint.ts';
@@ -15,8 +16,8 @@ import {
   describeReferenceParity,
   PARITY_BLOCK_SIZE,
   PARITY_MAX_MODEL_LEN,
-  PARITY_MAX_TOKENS,
   PARITY_NUM_BLOCKS,
+  PARITY_PLAN,
 } from './support/reference-parity.ts';
 import { expectRounded } from './support/rounding.ts';
 import { stepBatch } from './support/step-batch.ts';
@@ -38,18 +39,15 @@ describeCuda('cuda', () => {
   afterAll(() => device.dispose());
 
   function planOf({ config, catalog }: ReferenceCheckpoint, dtype: FloatDType): Plan {
-    return compile({
-      definition: findModel(config),
-      config,
-      tensors: catalog,
-      checkpointHash: null,
-      target: device.target,
-      recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
-      limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
-      blockSize: PARITY_BLOCK_SIZE,
-      maxModelLen: PARITY_MAX_MODEL_LEN,
-      kernels: CUDA_KERNELS,
-    });
+    return compile(
+      compileRequest(config, {
+        tensors: catalog,
+        target: device.target,
+        recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
+        ...PARITY_PLAN,
+        kernels: CUDA_KERNELS,
+      }),
+    );
   }
 
   function load(reference: ReferenceCheckpoint, dtype: FloatDType): Promise<Executable> {

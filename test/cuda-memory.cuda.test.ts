@@ -8,9 +8,9 @@ import type { Plan, Target } from '../src/compiler/plan.ts';
 import { quantizationRules } from '../src/compiler/quantization-rules.ts';
 import type { CudaDevice } from '../src/device/cuda/cuda-device.ts';
 import { CUDA_KERNELS } from '../src/kernels/cuda/index.ts';
-import { findModel } from '../src/models/registry.ts';
 import type { KVCacheDType } from '../src/tensor/dtype.ts';
 import { DEFAULT_QUANTIZATION_KEEP, type Quantization } from '../src/tensor/precision.ts';
+import { compileRequest } from './support/compile.ts';
 import { describeCudaDevice } from './support/cuda.ts';
 
 const HEAD_DIM = 64;
@@ -31,18 +31,16 @@ const MAX_BESIDE_BYTES = 2 ** 20;
 
 function planOf(target: Target, quantization: Quantization | null, kvDType: KVCacheDType): Plan {
   const rules = quantization && quantizationRules(quantization, null, DEFAULT_QUANTIZATION_KEEP);
-  return compile({
-    definition: findModel(CONFIG),
-    config: CONFIG,
-    tensors: null,
-    checkpointHash: null,
-    target,
-    recipe: { weightDType: 'bfloat16', quantization: rules, kvDType, activationPrecision: 'auto' },
-    limits: { maxNumBatchedTokens: 128, maxNumSeqs: 4, maxNumLogitRows: 8 },
-    blockSize: 16,
-    maxModelLen: MAX_MODEL_LEN,
-    kernels: CUDA_KERNELS,
-  });
+  return compile(
+    compileRequest(CONFIG, {
+      target,
+      recipe: { weightDType: 'bfloat16', quantization: rules, kvDType, activationPrecision: 'auto' },
+      limits: { maxNumBatchedTokens: 128, maxNumSeqs: 4, maxNumLogitRows: 8 },
+      blockSize: 16,
+      maxModelLen: MAX_MODEL_LEN,
+      kernels: CUDA_KERNELS,
+    }),
+  );
 }
 
 /** Of 64 sequences, whatever they take. */

@@ -12,12 +12,12 @@ import { publishedQuantization, quantizationRules } from '../src/compiler/quanti
 import type { QuantizationRules } from '../src/compiler/request.ts';
 import { ReferenceDevice } from '../src/device/reference/reference-device.ts';
 import { REFERENCE_KERNELS } from '../src/kernels/reference.ts';
-import { findModel } from '../src/models/registry.ts';
 import { encodeCodes } from '../src/tensor/codes.ts';
 import { isCodeDType } from '../src/tensor/dtype.ts';
 import { DEFAULT_QUANTIZATION_KEEP, type Quantization } from '../src/tensor/precision.ts';
 import { quantizeRows } from '../src/tensor/quantize-rows.ts';
 import type { PackedWeightSource, TensorCatalog, TensorSource } from '../src/tensor/tensor-source.ts';
+import { compileRequest } from './support/compile.ts';
 import { loadReference, type ReferenceCheckpoint } from './support/reference-checkpoint.ts';
 import { stepBatch } from './support/step-batch.ts';
 
@@ -41,18 +41,22 @@ function planOf(
   tensors: TensorCatalog,
   quantization: QuantizationRules | null,
 ): Plan {
-  return compile({
-    definition: findModel(config),
-    config,
-    tensors,
-    checkpointHash: null,
-    target: device.target,
-    recipe: { weightDType: 'bfloat16', quantization, kvDType: 'float8_e4m3fn', activationPrecision: 'auto' },
-    limits: { maxNumBatchedTokens: 64, maxNumSeqs: 2, maxNumLogitRows: 4 },
-    blockSize: 16,
-    maxModelLen: 64,
-    kernels: REFERENCE_KERNELS,
-  });
+  return compile(
+    compileRequest(config, {
+      tensors,
+      target: device.target,
+      recipe: {
+        weightDType: 'bfloat16',
+        quantization,
+        kvDType: 'float8_e4m3fn',
+        activationPrecision: 'auto',
+      },
+      limits: { maxNumBatchedTokens: 64, maxNumSeqs: 2, maxNumLogitRows: 4 },
+      blockSize: 16,
+      maxModelLen: 64,
+      kernels: REFERENCE_KERNELS,
+    }),
+  );
 }
 
 async function logitsOf(

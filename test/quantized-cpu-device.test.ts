@@ -12,6 +12,7 @@ import { kvCacheGroups } from '../src/ir/kv-cache-groups.ts';
 import { CPU_KERNELS } from '../src/kernels/cpu/index.ts';
 import { findModel } from '../src/models/registry.ts';
 import { DEFAULT_QUANTIZATION_KEEP, type Quantization } from '../src/tensor/precision.ts';
+import { compileRequest } from './support/compile.ts';
 import { loadReference, type ReferenceCheckpoint } from './support/reference-checkpoint.ts';
 import { stepBatch } from './support/step-batch.ts';
 
@@ -99,18 +100,15 @@ function withoutChoice(reference: ReferenceCheckpoint): ReferenceCheckpoint {
 }
 
 function requestOf({ config, catalog }: ReferenceCheckpoint, { target }: CpuDevice, recipe: CompileRecipe) {
-  return {
-    definition: findModel(config),
-    config,
+  return compileRequest(config, {
     tensors: catalog,
-    checkpointHash: null,
     target,
     recipe,
     limits: { maxNumBatchedTokens: MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: MAX_TOKENS },
     blockSize: BLOCK_SIZE,
     maxModelLen: MAX_TOKENS,
     kernels: CPU_KERNELS,
-  };
+  });
 }
 
 /** All prompts in one step, all their logits wanted. */

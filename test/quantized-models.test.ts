@@ -18,6 +18,7 @@ import { findModel } from '../src/models/registry.ts';
 import { DEFAULT_QUANTIZATION_KEEP, type Quantization } from '../src/tensor/precision.ts';
 import { dequantizeRows, quantizeRows } from '../src/tensor/quantize-rows.ts';
 import { isNeedletailError } from '../src/util/errors.ts';
+import { compileRequest } from './support/compile.ts';
 import { interpretTwoSteps, randomSource, randomTensors, twoSteps } from './support/interpret.ts';
 import { SMALL_CONFIGS } from './support/small-configs.ts';
 import { SMALL_EXPERT_CONFIGS } from './support/small-expert-configs.ts';
@@ -46,18 +47,14 @@ const recipes = fc
   });
 
 function requestOf(config: HFConfig, recipe: CompileRecipe) {
-  return {
-    definition: findModel(config),
-    config,
-    tensors: null,
-    checkpointHash: null,
+  return compileRequest(config, {
     target: device.target,
     recipe,
     limits: { maxNumBatchedTokens: 16, maxNumSeqs: 2, maxNumLogitRows: 4 },
     blockSize: BLOCK_SIZE,
     maxModelLen: MAX_MODEL_LEN,
     kernels: REFERENCE_KERNELS,
-  };
+  });
 }
 
 /** The model itself with its weights replaced by what codes and scales make of them. */

@@ -10,33 +10,29 @@ import { GATED_PRODUCTS } from '../src/ir/ops/gated-products.ts';
 import { OPS } from '../src/ir/ops/index.ts';
 import { FED_PRODUCTS } from '../src/ir/ops/product-fusions.ts';
 import { REFERENCE_KERNELS } from '../src/kernels/reference.ts';
-import { findModel } from '../src/models/registry.ts';
 import type { FloatDType } from '../src/tensor/dtype.ts';
+import { compileRequest } from './support/compile.ts';
 import { loadReference, type ReferenceCheckpoint } from './support/reference-checkpoint.ts';
 import {
   describeReferenceParity,
   PARITY_BLOCK_SIZE,
-  PARITY_MAX_MODEL_LEN,
-  PARITY_MAX_TOKENS,
   PARITY_NUM_BLOCKS,
+  PARITY_PLAN,
 } from './support/reference-parity.ts';
 import { stepBatch } from './support/step-batch.ts';
 
 const device = new ReferenceDevice();
 
 function planFor({ config, catalog }: ReferenceCheckpoint, dtype: FloatDType = 'float32'): Plan {
-  return compile({
-    definition: findModel(config),
-    config,
-    tensors: catalog,
-    checkpointHash: null,
-    target: device.target,
-    recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'float32' },
-    limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
-    blockSize: PARITY_BLOCK_SIZE,
-    maxModelLen: PARITY_MAX_MODEL_LEN,
-    kernels: REFERENCE_KERNELS,
-  });
+  return compile(
+    compileRequest(config, {
+      tensors: catalog,
+      target: device.target,
+      recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'float32' },
+      ...PARITY_PLAN,
+      kernels: REFERENCE_KERNELS,
+    }),
+  );
 }
 
 function numBlocksOf(plan: Plan): readonly number[] {

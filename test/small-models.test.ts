@@ -8,6 +8,7 @@ import { CPU_KERNELS } from '../src/kernels/cpu/index.ts';
 import type { Graph } from '../src/ir/graph.ts';
 import type { HFConfig } from '../src/models/model-definition.ts';
 import { findModel } from '../src/models/registry.ts';
+import { compileRequest } from './support/compile.ts';
 import { interpretTwoSteps, randomSource, randomTensors, twoSteps } from './support/interpret.ts';
 import { SMALL_CONFIGS } from './support/small-configs.ts';
 import { SMALL_EXPERT_CONFIGS } from './support/small-expert-configs.ts';
@@ -23,23 +24,21 @@ describe('small models on the cpu device', () => {
   afterAll(() => device.dispose());
 
   async function runTwoSteps(config: HFConfig, graph: Graph): Promise<Float32Array[]> {
-    const plan = compile({
-      definition: findModel(config),
-      config,
-      tensors: null,
-      checkpointHash: null,
-      target: device.target,
-      recipe: {
-        weightDType: 'float32',
-        quantization: null,
-        kvDType: 'float32',
-        activationPrecision: 'float32',
-      },
-      limits: { maxNumBatchedTokens: 16, maxNumSeqs: 2, maxNumLogitRows: 4 },
-      blockSize: BLOCK_SIZE,
-      maxModelLen: MAX_MODEL_LEN,
-      kernels: CPU_KERNELS,
-    });
+    const plan = compile(
+      compileRequest(config, {
+        target: device.target,
+        recipe: {
+          weightDType: 'float32',
+          quantization: null,
+          kvDType: 'float32',
+          activationPrecision: 'float32',
+        },
+        limits: { maxNumBatchedTokens: 16, maxNumSeqs: 2, maxNumLogitRows: 4 },
+        blockSize: BLOCK_SIZE,
+        maxModelLen: MAX_MODEL_LEN,
+        kernels: CPU_KERNELS,
+      }),
+    );
     const numBlocks = plan.kvCacheGroups.map(() => 16);
     const executable = await device.load(plan, randomSource(graph), { numBlocks });
     const logits: Float32Array[] = [];

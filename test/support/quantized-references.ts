@@ -18,6 +18,7 @@ import type { KVCacheDType } from '../../src/tensor/dtype.ts';
 import { DEFAULT_QUANTIZATION_KEEP, type Quantization } from '../../src/tensor/precision.ts';
 import type { TensorCatalog, TensorSource } from '../../src/tensor/tensor-source.ts';
 import { calibrateReference } from './calibrated-reference.ts';
+import { compileRequest } from './compile.ts';
 import { loadReference, type ReferenceCheckpoint } from './reference-checkpoint.ts';
 import { stepBatch } from './step-batch.ts';
 
@@ -231,18 +232,15 @@ function requestOf(
     kvDType,
     activationPrecision: 'auto',
   };
-  return {
-    definition: findModel(config),
-    config,
+  return compileRequest(config, {
     tensors: catalog,
-    checkpointHash: null,
     target,
     recipe,
     limits: { maxNumBatchedTokens: MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: MAX_TOKENS },
     blockSize: BLOCK_SIZE,
     maxModelLen: MAX_TOKENS,
     kernels: kernelsFor(target),
-  };
+  });
 }
 
 /** What activations are quantized to, by an op of its own or beside another, which the device decides. */

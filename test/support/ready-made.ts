@@ -11,9 +11,9 @@ import { publishedQuantization } from '../../src/compiler/quantization-rules.ts'
 import { kernelsFor } from '../../src/device/create-device.ts';
 import { ReferenceDevice } from '../../src/device/reference/reference-device.ts';
 import type { Device } from '../../src/device/device.ts';
-import { findModel } from '../../src/models/registry.ts';
 import { toBfloat16Bits, toFloat16Bits, type FloatDType } from '../../src/tensor/dtype.ts';
 import type { ActivationPrecision } from '../../src/tensor/precision.ts';
+import { compileRequest } from './compile.ts';
 import { randomNumbers } from './random-numbers.ts';
 import { loadReference } from './reference-checkpoint.ts';
 import { stepBatch } from './step-batch.ts';
@@ -100,23 +100,22 @@ async function logitsOf(
 ): Promise<Float32Array> {
   const { config, tensors, source } = await openCheckpoint(folder);
   try {
-    const plan = compile({
-      definition: findModel(config),
-      config,
-      tensors,
-      checkpointHash: null,
-      target: device.target,
-      recipe: {
-        weightDType: dtype,
-        quantization: publishedQuantization(tensors),
-        kvDType: dtype,
-        activationPrecision: precision,
-      },
-      limits: { maxNumBatchedTokens: 64, maxNumSeqs: 2, maxNumLogitRows: 64 },
-      blockSize: 16,
-      maxModelLen: 64,
-      kernels: kernelsFor(device.target),
-    });
+    const plan = compile(
+      compileRequest(config, {
+        tensors,
+        target: device.target,
+        recipe: {
+          weightDType: dtype,
+          quantization: publishedQuantization(tensors),
+          kvDType: dtype,
+          activationPrecision: precision,
+        },
+        limits: { maxNumBatchedTokens: 64, maxNumSeqs: 2, maxNumLogitRows: 64 },
+        blockSize: 16,
+        maxModelLen: 64,
+        kernels: kernelsFor(device.target),
+      }),
+    );
     const executable = await device.load(plan, source, { numBlocks: plan.kvCacheGroups.map(() => 4) });
     const [, , tokenIds] = loadReference(model).prompts;
     const logits: number[] = [];

@@ -13,6 +13,12 @@ export const PARITY_NUM_BLOCKS = 32;
 /** Tokens in a step at most, and logit rows. */
 export const PARITY_MAX_TOKENS = 128;
 export const PARITY_MAX_MODEL_LEN = 128;
+/** What of a compile request that is. */
+export const PARITY_PLAN = {
+  limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
+  blockSize: PARITY_BLOCK_SIZE,
+  maxModelLen: PARITY_MAX_MODEL_LEN,
+};
 
 /** Runs one step; gives the raw logits `[numLogitRows, vocabSize]`. */
 export type RunStep = (step: StepBatch) => Promise<Float32Array>;
