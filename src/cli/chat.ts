@@ -8,6 +8,8 @@ import { isNeedletailError } from '../util/errors.ts';
 import { addLLMFlags, loadLLM, type LLMFlags } from './llm-flags.ts';
 import { addSamplingFlags, generateParams, type SamplingFlags } from './sampling-flags.ts';
 
+const PROMPT = '> ';
+
 type Flags = LLMFlags & SamplingFlags & { readonly system?: string };
 
 export function registerChat(program: Command): void {
@@ -27,9 +29,13 @@ async function converse(llm: LLM, params: GenerateParams, system: string | undef
   const first: ChatMessage[] = system === undefined ? [] : [{ role: 'system', content: system }];
   let messages = [...first];
   let answering: AbortController | null = null;
-  const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: '> ' });
+  const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: PROMPT });
   lines.on('SIGINT', () => (answering ? answering.abort() : lines.close()));
-  lines.prompt();
+  // A piped text has ended long before its last line is answered, and then readline refuses to prompt.
+  let hasEnded = false;
+  lines.on('close', () => (hasEnded = true));
+  const prompt = () => (hasEnded ? process.stdout.write(PROMPT) : lines.prompt());
+  prompt();
   for await (const line of lines) {
     if (line.trim() === '/exit') break;
     if (line.trim() === '/reset') messages = [...first];
@@ -38,7 +44,7 @@ async function converse(llm: LLM, params: GenerateParams, system: string | undef
       messages = await answer(llm, [...messages, { role: 'user', content: line }], params, answering.signal);
       answering = null;
     }
-    lines.prompt();
+    prompt();
   }
   lines.close();
 }

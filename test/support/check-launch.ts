@@ -28,7 +28,10 @@ export function plainStep(numTokens: number): StepBatch {
 }
 
 export interface CheckOptions {
+  /** Of the largest value. */
   readonly tolerance?: number;
+  /** Where all values may be small by chance, though what was summed is not: of this at least. */
+  readonly leastScale?: number;
   /** The interpreter's caches, in step with the session's. */
   readonly caches?: PagedKVCaches;
 }
@@ -37,13 +40,13 @@ export async function checkLaunch(
   session: HarnessSession,
   launch: HarnessLaunch,
   step: StepBatch,
-  { tolerance = 2e-6, caches = new PagedKVCaches([], 16, []) }: CheckOptions = {},
+  { tolerance = 2e-6, leastScale = 1e-3, caches = new PagedKVCaches([], 16, []) }: CheckOptions = {},
 ): Promise<void> {
   const inputs = launch.inputs.flatMap((operand) => hostTensor(operand, step));
   const expected = OPS.get(launch.op)!.interpret(inputs, launch.attributes, caches);
   const actual = await session.run([launch], step);
   const tensors = expected.filter((tensor) => tensor !== TOKEN);
-  actual.forEach((values, i) => expectClose(values, tensors[i].data, tolerance));
+  actual.forEach((values, i) => expectClose(values, tensors[i].data, tolerance, leastScale));
 }
 
 export function hostTensor(operand: HarnessOperand, step: StepBatch): HostTensor[] {
@@ -71,9 +74,10 @@ export function expectClose(
   actual: Float32Array,
   expected: Float32Array | Int32Array,
   tolerance: number,
+  leastScale = 1e-3,
 ): void {
   expect(actual.length).toBe(expected.length);
-  let largest = 1e-3;
+  let largest = leastScale;
   for (const value of expected) largest = Math.max(largest, Math.abs(value));
   let [worst, at] = [0, -1];
   actual.forEach((value, i) => {
