@@ -351,7 +351,7 @@ struct Epilogue {
   }
 
   template <int kSize> __device__ __forceinline__ void run(const Total (&sum)[kSize], const Place& place) {
-    constexpr int kCount = kTurned < 2 * kSize ? kTurned : 2 * kSize;
+    constexpr int kTurns = (2 * kSize + kTurned - 1) / kTurned, kCount = 2 * kSize / kTurns;
     const int group = threadIdx.x / 128;
     Y(*turned)[kPitch] = memory.turned[group];
 #pragma unroll

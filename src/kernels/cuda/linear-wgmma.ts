@@ -42,6 +42,7 @@ const TILES: Readonly<Record<string, Tile>> = {
   wgmma16: { outputs: 64, tokens: 16, stages: 8, promote: 4, minBlocks: 2, time: 0.2 },
   wgmma64: { outputs: 128, tokens: 64, stages: 8, promote: 4, minBlocks: 1, time: 0.4 },
   wgmma128: { outputs: 128, tokens: 128, stages: 6, promote: 4, minBlocks: 1, time: 0.56 },
+  wgmma192: { outputs: 128, tokens: 192, stages: 5, promote: 4, minBlocks: 1, time: 0.78 },
   wgmma256: { outputs: 128, tokens: 256, stages: 4, promote: 0, minBlocks: 1, time: 1 },
 };
 const LARGEST = 'wgmma256';
@@ -54,7 +55,7 @@ const MAX_ROWS_ALWAYS_SHARED = 128;
 const GROUPED_BOXES = 4;
 
 /** Steps of up to so many rows have a variant of their own. */
-const ROWS = [16, 64, 128, 256, 512, 1024, 2048, null];
+const ROWS = [16, 64, 128, 192, 256, 384, 512, 1024, 2048, null];
 
 /** `weight` is of x's type; codes have scales. */
 export interface WgmmaOperands extends ProductOperands {
@@ -91,7 +92,7 @@ function bestTile(
   const numParts = partsOf(weightColumns, weightFormat?.dtype ?? weightDType);
   if (rows <= MAX_ROWS_ALWAYS_SHARED)
     return Object.keys(TILES).find((name) => rows <= TILES[name].tokens)! + SHARED_SUFFIX;
-  const [best] = ['wgmma128', LARGEST]
+  const [best] = ['wgmma128', 'wgmma192', LARGEST]
     .flatMap((name) => {
       const { time } = TILES[name];
       const numTiles = tilesOf(name, rows, weightRows);

@@ -26,6 +26,7 @@ __device__ __forceinline__ void wgmma(Sum (&sum)[kSize], u64 a, u64 b, int accum
 #define NUMBERS_32_1 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define NUMBERS_32_2 "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define NUMBERS_32_3 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define NUMBERS_16_2 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define NUMBERS_8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define NUMBERS_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 
@@ -42,8 +43,12 @@ __device__ __forceinline__ void wgmma(Sum (&sum)[kSize], u64 a, u64 b, int accum
   DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "32", 16, NUMBERS_16, "%16", "%17", "%18", OPERANDS_8(C, sum, 0),                  \
                OPERANDS_8(C, sum, 8))                                                                                         \
   DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "64", 32, NUMBERS_32_0, "%32", "%33", "%34", OPERANDS_32(C, sum, 0))               \
+  DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "96", 48, NUMBERS_32_0 "," NUMBERS_16_2, "%48", "%49", "%50",                      \
+               OPERANDS_32(C, sum, 0), OPERANDS_8(C, sum, 32), OPERANDS_8(C, sum, 40))                                        \
   DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "128", 64, NUMBERS_32_0 "," NUMBERS_32_1, "%64", "%65", "%66",                     \
                OPERANDS_32(C, sum, 0), OPERANDS_32(C, sum, 32))                                                               \
+  DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "192", 96, NUMBERS_32_0 "," NUMBERS_32_1 "," NUMBERS_32_2, "%96", "%97", "%98",    \
+               OPERANDS_32(C, sum, 0), OPERANDS_32(C, sum, 32), OPERANDS_32(C, sum, 64))                                      \
   DEFINE_WGMMA(Item, Sum, C, types, depth, flags, "256", 128, NUMBERS_32_0 "," NUMBERS_32_1 "," NUMBERS_32_2 "," NUMBERS_32_3,       \
                "%128", "%129", "%130", OPERANDS_32(C, sum, 0), OPERANDS_32(C, sum, 32), OPERANDS_32(C, sum, 64),              \
                OPERANDS_32(C, sum, 96))
