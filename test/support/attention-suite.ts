@@ -56,18 +56,40 @@ const NUM_QUERIES = [
   [1, 40, 2, 65, 17, 130, 1, 70],
 ];
 
-export async function checkAttention(
+/** Less than a tile, few tiles, and many. */
+const ALONE_LENS = [1, 400, 2500];
+
+export function checkAttention(
+  kernels: KernelSuite,
+  shape: AttentionCase,
+  kvDType: KVCacheDType,
+): Promise<void> {
+  return checkSteps(kernels, shape, kvDType, CONTEXT_LENS, NUM_QUERIES);
+}
+
+/** Steps of one token: kernels may know that there is no other. */
+export async function checkAlone(
+  kernels: KernelSuite,
+  shape: AttentionCase,
+  kvDType: KVCacheDType,
+): Promise<void> {
+  for (const contextLen of ALONE_LENS) await checkSteps(kernels, shape, kvDType, [contextLen], [[1]]);
+}
+
+async function checkSteps(
   kernels: KernelSuite,
   { hasSinks, ...shape }: AttentionCase,
   kvDType: KVCacheDType,
+  contextLens: readonly number[],
+  steps: readonly (readonly number[])[],
 ): Promise<void> {
   const { numHeads, numKvHeads, headDim, valueHeadDim } = shape;
   const plain = { window: null, softcap: null, alibiSlopes: null };
   const attributes = { layer: 0, scale: 0.3, ...plain, ...shape } as Attributes;
   const dims = { numKvHeads, keyHeadDim: headDim, valueHeadDim };
-  const { cache, blocks } = filledCache(kernels, dims, CONTEXT_LENS, kvDType);
-  for (const numQueries of NUM_QUERIES) {
-    const step = stepOf(CONTEXT_LENS, numQueries, blocks);
+  const { cache, blocks } = filledCache(kernels, dims, contextLens, kvDType);
+  for (const numQueries of steps) {
+    const step = stepOf(contextLens, numQueries, blocks);
     const { numTokens } = step;
     const q = matrix(numTokens, numHeads * headDim, kernels.random(numTokens * numHeads * headDim, 3));
     const sinks = hasSinks ? [kernels.vector(numHeads, 5)] : [];
