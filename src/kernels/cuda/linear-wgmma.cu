@@ -306,7 +306,6 @@ struct Epilogue {
         for (int half = 0; half < 2; half++) result[i][half][j] = number(sum[4 * i + 2 * half + j], half, x_scale[i][j]);
         if (kIsGated) result[i][0][j] = activate(result[i][0][j]) * result[i][1][j];
       }
-    const int row = token % kTurned;
     if constexpr (sizeof(Out) == 4) {
 #pragma unroll
       for (int i = 0; i < 2; i++)
@@ -314,12 +313,12 @@ struct Epilogue {
         for (int half = 0; half < (kIsGated ? 1 : 2); half++)
 #pragma unroll
           for (int j = 0; j < 2; j++) 
-            turned[row + 8 * i + 2 * c + j][column + 8 * half + lane / 4] = from_float<Y>(result[i][half][j]);
+            turned[8 * i + 2 * c + j][column + 8 * half + lane / 4] = from_float<Y>(result[i][half][j]);
     } else if constexpr (kIsGated) {
-      store_tiles_transposed(&turned[row + lane % 16][column], pack<Out>(result[0][0][0], result[0][0][1]),
+      store_tiles_transposed(&turned[lane % 16][column], pack<Out>(result[0][0][0], result[0][0][1]),
                              pack<Out>(result[1][0][0], result[1][0][1]));
     } else {
-      store_tiles_transposed(&turned[row + lane / 16 * 8 + lane % 8][column + lane / 8 % 2 * 8],
+      store_tiles_transposed(&turned[lane / 16 * 8 + lane % 8][column + lane / 8 % 2 * 8],
                              pack<Out>(result[0][0][0], result[0][0][1]), pack<Out>(result[0][1][0], result[0][1][1]),
                              pack<Out>(result[1][0][0], result[1][0][1]), pack<Out>(result[1][1][0], result[1][1][1]));
     }
@@ -358,7 +357,7 @@ struct Epilogue {
     for (int first = 0; first < 2 * kSize; first += kCount) {
       sync_group(group);
 #pragma unroll
-      for (int token = first; token < first + kCount; token += 16) turn(sum + token / 2, token, turned);
+      for (int token = first; token < first + kCount; token += 16) turn(sum + token / 2, token, turned + (token - first));
       sync_group(group);
       write<kCount>(place.row + first, place.end, place.output + group * kGroupWidth, turned);
     }

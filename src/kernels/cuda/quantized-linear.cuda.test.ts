@@ -21,7 +21,7 @@ describeKernels('quantizedLinear', (kernels) => {
       [40, 4224, [33, 130]],
       [8520, 384, [16, 64, 70]],
       // Tiles of 192 rows, the last in halves; and shared by pairs of blocks.
-      [17000, 64, [150]],
+      [17000, 128, [150]],
       [4240, 3072, [150]],
     ])('%d outputs of %d inputs, by every kernel that fits', async (outputs, inputs, numsOfRows) => {
       const { attributes, operands } = codedRows(outputs, inputs, codes);
