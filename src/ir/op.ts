@@ -100,6 +100,11 @@ export function defineOp<A>(spec: OpSpec<A>): OpDefinition {
   };
 }
 
+/** Operands that a node of the op must have: its first. */
+export function numRequiredInputs({ inputs }: Pick<OpProperties, 'inputs'>): number {
+  return inputs.filter((name) => !name.endsWith('?')).length;
+}
+
 /** The checks that ops share; every failure names the op, the label and the operands' types. */
 export class OpChecks {
   readonly inputs: readonly ValueType[];
@@ -112,7 +117,7 @@ export class OpChecks {
     this.#operands = operands;
     this.#node = node;
     this.inputs = node.inputs;
-    const numRequired = operands.filter((operand) => !operand.endsWith('?')).length;
+    const numRequired = numRequiredInputs({ inputs: operands });
     const isCountRight = node.inputs.length >= numRequired && node.inputs.length <= operands.length;
     this.check(isCountRight, `takes (${operands.join(', ')}), was given ${node.inputs.length} operands`);
   }

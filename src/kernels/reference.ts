@@ -27,6 +27,7 @@ const OP_NAMES = [
   'rmsNormQuantize',
   'addRmsNormQuantize',
   'gatedActivationQuantize',
+  'attentionQuantize',
   'permuteColumns',
   'quantize',
   'weightOnlyLinear',

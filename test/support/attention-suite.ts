@@ -6,6 +6,7 @@ import type { KVCacheDType } from '../../src/tensor/dtype.ts';
 import type { FilledCache } from './cache-image.ts';
 import { matrix, type HarnessOperand } from './cpu-harness.ts';
 import type { KernelSuite } from './kernel-suite.ts';
+import { CODE_STEPS, codesAndScales, wide, type ActivationCodes } from './quantized-operands.ts';
 import { stepBatch } from './step-batch.ts';
 
 const BLOCK_SIZE = 16;
@@ -59,12 +60,14 @@ const NUM_QUERIES = [
 /** Less than a tile, few tiles, and many. */
 const ALONE_LENS = [1, 400, 2500];
 
+/** `codes`: what results become, under scales that are given. */
 export function checkAttention(
   kernels: KernelSuite,
   shape: AttentionCase,
   kvDType: KVCacheDType,
+  codes: ActivationCodes | null = null,
 ): Promise<void> {
-  return checkSteps(kernels, shape, kvDType, CONTEXT_LENS, NUM_QUERIES);
+  return checkSteps(kernels, shape, kvDType, codes, CONTEXT_LENS, NUM_QUERIES);
 }
 
 /** Steps of one token: kernels may know that there is no other. */
@@ -72,14 +75,16 @@ export async function checkAlone(
   kernels: KernelSuite,
   shape: AttentionCase,
   kvDType: KVCacheDType,
+  codes: ActivationCodes | null = null,
 ): Promise<void> {
-  for (const contextLen of ALONE_LENS) await checkSteps(kernels, shape, kvDType, [contextLen], [[1]]);
+  for (const contextLen of ALONE_LENS) await checkSteps(kernels, shape, kvDType, codes, [contextLen], [[1]]);
 }
 
 async function checkSteps(
   kernels: KernelSuite,
   { hasSinks, ...shape }: AttentionCase,
   kvDType: KVCacheDType,
+  codes: ActivationCodes | null,
   contextLens: readonly number[],
   steps: readonly (readonly number[])[],
 ): Promise<void> {
@@ -93,10 +98,28 @@ async function checkSteps(
     const { numTokens } = step;
     const q = matrix(numTokens, numHeads * headDim, kernels.random(numTokens * numHeads * headDim, 3));
     const sinks = hasSinks ? [kernels.vector(numHeads, 5)] : [];
-    const inputs = [q, ...batchOperands(), ...sinks];
-    const outputs = [matrix(numTokens, numHeads * valueHeadDim)];
-    await kernels.checkCase({ step, cache, launch: { op: 'attention', attributes, inputs, outputs } });
+    const columns = numHeads * valueHeadDim;
+    if (codes === null) {
+      const inputs = [q, ...batchOperands(), ...sinks];
+      const outputs = [matrix(numTokens, columns)];
+      await kernels.checkCase({ step, cache, launch: { op: 'attention', attributes, inputs, outputs } });
+      continue;
+    }
+    const launch = {
+      op: 'attentionQuantize',
+      attributes: { ...attributes, quantize: { dtype: codes, groupSize: columns } },
+      inputs: [q, ...batchOperands(), wide([2], attentionScales(codes)), ...sinks],
+      outputs: codesAndScales(numTokens, columns, codes),
+    };
+    // Of the largest codes, which stand for half of the largest values.
+    await kernels.checkCase({ step, cache, launch }, [CODE_STEPS[codes] + 2 * kernels.tolerance, 0]);
   }
+}
+
+/** Under which values of 0.5 and above saturate: the first counts. */
+function attentionScales(codes: ActivationCodes): Float32Array {
+  const scale = 0.5 / (codes === 'int8' ? 127 : 448);
+  return Float32Array.of(scale, scale / 2);
 }
 
 /** The cache, and the arrays that tell attention of the batch. */

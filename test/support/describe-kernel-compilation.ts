@@ -147,12 +147,23 @@ function plans(gpu: CudaGpu, dtypes: readonly FloatDType[]): Plan[] {
       dtypes.map((dtype) => cudaPlan(loadReference(name).config, dtype, gpu, { batchInvariant: true })),
     ),
     ...recipes.map((name) => inRecipe(withFewLayers(findPreset('llama-2-7b')!.config), name, null)),
+    ...recipes.filter(isOfCodes).map((name) => withStaticScales(findPreset('llama-2-7b')!.config, name, gpu)),
     ...KV_CODES.flatMap((kvDType) =>
       configsOfCodes().map((config) => cudaPlan(config, 'bfloat16', gpu, { kvDType })),
     ),
     // The reference's experts have fewer columns than a group of int4.
     ...recipes.map((name) => inRecipe(loadReference('mixtral').config, name, name === 'int4' ? 32 : null)),
   ];
+}
+
+function isOfCodes(name: Quantization): boolean {
+  return quantizationRules(name, null, []).activations !== null;
+}
+
+function withStaticScales(config: HFConfig, name: Quantization, gpu: CudaGpu): Plan {
+  const { activations, ...rules } = quantizationRules(name, null, []);
+  const quantization = { ...rules, activations: { ...activations!, isStatic: true } };
+  return cudaPlan(withFewLayers(config), 'bfloat16', gpu, { quantization });
 }
 
 /** Presets, the references' families, sizes of published models that neither has, and sizes that divide badly. */

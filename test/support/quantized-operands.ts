@@ -70,6 +70,12 @@ export function codesAndScales(rows: number, columns: number, dtype: ActivationC
   return [matrix(rows, columns, undefined, { dtype }), matrix(rows, groups)];
 }
 
+/** Of what a gated product of so many random inputs yields, under which the largest codes saturate: the second counts. */
+export function givenScales(codes: ActivationCodes, inputs: number): Float32Array {
+  const scale = inputs / 4 / (codes === 'int8' ? 127 : 448);
+  return Float32Array.of(scale / 2, scale);
+}
+
 /** A parameter that is float32 in every type of activations. */
 export function wide(shape: readonly number[], values: Float32Array): HarnessOperand {
   return { kind: 'weight', values, shape, dtype: 'float32', layout: 'rowMajor' };

@@ -3,6 +3,7 @@ import type { Launch, Plan } from '../../compiler/plan.ts';
 import { OPS } from '../../ir/ops/index.ts';
 import { gatedName } from '../../ir/ops/gated-products.ts';
 import { FED_PRODUCTS } from '../../ir/ops/product-fusions.ts';
+import { quantizingName } from '../../ir/ops/quantize-fusions.ts';
 import { memoryRoof, type Roofs } from './roofs.ts';
 
 export interface Work {
@@ -70,7 +71,9 @@ const PRODUCT_NAMES = [
 
 /** The product that each op without a source is, by the op's name. */
 const UNFED_PRODUCTS = new Map(
-  PRODUCT_NAMES.flatMap((name) => [[name, name] as const, [gatedName(name), name] as const]),
+  PRODUCT_NAMES.flatMap((name) =>
+    [name, gatedName(name), quantizingName(gatedName(name))].map((fused) => [fused, name] as const),
+  ),
 );
 
 /** The product that each op is or contains, by the op's name. */
@@ -110,7 +113,7 @@ function groupsOf(
 
 /** Heads times their width. */
 function queryWidth(plan: Plan): number {
-  const launch = plan.launches.find(({ op }) => op === 'attention');
+  const launch = plan.launches.find(({ op }) => op === 'attention' || op === quantizingName('attention'));
   const { numHeads = 0, headDim = 0 } = (launch?.attributes ?? {}) as { numHeads?: number; headDim?: number };
   return numHeads * headDim;
 }

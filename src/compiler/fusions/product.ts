@@ -1,6 +1,7 @@
 // norm, gatedActivation or quantize + the product that alone reads what it makes → one op: a product of few rows makes them itself, instead
 // of waiting for another launch. Matched at the product.
 import type { Node } from '../../ir/graph.ts';
+import { numRequiredInputs } from '../../ir/op.ts';
 import { feedingName, numOperandsMade } from '../../ir/ops/product-fusions.ts';
 import type { GraphIndex } from '../graph-index.ts';
 import { opOf } from '../op-of.ts';
@@ -16,20 +17,28 @@ export function fuseProduct(product: Node, index: GraphIndex): Fusion | null {
   // A block of the kernel has a whole row.
   const columns = made[0].type.shape[1];
   if ((source.attributes['groupSize'] ?? columns) !== columns) return null;
+  const numRequired = numRequiredInputs(opOf(source));
   const fused: Node = {
     op: feedingName(source.op, product.op),
     label: product.label,
-    inputs: [...source.inputs, ...product.inputs.slice(numMade)],
+    inputs: [
+      ...source.inputs.slice(0, numRequired),
+      ...product.inputs.slice(numMade),
+      ...source.inputs.slice(numRequired),
+    ],
     outputs: [...source.outputs, ...product.outputs],
-    attributes: { source: source.attributes, product: product.attributes },
+    attributes: {
+      source: source.attributes,
+      product: product.attributes,
+      numOptional: source.inputs.length - numRequired,
+    },
   };
   // Where the source was: others may read its other outputs before the product does.
   return { replaces: [source, product], at: source, fused };
 }
 
-/** As its last outputs, from operands that it must have. */
+/** As its last outputs. */
 function makes(source: Node, values: Node['inputs']): boolean {
   const last = source.outputs.slice(-values.length);
-  const numRequired = opOf(source).inputs.filter((name) => !name.endsWith('?')).length;
-  return source.inputs.length === numRequired && values.every((value, i) => value.id === last[i]?.id);
+  return values.every((value, i) => value.id === last[i]?.id);
 }

@@ -1,7 +1,11 @@
-// norm or gatedActivation + quantize → one op that yields codes: what stands between is never written. Matched at the quantize.
+// norm, gatedActivation, gated product or attention + quantize → one op that yields codes: what stands between is never written. Matched at
+// the quantize.
 import type { Node } from '../../ir/graph.ts';
+import { numRequiredInputs } from '../../ir/op.ts';
+import { OPS } from '../../ir/ops/index.ts';
 import { quantizingName } from '../../ir/ops/quantize-fusions.ts';
 import type { GraphIndex } from '../graph-index.ts';
+import { opOf } from '../op-of.ts';
 import type { Fusion } from './fusion.ts';
 
 export function fuseQuantize(quantize: Node, index: GraphIndex): Fusion | null {
@@ -9,17 +13,34 @@ export function fuseQuantize(quantize: Node, index: GraphIndex): Fusion | null {
   const [x, ...staticScales] = quantize.inputs;
   const source = index.producer(x);
   if (!source || index.soleUser(x) !== quantize || source.outputs.at(-1)?.id !== x.id) return null;
-  // A block of the kernel has a whole row.
-  const [, columns] = x.type.shape;
-  if ([source, quantize].some(({ attributes }) => (attributes['groupSize'] ?? columns) !== columns))
-    return null;
+  const op = quantizingName(source.op);
+  const numRequired = numRequiredInputs(opOf(source));
+  const inputs = [
+    ...source.inputs.slice(0, numRequired),
+    ...staticScales,
+    ...source.inputs.slice(numRequired),
+  ];
+  if (!takes(op, inputs) || !yieldsRows(source, quantize)) return null;
   const fused: Node = {
-    op: quantizingName(source.op),
+    op,
     label: source.label,
-    inputs: [...source.inputs, ...staticScales],
+    inputs,
     outputs: [...source.outputs.slice(0, -1), ...quantize.outputs],
     attributes: { ...source.attributes, quantize: quantize.attributes },
   };
   // Where the op was: others may read its other outputs before the quantize does.
   return { replaces: [source, quantize], at: source, fused };
+}
+
+/** Where blocks of a kernel have no whole rows, as those of a product and of attention, the scale must be known. */
+function takes(op: string, inputs: Node['inputs']): boolean {
+  const definition = OPS.get(op);
+  return definition !== undefined && inputs.length >= numRequiredInputs(definition);
+}
+
+/** A row has one scale, and of a norm no groups; those of a product are its weight's. */
+function yieldsRows(source: Node, quantize: Node): boolean {
+  const [, columns] = quantize.inputs[0].type.shape;
+  const groupSizes = [quantize, ...(opOf(source).matrixInput === null ? [source] : [])];
+  return groupSizes.every(({ attributes }) => (attributes['groupSize'] ?? columns) === columns);
 }

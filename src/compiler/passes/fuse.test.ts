@@ -11,7 +11,8 @@ import { quantizationRules } from '../quantization-rules.ts';
 import { fuse } from './fuse.ts';
 import { quantize } from './quantize.ts';
 import { removeDead } from './remove-dead.ts';
-import { plainKernels } from '../../../test/support/compile.ts';
+import { plainKernels, TINY_LLAMA } from '../../../test/support/compile.ts';
+import { cudaPlan, HOPPER } from '../../../test/support/cuda-launches.ts';
 
 /** A graph over an embedded input `[numTokens, 8]`; `build` returns its logits. */
 function toy(build: (builder: GraphBuilder, x: Value) => Value): Graph {
@@ -234,10 +235,66 @@ describe('quantize', () => {
     expect(ops).toEqual(['rmsNorm', 'quantize', 'quantizedLinear', 'multiply']);
   });
 
+  test('joins a gated product whose scale is known beforehand', () => {
+    const gate = (b: GraphBuilder, x: Value): Value => one(b, 'activation', [x], { kind: 'silu' });
+    const gated = (isStatic: boolean): string[] => {
+      const built = toy((b, x) => {
+        const whole = one(b, 'linear', [x, b.parameter('both.weight', [32, 8])]);
+        const half = (start: number) => one(b, 'slice', [whole], { start, columns: 16 });
+        const product = one(b, 'multiply', [gate(b, half(0)), half(16)]);
+        return one(b, 'linear', [product, b.parameter('down.weight', [8, 16])]);
+      });
+      const activations = { ...recipe.quantization.activations!, isStatic };
+      const quantization = { ...recipe.quantization, activations };
+      const own = { ...recipe, quantization };
+      const kernels = ['gatedQuantizedLinear', 'gatedQuantizedLinearQuantize'].map((op) => ({
+        ...REFERENCE_KERNELS[0],
+        op,
+      }));
+      const request = { ...REQUEST, recipe: own, kernels: [...REFERENCE_KERNELS, ...kernels] };
+      const graph = fuse(quantize(built, { recipe: own, target, tensors: null }), request);
+      verifyGraph(graph);
+      return opsOf(graph.nodes.slice(1));
+    };
+    expect(gated(false)).toEqual(['quantize', 'gatedQuantizedLinear', 'quantize', 'quantizedLinear']);
+    expect(gated(true)).toEqual(['quantize', 'gatedQuantizedLinearQuantize', 'quantizedLinear']);
+  });
+
   test('is fused only where the target has a kernel for it', () => {
     const kernels = REFERENCE_KERNELS.filter(({ op }) => op !== 'rmsNormQuantize');
     const ops = fusedOps((b, x) => product(b, norm(b, x)), kernels);
     expect(ops).toEqual(['rmsNorm', 'quantize', 'quantizedLinear']);
+  });
+});
+
+describe('a plan of static scales on cuda', () => {
+  const { weights, activations } = quantizationRules('fp8', null, []);
+  const config = { ...TINY_LLAMA, hidden_size: 128, intermediate_size: 256, tie_word_embeddings: false };
+  const opsFor = (computeCapability: number, isStatic: boolean): readonly string[] => {
+    const rules = { weights, activations: { ...activations!, isStatic }, name: 'fp8', keep: ['lm_head'] };
+    const plan = cudaPlan(config, 'bfloat16', { ...HOPPER, computeCapability }, { quantization: rules });
+    return plan.launches.map(({ op }) => op).slice(1, 6);
+  };
+
+  test('has no launch that only quantizes, on Hopper', () => {
+    expect(opsFor(90, true)).toEqual([
+      'rmsNormQuantizeQuantizedLinear',
+      'ropeKvWrite',
+      'attentionQuantize',
+      'quantizedLinear',
+      'addRmsNormQuantizeGatedQuantizedLinearQuantize',
+    ]);
+    expect(opsFor(90, false)).toEqual([
+      'rmsNormQuantizeQuantizedLinear',
+      'ropeKvWrite',
+      'attention',
+      'quantizeQuantizedLinear',
+      'addRmsNormQuantizeGatedQuantizedLinear',
+    ]);
+  });
+
+  test('quantizes what is gated by itself where no kernel gates many rows', () => {
+    expect(opsFor(89, true).slice(-1)).toEqual(['addRmsNormQuantizeQuantizedLinear']);
   });
 });
 
@@ -263,7 +320,7 @@ describe('a product', () => {
     const [node] = nodesOf((b, x) => linear(b, norm(b, x)), ['rmsNormLinear']);
     expect(node).toMatchObject({
       op: 'rmsNormLinear',
-      attributes: { source: { eps: 1e-5, weightOffset: 0, groupSize: 8 }, product: {} },
+      attributes: { source: { eps: 1e-5, weightOffset: 0, groupSize: 8 }, product: {}, numOptional: 0 },
     });
     expect(node.inputs.map(({ name }) => name)).toEqual(['embed.embedding', 'norm', 'up']);
     expect(node.outputs).toHaveLength(2);

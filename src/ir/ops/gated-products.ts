@@ -7,6 +7,7 @@ import { activationAttributes } from './activation-kinds.ts';
 import { gatedActivation } from './gated-activation.ts';
 import { groupedLinear } from './grouped-linear.ts';
 import { linear } from './linear.ts';
+import { quantizing } from './quantize-fusions.ts';
 import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-grouped-linear.ts';
 import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
 
@@ -48,6 +49,9 @@ export const gatedLinear = gated(linear);
 export const gatedWeightOnlyLinear = gated(weightOnlyLinear);
 export const gatedQuantizedLinear = gated(quantizedLinear);
 
+/** And with the quantize that alone reads that, under scales known beforehand. */
+export const gatedQuantizedLinearQuantize = quantizing(gatedQuantizedLinear);
+
 export const gatedGroupedLinear = gated(groupedLinear);
 export const gatedWeightOnlyGroupedLinear = gated(weightOnlyGroupedLinear);
 export const gatedQuantizedGroupedLinear = gated(quantizedGroupedLinear);
@@ -56,6 +60,7 @@ export const GATED_PRODUCTS = [
   gatedLinear,
   gatedWeightOnlyLinear,
   gatedQuantizedLinear,
+  gatedQuantizedLinearQuantize,
   gatedGroupedLinear,
   gatedWeightOnlyGroupedLinear,
   gatedQuantizedGroupedLinear,

@@ -15,7 +15,12 @@ import { linear } from './linear.ts';
 import { addRmsNorm, rmsNorm } from './rms-norm.ts';
 import { permuteColumns } from './permute-columns.ts';
 import { FED_PRODUCTS } from './product-fusions.ts';
-import { addRmsNormQuantize, gatedActivationQuantize, rmsNormQuantize } from './quantize-fusions.ts';
+import {
+  attentionQuantize,
+  addRmsNormQuantize,
+  gatedActivationQuantize,
+  rmsNormQuantize,
+} from './quantize-fusions.ts';
 import { quantize } from './quantize.ts';
 import { quantizedGroupedLinear, weightOnlyGroupedLinear } from './quantized-grouped-linear.ts';
 import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
@@ -60,6 +65,7 @@ const QUANTIZED_OPS = [
   rmsNormQuantize,
   addRmsNormQuantize,
   gatedActivationQuantize,
+  attentionQuantize,
 ];
 
 export const OPS: ReadonlyMap<string, OpDefinition> = new Map(

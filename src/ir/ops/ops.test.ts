@@ -263,6 +263,10 @@ describe('what ops declare to passes', () => {
       [x, gains, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2])],
       { ...int8Weight, xGroupSize: 4, kind: 'silu' },
     ],
+    gatedQuantizedLinearQuantize: [
+      [x, gains, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2]), vector(0.5, 2)],
+      { ...int8Weight, xGroupSize: 4, kind: 'silu', quantize: { dtype: 'int8', groupSize: 1 } },
+    ],
     weightOnlyGroupedLinear: [
       [x, matrix([1, 2, 3, 4], [5, 6, 7, 8]), matrix([0.5], [2]), choice],
       { ...int8Weight, numMatrices: 2, matricesPerToken: 2 },
@@ -287,14 +291,20 @@ describe('what ops declare to passes', () => {
     const isGated = product.name.startsWith('gated');
     const weight = isGated ? matrix([1, 2, 3, 4], [5, 6, 7, 8]) : matrix([1, 2, 3, 4].slice(0, columns));
     const scales = product.scalesInput === null ? [] : [isGated ? matrix([0.5], [2]) : matrix([0.5])];
-    const inputs = [...sourceInputs, weight, ...scales];
+    const isQuantizing = product.name.endsWith('Quantize');
+    const inputs = [...sourceInputs, weight, ...scales, ...(isQuantizing ? [vector(3)] : [])];
     const format = { weightDType: 'int8', groupSize: columns, hasZeros: false };
-    const ofProduct = { ...(scales.length > 0 ? format : {}), ...(isGated ? { kind: 'silu' } : {}) };
+    const ofProduct = {
+      ...(scales.length > 0 ? format : {}),
+      ...(isGated ? { kind: 'silu' } : {}),
+      ...(isQuantizing ? { quantize: { dtype: 'int8', groupSize: 1 } } : {}),
+    };
     if (product.matrixInput === 1)
-      return [op.name, [inputs, { source: sourceAttributes, product: ofProduct }]];
+      return [op.name, [inputs, { source: sourceAttributes, product: ofProduct, numOptional: 0 }]];
     const quantize = { dtype: 'int8', groupSize: columns };
     const ofSource = source.name === 'quantize' ? quantize : { ...sourceAttributes, quantize };
-    return [op.name, [inputs, { source: ofSource, product: { ...ofProduct, xGroupSize: columns } }]];
+    const attributes = { source: ofSource, product: { ...ofProduct, xGroupSize: columns }, numOptional: 0 };
+    return [op.name, [inputs, attributes]];
   });
   const examples: Readonly<Record<string, Example>> = { ...unfed, ...Object.fromEntries(fed) };
   const numRows = x.shape[0];
@@ -305,6 +315,18 @@ describe('what ops declare to passes', () => {
     const operands = [...made.slice(-product.matrixInput!), ...inputs.slice(op.matrixInput!)];
     const y = run(product.name, operands, attributes['product'] as Attributes);
     expect(run(op.name, inputs, attributes)).toEqual([...made, ...y]);
+    if (product.matrixInput === 1) return;
+    // Scales known beforehand come last.
+    const known = vector(0.25, 0.5);
+    const codes = run(
+      source.name,
+      [...inputs.slice(0, op.matrixInput!), known],
+      attributes['source'] as Attributes,
+    );
+    expect(codes.at(-1)!.data).toEqual(new Float32Array(numRows).fill(0.5));
+    const ofCodes = [...codes.slice(-product.matrixInput!), ...inputs.slice(op.matrixInput!)];
+    const z = run(product.name, ofCodes, attributes['product'] as Attributes);
+    expect(run(op.name, [...inputs, known], { ...attributes, numOptional: 1 })).toEqual([...codes, ...z]);
   });
 
   it('has an example of every op that claims to treat rows alone', () => {

@@ -1,7 +1,8 @@
 // Ops fused with the quantize that alone reads their last output: codes and scales take that output's place.
 import { z } from 'zod';
 import type { Attributes } from '../graph.ts';
-import { defineOp, type OpDefinition } from '../op.ts';
+import { defineOp, numRequiredInputs, type OpDefinition } from '../op.ts';
+import { attention } from './attention.ts';
 import { gatedActivation } from './gated-activation.ts';
 import { quantize, quantizeAttributes } from './quantize.ts';
 import { addRmsNorm, rmsNorm } from './rms-norm.ts';
@@ -12,19 +13,25 @@ const attributes = z.looseObject({ quantize: quantizeAttributes });
 /** The name of the fusion of an op that has one. */
 export const quantizingName = (op: string): string => `${op}Quantize`;
 
-function quantizing(op: OpDefinition): OpDefinition {
-  const numInputs = op.inputs.length;
+/** The scales follow the operands that the op must have; an op that may have others must have scales as well. */
+export function quantizing(op: OpDefinition): OpDefinition {
+  const scalesAt = numRequiredInputs(op);
+  const optional = op.inputs.slice(scalesAt);
+  const staticScales = optional.length > 0 ? 'staticScales' : 'staticScales?';
+  const isOfOp = (_: unknown, input: number): boolean => input !== scalesAt;
   const kept = op.inPlace.slice(0, -1);
   return defineOp({
     name: quantizingName(op.name),
-    inputs: [...op.inputs, 'staticScales?'],
+    inputs: [...op.inputs.slice(0, scalesAt), staticScales, ...optional],
     attributes,
-    isRowwise: true,
+    isRowwise: op.isRowwise,
     inPlace: kept.length > 0 ? [...kept, [], []] : [],
+    matrixInput: op.matrixInput,
+    scalesInput: op.scalesInput,
     wideOutputs: [kept.length + 1],
 
     infer(node, { quantize: { dtype, groupSize }, ...own }) {
-      const operands = op.inputs.map((_, i) => i);
+      const operands = node.inputs.map((_, i) => i).filter(isOfOp);
       const outputs = node.inferAs(op, operands, own as Attributes);
       const [rows, last] = outputs.at(-1)!.shape;
       const columns = last as number;
@@ -37,13 +44,14 @@ function quantizing(op: OpDefinition): OpDefinition {
     },
 
     interpret(inputs, { quantize: format, ...own }, caches) {
-      const outputs = op.interpret(inputs.slice(0, numInputs), own as Attributes, caches);
-      const operands = [outputs.at(-1)!, ...inputs.slice(numInputs)];
+      const outputs = op.interpret(inputs.filter(isOfOp), own as Attributes, caches);
+      const operands = [outputs.at(-1)!, ...inputs.slice(scalesAt, scalesAt + 1)];
       return [...outputs.slice(0, -1), ...quantize.interpret(operands, format, caches)];
     },
   });
 }
 
+export const attentionQuantize = quantizing(attention);
 export const rmsNormQuantize = quantizing(rmsNorm);
 export const addRmsNormQuantize = quantizing(addRmsNorm);
 export const gatedActivationQuantize = quantizing(gatedActivation);

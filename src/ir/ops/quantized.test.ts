@@ -147,6 +147,49 @@ describe('products', () => {
   });
 });
 
+describe('ops that yield codes under scales known beforehand', () => {
+  const format = { dtype: 'float8_e4m3fn', groupSize: 8, hasZeros: false } as const;
+  const quantize = { dtype: 'float8_e4m3fn', groupSize: 3 };
+  const scales = floatTensor([2], Float32Array.of(0.25, 0.125));
+  const w = quantized(
+    6,
+    COLUMNS,
+    Float32Array.from({ length: 6 * COLUMNS }, (_, i) => Math.sin(i)),
+    format,
+  );
+  const x = quantized(
+    2,
+    COLUMNS,
+    Float32Array.from({ length: 2 * COLUMNS }, (_, i) => Math.cos(i)),
+    format,
+  );
+  const own = { ...attributesOf(format), xGroupSize: 8, kind: 'silu' };
+  const operands = [x.codes, x.scales, w.codes, w.scales];
+
+  it('quantize what they would yield otherwise, with a bias or without', () => {
+    for (const bias of [[], [floatTensor([6], Float32Array.of(1, 2, 3, 4, 5, 6))]]) {
+      const [y] = run('gatedQuantizedLinear', [...operands, ...bias], own);
+      const codes = run('gatedQuantizedLinearQuantize', [...operands, scales, ...bias], { ...own, quantize });
+      expect(codes).toEqual(run('quantize', [y, scales], quantize));
+    }
+  });
+
+  it('refuse to be without scales', () => {
+    const types = [
+      ...[type('float8_e4m3fn', 'numTokens', 8), type('float32', 'numTokens', 1)],
+      ...[type('float8_e4m3fn', 6, 8), type('float32', 6, 1)],
+    ];
+    const attributes = { ...own, quantize };
+    expect(infer('gatedQuantizedLinearQuantize', [...types, type('float32', 2)], attributes)).toEqual([
+      type('float8_e4m3fn', 'numTokens', 3),
+      type('float32', 'numTokens', 1),
+    ]);
+    expect(() => infer('gatedQuantizedLinearQuantize', types, attributes)).toThrow('staticScales, bias?');
+    const ofAttention = ['q', 'token', 'blockTables', 'cuSeqlensQ', 'contextLens', 'staticScales', 'sinks?'];
+    expect(OPS.get('attentionQuantize')!.inputs).toEqual(ofAttention);
+  });
+});
+
 describe('shapes', () => {
   const weight = type('uint4', 6, 16);
   const scales = type('float32', 6, 8);

@@ -3,6 +3,7 @@
 // warps share each context, when there are few results and many warps would leave parts of each.
 // WARPS, STAGES: of a block, and tiles under way of each, two at least; GROUP: query heads per key head.
 #include "attention-group.cuh"
+#include "attention-output.cuh"
 #include "attention-share.cuh"
 #include "barrier.cuh"
 
@@ -107,15 +108,16 @@ __device__ __forceinline__ void write_part(const GroupAttention<kCount>& attenti
 }
 
 /// The result of the lane's query (n, j), where nobody else has a part of it.
-__device__ __forceinline__ void write_result(const GroupAttention<kCount>& attention, int n, int j, float sink, X* target) {
+__device__ __forceinline__ void write_result(const GroupAttention<kCount>& attention, int n, int j, float sink,
+                                             const Output& output, int token, int head) {
   const float factor = attention.result_factor(n, j, sink);
   attention.each_sum(n, j, [&](int step, float low, float high) {
-    X* at = target + value_column(step, 0);
+    const int d = value_column(step, 0), next = value_column(step, 1);
     if constexpr (kHasCodes) {
-      *reinterpret_cast<u32*>(at) = pack<X>(low * factor, high * factor);
+      output.put(token, head, d, {low * factor, high * factor});
     } else {
-      *at = from_float<X>(low * factor);
-      if (value_column(step, 1) < VALUE_HEAD_DIM) at[8] = from_float<X>(high * factor);
+      output.put(token, head, d, {low * factor});
+      if (next < VALUE_HEAD_DIM) output.put(token, head, next, {high * factor});
     }
   });
 }
@@ -145,7 +147,8 @@ __device__ __forceinline__ int whole_workers(int num_results, int num_workers) {
 
 /// Grid [blocks]: as many as run at once.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
-    attention_decode(const int* num_seqs, const X* q, i64 q_stride, X* y, i64 y_stride, const C* keys, const C* values,
+    attention_decode(const int* num_seqs, const X* q, i64 q_stride, Y* y, i64 y_stride, const C* keys, const C* values,
+                     const float* y_calibrated, int num_y_calibrated, float* y_scales, i64 y_scales_stride,
                      const int* block_tables, const int* max_blocks_per_seq, const int* cu_seqlens_q,
                      const int* context_lens, const float* slopes, const W* sinks, int num_heads, int num_kv_heads,
                      float scale, float softcap, int window, float* part_floats, int* arrivals) {
@@ -153,6 +156,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
   __shared__ u64 barriers[WARPS * STAGES];
   __shared__ int is_last_block;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const Output output{y, y_stride, y_calibrated, num_y_calibrated, y_scales, y_scales_stride};
   const Decodes<kTileRows> decodes{cu_seqlens_q, context_lens, *num_seqs, num_kv_heads * kGroupTiles,
                                    ScoreRule{scale, softcap, 0.0f, window}};
   const int num_tiles = decodes.count();
@@ -253,12 +257,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
 
     const Sharers sharers(at, index, shares);
     const PartsInMemory parts{part_floats, arrivals};
-    const auto row_at = [&](int row) { return y + token * y_stride + i64(first_head + row) * VALUE_HEAD_DIM; };
     const auto sink_of = [&](int row) {
       return sinks && row < num_rows ? to_float(sinks[first_head + row]) * kLog2E : -INFINITY;
     };
     const auto write = [&](int row, int d, const Merger& merged) {
-      if (row < num_rows) merged.write(row_at(row) + d);
+      if (row < num_rows) merged.results([&](const float(&values)[4]) { output.put(token, first_head + row, d, values); });
     };
     const auto part_at = [&](int i) { return parts.at<ResultPart>(sharers.first + i, sharers).sums; };
     const int num_parts = sharers.last - sharers.first + 1;
@@ -283,7 +286,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     } else if (sharers.is_one()) {
       each_query<kCount>([&](int n, int j) {
         const int row = attention.query_of(n, j);
-        if (row < num_rows) write_result(attention, n, j, sink_of(row), row_at(row));
+        if (row < num_rows) write_result(attention, n, j, sink_of(row), output, token, first_head + row);
       });
     } else {
       write_part(attention, parts.at<ResultPart>(worker, sharers));

@@ -203,14 +203,14 @@ __device__ __forceinline__ void attend(Attention& attention, const Rows& rows, u
   attention.finish(rule_of);
 }
 
-__device__ __forceinline__ void write_results(const Attention& attention, const Rows& rows, X* y, i64 y_stride) {
+__device__ __forceinline__ void write_results(const Attention& attention, const Rows& rows, const Output& output) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int row = row_of(half);
     if (row >= rows.count) continue;
-    X* target = y + rows.token(row) * y_stride + rows.head(row) * VALUE_HEAD_DIM + threadIdx.x / 128 * kColumns;
+    const int column = threadIdx.x / 128 * kColumns;
     attention.results(half, -INFINITY, [&](int d, float low, float high) {
-      *reinterpret_cast<u32*>(target + d) = pack<X>(low, high);
+      output.put(rows.token(row), rows.head(row), column + d, {low, high});
     });
   }
 }
@@ -241,7 +241,7 @@ __device__ __forceinline__ Ring start_ring(u8* memory, u64* barriers) {
 
 /// Sequences with several queries. Grid [query tiles, 2 · heads]: the rows of a tile of 128 tokens; the last see most and go first.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    latent_prefill(const int* num_query_tiles, const Queries* query_tiles, const X* q, i64 q_stride, X* y, i64 y_stride,
+    latent_prefill(const int* num_query_tiles, const Queries* query_tiles, const X* q, i64 q_stride, Y* y, i64 y_stride,
                    const C* keys, const C* values, const int* block_tables, const int* max_blocks_per_seq, float scale,
                    const X* latent_q, i64 latent_q_stride) {
   extern __shared__ __align__(1024) u8 memory[];  // queries, of codes a group's factors, the ring
@@ -255,21 +255,23 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const int count = min(kRows, min(queries.first + 2 * kRows, queries.end) * HEADS - first_row);
   if (count <= 0) return;
   const Rows rows{q, latent_q, q_stride, latent_q_stride, first_row, count, queries.past};
+  const Output output{y, y_stride, nullptr, 0, nullptr, 0};
   Ring ring = start_ring(memory + kFirstStage, barriers);
   Attention attention;
   attend(attention, rows, memory, ring, keys, values, block_tables + i64(queries.seq) * *max_blocks_per_seq, 0,
          rows.position(count - 1) / kKeys + 1, ScoreRule{scale, 0.0f, 0.0f, 0});
-  write_results(attention, rows, y, y_stride);
+  write_results(attention, rows, output);
 }
 
 /// Sequences with one query. Grid [blocks]: as many as run at once, each a worker of attention-share.cuh.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    latent_decode(const int* num_seqs, const X* q, i64 q_stride, X* y, i64 y_stride, const C* keys, const C* values,
+    latent_decode(const int* num_seqs, const X* q, i64 q_stride, Y* y, i64 y_stride, const C* keys, const C* values,
                   const int* block_tables, const int* max_blocks_per_seq, const int* cu_seqlens_q, const int* context_lens,
                   float scale, const X* latent_q, i64 latent_q_stride, float* part_floats, int* arrivals) {
   extern __shared__ __align__(1024) u8 memory[];  // queries, of codes a group's factors, the ring
   __shared__ u64 barriers[STAGES];
   __shared__ int is_last;
+  const Output output{y, y_stride, nullptr, 0, nullptr, 0};
   const ScoreRule rule{scale, 0.0f, 0.0f, 0};
   const Decodes<kKeys> decodes{cu_seqlens_q, context_lens, *num_seqs, kRowGroups, rule};
   const int worker = blockIdx.x;
@@ -298,7 +300,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     attend(attention, rows, memory, ring, keys, values, block_tables + i64(at.seq) * *max_blocks_per_seq, at.group,
            at.group + count, rule);
     if (sharers.is_one()) {
-      write_results(attention, rows, y, y_stride);
+      write_results(attention, rows, output);
     } else {
       write_part(attention, parts.at<ResultPart>(worker, sharers));
       __syncthreads();
@@ -310,7 +312,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
             [&](int i) { return parts.at<ResultPart>(sharers.first + i, sharers).sums; }, threadIdx.x,
             [](int) { return -INFINITY; },
             [&](int row, int d, const Merger& merged) {
-              if (row < rows.count) merged.write(y + rows.token(row) * y_stride + rows.head(row) * VALUE_HEAD_DIM + d);
+              if (row >= rows.count) return;
+              merged.results([&](const float(&values)[4]) { output.put(rows.token(row), rows.head(row), d, values); });
             });
     }
     index += count;

@@ -4,6 +4,7 @@ import { isFloatDType } from '../../tensor/dtype.ts';
 import type { KernelQuery } from '../kernel.ts';
 import {
   cacheOf,
+  calibratedScales,
   cudaType,
   float,
   inputOf,
@@ -36,6 +37,9 @@ export const WARP_THREADS = 32;
 /** Of the largest GPUs. */
 export const MAX_MULTIPROCESSORS = 192;
 
+/** In place of a matrix that there is not. */
+const NOWHERE: readonly Parameter[] = [pointer(0), { int64: 0 }];
+
 export function attributesOf({ attributes }: { readonly attributes: object }): AttentionAttributes {
   return attributes as AttentionAttributes;
 }
@@ -44,6 +48,12 @@ export function matrices(launch: CudaLaunch): readonly Parameter[] {
   const cache = cacheOf(launch.inputs[1]);
   const [q, y] = [matrixOf(launch.inputs[0]), matrixOf(launch.outputs[0])];
   return [...view(q), ...view(y), pointer(cache.keys), pointer(cache.values)];
+}
+
+/** What follows those: scales, where results are codes. */
+export function scaleParameters({ attributes, inputs, outputs }: CudaLaunch): readonly Parameter[] {
+  if (!('quantize' in attributes)) return [...calibratedScales(null), ...NOWHERE];
+  return [...calibratedScales(matrixOf(inputs[5])), ...view(matrixOf(outputs[1]))];
 }
 
 /** Block tables and all that follows them in the kernels' declarations. */
@@ -58,6 +68,7 @@ export function prefillParameters(launch: CudaLaunch): readonly Parameter[] {
     pointer(numQueryTiles),
     pointer(queryTiles),
     ...matrices(launch),
+    ...scaleParameters(launch),
     ...tableParameters(launch),
     ...ruleParameters(launch),
   ];
@@ -91,9 +102,10 @@ export function tableParameters({ inputs }: CudaLaunch): readonly Parameter[] {
   return [pointer(address), pointer(strideAddress)];
 }
 
-/** Latent attention has an operand of its own in their place. */
-function sinksOf({ op, inputs }: CudaLaunch): CudaMatrix | null {
-  return op === 'attention' ? optionalMatrix(inputs[5]) : null;
+/** Latent attention has an operand of its own in their place; the scales of codes stand before them. */
+function sinksOf({ op, attributes, inputs }: CudaLaunch): CudaMatrix | null {
+  if (op === 'latentAttention') return null;
+  return optionalMatrix(inputs['quantize' in attributes ? 6 : 5]);
 }
 
 export function shapeDefines(launch: CudaLaunch): Record<string, string | number> {
@@ -103,6 +115,7 @@ export function shapeDefines(launch: CudaLaunch): Record<string, string | number
   const sinkType = sinks ? cudaType(sinks.dtype) : 'float';
   return {
     X: cudaType(matrixOf(launch.inputs[0]).dtype),
+    Y: cudaType(matrixOf(launch.outputs[0]).dtype),
     C: cudaType(dtype),
     FACTOR: isFloatDType(dtype) ? cudaType(dtype) : 'fp16',
     W: sinkType,
@@ -142,6 +155,7 @@ export function plain(launch: CudaLaunch): KernelLaunch {
       pointer(launch.addresses.numTokens),
       pointer(launch.addresses.numSeqs),
       ...matrices(launch),
+      ...scaleParameters(launch),
       ...commonParameters(launch),
       ...view(matrixOf(launch.inputs[launch.op === 'latentAttention' ? 5 : 0])),
     ],

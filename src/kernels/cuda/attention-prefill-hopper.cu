@@ -416,18 +416,17 @@ struct Consumer {
     end(weights, rule, groups.num_keys(last), turn - 1);
   }
 
-  __device__ __forceinline__ void write(const Work& work, const W* sinks, X* y, i64 y_stride) const {
+  __device__ __forceinline__ void write(const Work& work, const W* sinks, const Output& output) const {
     const int first = work.first_query(group);
-    attention.write(sinks ? to_float(sinks[work.head]) * kLog2E : -INFINITY, [&](int half) {
-      const int token = first + row_of(half);
-      return token < work.queries.end ? y + token * y_stride + work.head * VALUE_HEAD_DIM : nullptr;
-    });
+    attention.write(sinks ? to_float(sinks[work.head]) * kLog2E : -INFINITY, output, work.head, work.queries.end,
+                    [&](int half) { return first + row_of(half); });
   }
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    attention_prefill(const int* num_query_tiles, const Queries* query_tiles, const X* q, i64 q_stride, X* y, i64 y_stride,
-                      const C* keys, const C* values, const int* block_tables, const int* max_blocks_per_seq,
+    attention_prefill(const int* num_query_tiles, const Queries* query_tiles, const X* q, i64 q_stride, Y* y, i64 y_stride,
+                      const C* keys, const C* values, const float* y_calibrated, int num_y_calibrated, float* y_scales,
+                      i64 y_scales_stride, const int* block_tables, const int* max_blocks_per_seq,
                       const float* slopes, const W* sinks, int num_heads, int num_kv_heads, float scale, float softcap,
                       int window) {
   extern __shared__ u8 shared[];
@@ -452,6 +451,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kConsumerRegisters));
     // The compiler sees that a warp's threads agree, and lets products overlap.
     Consumer consumer(memory, __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0));
+    const Output output{y, y_stride, y_calibrated, num_y_calibrated, y_scales, y_scales_stride};
     Work work = schedule.work(0);
     wait_for_previous();
     consumer.copy_queries(work, q, q_stride);
@@ -467,7 +467,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
           consumer.sync();
           consumer.copy_queries(next, q, q_stride);
         });
-        consumer.write(work, sinks, y, y_stride);
+        consumer.write(work, sinks, output);
       }
       work = next;
     }

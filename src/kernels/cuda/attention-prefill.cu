@@ -8,8 +8,9 @@ constexpr int kFactorBytes = kHasCodes ? TILES * (kKeyFactorBytes + kValueFactor
 
 /// Grid [2 · query tiles, heads]: halves of tiles of 128 queries, those that see most first.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    attention_prefill(const int* num_query_tiles, const Queries* query_tiles, const X* q, i64 q_stride, X* y, i64 y_stride,
-                      const C* keys, const C* values, const int* block_tables, const int* max_blocks_per_seq,
+    attention_prefill(const int* num_query_tiles, const Queries* query_tiles, const X* q, i64 q_stride, Y* y, i64 y_stride,
+                      const C* keys, const C* values, const float* y_calibrated, int num_y_calibrated, float* y_scales,
+                      i64 y_scales_stride, const int* block_tables, const int* max_blocks_per_seq,
                       const float* slopes, const W* sinks, int num_heads, int num_kv_heads, float scale, float softcap, int window) {
   extern __shared__ __align__(1024) u8 memory[];  // of codes a group's factors; [STAGES][TILES keys, TILES values]
   const int query_tile = blockIdx.x / 2;
@@ -86,8 +87,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   }
 
   attention.finish(rule_of);
-  attention.write(sinks ? to_float(sinks[head]) * kLog2E : -INFINITY, [&](int half) {
-    const int token = position - past + 8 * half;
-    return token < end ? y + token * y_stride + head * VALUE_HEAD_DIM : nullptr;
-  });
+  const Output output{y, y_stride, y_calibrated, num_y_calibrated, y_scales, y_scales_stride};
+  attention.write(sinks ? to_float(sinks[head]) * kLog2E : -INFINITY, output, head, end,
+                  [&](int half) { return position - past + 8 * half; });
 }

@@ -147,11 +147,10 @@ struct Merger {
     }
   }
 
-  __device__ __forceinline__ void write(X* target) const {
-    Vec<X, 4> result;
-#pragma unroll
-    for (int j = 0; j < 4; j++) result.at[j] = from_float<X>(sum[j] / total);
-    store<4>(target, result);
+  /// f(the four results).
+  template <typename F> __device__ __forceinline__ void results(F f) const {
+    const float values[] = {sum[0] / total, sum[1] / total, sum[2] / total, sum[3] / total};
+    f(values);
   }
 };
 

@@ -3,6 +3,7 @@
 // a value.
 #pragma once
 #include "attention-cache.cuh"
+#include "attention-output.cuh"
 #include "attention-score.cuh"
 
 constexpr int kKeyDim = round_up(HEAD_DIM, 16), kValueDim = round_up(VALUE_HEAD_DIM, 16);
@@ -167,13 +168,14 @@ template <int kColumns = kValueDim> struct WarpAttention {
       f(8 * i + threadIdx.x % 4 * 2, sum[i][2 * half] * factor, sum[i][2 * half + 1] * factor);
   }
 
-  /// Results to `row_of(half)`, unless that is null.
-  template <typename F> __device__ __forceinline__ void write(float sink, F row_of) const {
+  /// Results of a head, of the tokens `token_of(half)` before `end`.
+  template <typename F>
+  __device__ __forceinline__ void write(float sink, const Output& output, int head, int end, F token_of) const {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      X* row = row_of(half);
-      if (row)
-        results(half, sink, [&](int d, float low, float high) { *reinterpret_cast<u32*>(row + d) = pack<X>(low, high); });
+      const int token = token_of(half);
+      if (token < end)
+        results(half, sink, [&](int d, float low, float high) { output.put(token, head, d, {low, high}); });
     }
   }
 

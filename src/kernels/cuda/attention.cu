@@ -1,6 +1,7 @@
 // attention for any type and head size: a block per token and head, each warp takes every fourth key. For float32, and for
-// shapes that the tensor-core kernels lack. X: the activations' type, C: the cache's, W: the sinks'. LATENT: multi-head latent
+// shapes that the tensor-core kernels lack. X: the queries' type, C: the cache's, W: the sinks'. LATENT: multi-head latent
 // attention, where a token's value is also the rest of its key.
+#include "attention-output.cuh"
 #include "attention-score.cuh"
 #include "kv-tile.cuh"
 
@@ -17,8 +18,9 @@ __device__ __forceinline__ int sequence_of(int token, const int* cu_seqlens_q, i
 }
 
 extern "C" __global__ void __launch_bounds__(kWarps * 32)
-    attention(const int* num_tokens, const int* num_seqs, const X* q, i64 q_stride, X* y, i64 y_stride, const C* keys,
-              const C* values, const int* block_tables, const int* max_blocks_per_seq, const int* cu_seqlens_q,
+    attention(const int* num_tokens, const int* num_seqs, const X* q, i64 q_stride, Y* y, i64 y_stride, const C* keys,
+              const C* values, const float* y_calibrated, int num_y_calibrated, float* y_scales, i64 y_scales_stride,
+              const int* block_tables, const int* max_blocks_per_seq, const int* cu_seqlens_q,
               const int* context_lens, const float* slopes, const W* sinks, int num_heads, int num_kv_heads,
               float scale, float softcap, int window, const X* latent_q, i64 latent_q_stride) {
   __shared__ float query[HEAD_DIM + LATENT * VALUE_HEAD_DIM];
@@ -74,6 +76,7 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
   if (lane == 0) largest[warp] = top, totals[warp] = total;
   __syncthreads();
   const float sink = sinks ? to_float(sinks[head]) * kLog2E : -INFINITY;
+  const Output output{y, y_stride, y_calibrated, num_y_calibrated, y_scales, y_scales_stride};
   float overall = sink;
   for (int w = 0; w < kWarps; w++) overall = fmaxf(overall, largest[w]);
   for (int d = threadIdx.x; d < VALUE_HEAD_DIM; d += blockDim.x) {
@@ -83,6 +86,6 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
       value += share * sums[w][d];
       weight += share * totals[w];
     }
-    y[token * y_stride + head * VALUE_HEAD_DIM + d] = from_float<X>(value / weight);
+    output.put(token, head, d, {value / weight});
   }
 }

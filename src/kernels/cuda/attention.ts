@@ -11,6 +11,7 @@ import {
   numWorkerBlocks,
   plain,
   prefillParameters,
+  scaleParameters,
   shapeDefines,
   TILE_ROWS,
   WARP_THREADS,
@@ -50,6 +51,9 @@ export const attention: CudaKernelDescription = {
   variants: (query) => [{ kernel: isForTensorCores(query) ? 'tensor_cores' : 'plain', maxRows: null }],
   workspaceBytes: (query) => (isForTensorCores(query) ? partBytes(attributesOf(query)) : 0),
 };
+
+/** With the quantize that alone reads it, under scales known beforehand. */
+export const attentionQuantize: CudaKernelDescription = { ...attention, op: 'attentionQuantize' };
 
 function isForTensorCores(query: KernelQuery): boolean {
   const { headDim, valueHeadDim, scale } = attributesOf(query);
@@ -163,6 +167,7 @@ function decode(launch: CudaLaunch): KernelLaunch {
     parameters: [
       pointer(launch.addresses.numSeqs),
       ...matrices(launch),
+      ...scaleParameters(launch),
       ...commonParameters(launch),
       pointer(launch.workspace),
       pointer(launch.constant(new Float32Array(numBlocks * warps))),

@@ -42,6 +42,14 @@ export interface ProductOperands {
   readonly y: CudaMatrix;
   /** The function by which the first half of a matrix's outputs gates the second, which is y; null if all outputs are. */
   readonly gate: string | null;
+  /** null if y is of numbers. */
+  readonly yScales: StaticScales | null;
+}
+
+/** Of codes under a scale known beforehand: the largest of those that were `calibrated`; where each row's goes. */
+export interface StaticScales {
+  readonly calibrated: CudaMatrix;
+  readonly ofRows: CudaMatrix;
 }
 
 export type CudaOperand =
@@ -250,6 +258,11 @@ export function byteMap(
 ): Parameter {
   const bytes = { columns: columns * itemSize(dtype), rowBytes: rowStride * itemSize(dtype) };
   return { tensorMap: { address, itemBytes: 1, rows, ...bytes, ...box } };
+}
+
+/** Scales as kernels take them, the largest of which counts: address and number. */
+export function calibratedScales(scales: CudaMatrix | null): readonly Parameter[] {
+  return [pointer(scales?.address ?? 0), int(scales?.columns ?? 0)];
 }
 
 export function int(value: unknown): Parameter {

@@ -10,20 +10,21 @@ import {
   type PreparedLaunch,
 } from './cuda-kernel.ts';
 import { row, ROW_VARIANT, type RowSource } from './linear-row.ts';
+import { productOperands } from './product-operands.ts';
 
 type Descriptions = ReadonlyMap<string, CudaKernelDescription>;
 
 interface FedProduct {
   readonly source: string;
   readonly product: string;
-  /** Operands of the source: the fused op's first. */
+  /** Operands that the source must have: the fused op's first. */
   readonly numSourceInputs: number;
   /** Operands of the product that the source makes: x, and its scales if it is of codes. */
   readonly numMade: number;
 }
 
 const PRODUCTS_OF_NUMBERS = ['linear', 'weightOnlyLinear', 'gatedLinear', 'gatedWeightOnlyLinear'];
-const PRODUCTS_OF_CODES = ['quantizedLinear', 'gatedQuantizedLinear'];
+const PRODUCTS_OF_CODES = ['quantizedLinear', 'gatedQuantizedLinear', 'gatedQuantizedLinearQuantize'];
 
 const FED_PRODUCTS: readonly FedProduct[] = [
   ...feeding('rmsNorm', 2),
@@ -73,9 +74,10 @@ function prepare(
 ): readonly PreparedLaunch[] {
   const [first, second] = split(launch, fed);
   const isRow = launch.kernel === ROW_VARIANT.kernel;
-  const rowSource = isRow ? rowSourceOf(fed.source, first) : null;
+  const rowSource = isRow ? rowSourceOf(fed, first) : null;
   if (rowSource === null) return [...source.prepare(first), ...product.prepare(second)];
-  return [rowOf(second, fed.numMade, rowSource)];
+  const calibrated = optionalMatrix(first.inputs[fed.numSourceInputs]);
+  return [row(second, { ...productOperands(second), source: rowSource, calibrated })];
 }
 
 /** The launches that the two would be. */
@@ -83,32 +85,38 @@ function split(
   launch: CudaLaunch,
   { source, product, numSourceInputs, numMade }: FedProduct,
 ): readonly [CudaLaunch, CudaLaunch] {
-  const { inputs, outputs, attributes } = launch;
-  const made = outputs.slice(-1 - numMade, -1);
-  // The calibrated scale that quantize may have otherwise.
-  const noScale = numMade > 1 ? [{ kind: 'none' } as const] : [];
+  const { outputs, attributes } = launch;
+  const inputs = launch.inputs.filter(({ kind }) => kind !== 'none');
+  const end = inputs.length - Number(attributes['numOptional']);
+  const ofProduct = attributes['product'] as LaunchAttributes;
+  const numMadeInAll = outputs.length - ('quantize' in ofProduct ? 2 : 1);
+  const made = outputs.slice(0, numMadeInAll);
   return [
     {
       ...launch,
       op: source,
       kernel: source,
       attributes: attributes['source'] as LaunchAttributes,
-      inputs: [...inputs.slice(0, numSourceInputs), ...noScale],
-      outputs: outputs.slice(0, -1),
+      // The calibrated scales that a quantize may have.
+      inputs: [...inputs.slice(0, numSourceInputs), inputs[end] ?? { kind: 'none' }],
+      outputs: made,
     },
     {
       ...launch,
       op: product,
-      attributes: attributes['product'] as LaunchAttributes,
-      inputs: [...made, ...inputs.slice(numSourceInputs)],
-      outputs: outputs.slice(-1),
+      attributes: ofProduct,
+      inputs: [...made.slice(-numMade), ...inputs.slice(numSourceInputs, end)],
+      outputs: outputs.slice(numMadeInAll),
     },
   ];
 }
 
 /** Null if the kernel cannot read its operands. */
-function rowSourceOf(op: string, { inputs, outputs, attributes }: CudaLaunch): RowSource | null {
-  const [x, ...others] = inputs.filter(({ kind }) => kind === 'matrix').map(matrixOf);
+function rowSourceOf(
+  { source: op, numSourceInputs }: FedProduct,
+  { inputs, outputs, attributes }: CudaLaunch,
+): RowSource | null {
+  const [x, ...others] = inputs.slice(0, numSourceInputs).map(matrixOf);
   const sum = matrixOf(outputs[0]);
   if (![x, ...others, sum].every(isAligned)) return null;
   if (op === 'quantize') return { kind: 'copy', x };
@@ -127,22 +135,4 @@ function rowSourceOf(op: string, { inputs, outputs, attributes }: CudaLaunch): R
 
 function isAligned({ address }: CudaMatrix): boolean {
   return address % 16 === 0;
-}
-
-/** `numMade`: operands of the product that the source makes. */
-function rowOf(launch: CudaLaunch, numMade: number, source: RowSource): PreparedLaunch {
-  const { inputs, outputs, attributes } = launch;
-  const [x, xScales] = inputs.slice(0, numMade).map(matrixOf);
-  const weight = matrixOf(inputs[numMade]);
-  const isQuantized = 'groupSize' in attributes;
-  const [scales, bias] = isQuantized ? inputs.slice(numMade + 1) : [undefined, inputs[numMade + 1]];
-  const operands = {
-    ...{ source, x, weight },
-    xScales: xScales ?? null,
-    scales: optionalMatrix(scales),
-    bias: optionalMatrix(bias),
-    y: matrixOf(outputs[0]),
-    gate: 'kind' in attributes ? String(attributes['kind']) : null,
-  };
-  return row(launch, operands);
 }

@@ -5,11 +5,15 @@ import { matrix } from '../../../test/support/cpu-harness.ts';
 import { sourcesOf } from '../../../test/support/fed-operands.ts';
 import { describeKernels, NO_OPERAND } from '../../../test/support/kernel-suite.ts';
 import {
+  CODE_STEPS,
   codedActivations,
   codedRows,
   codedWeight,
+  codesAndScales,
+  givenScales,
   NUM_ROWS,
   sumError,
+  wide,
 } from '../../../test/support/quantized-operands.ts';
 
 describeKernels('gated products', (kernels) => {
@@ -78,6 +82,30 @@ describeKernels('gated products', (kernels) => {
           const tolerance = Math.max(kernels.tolerance, 3 * sumError(codes, inputs));
           const y = [matrix(rows, outputs / 2)];
           await kernels.check('gatedQuantizedLinear', all, inputsOf, y, tolerance);
+        }
+      }
+    });
+
+    it('gatedQuantizedLinear, of which codes are made under a scale that is given', async () => {
+      for (const [outputs, inputs] of [
+        [48, 128],
+        [272, 1152],
+        [544, 384],
+        // More tiles than fit at once, the last in halves.
+        [17024, 128],
+      ]) {
+        const { attributes, operands } = codedRows(outputs, inputs, codes);
+        const columns = outputs / 2;
+        const quantize = { dtype: codes, groupSize: columns };
+        const all = { ...attributes, xGroupSize: inputs, kind: 'silu', quantize };
+        const given = wide([2], givenScales(codes, inputs));
+        for (const rows of outputs > 1000 ? [150] : NUM_ROWS) {
+          const bias = rows % 2 === 0 ? NO_OPERAND : kernels.vector(outputs, 4);
+          const inputsOf = [...codedActivations(rows, inputs, codes), ...operands, given, bias];
+          const scales = matrix(rows, 1, undefined, { rowStride: 3 });
+          const y = [codesAndScales(rows, columns, codes)[0], scales];
+          const tolerance = 2 * CODE_STEPS[codes] + 3 * sumError(codes, inputs);
+          await kernels.check('gatedQuantizedLinearQuantize', all, inputsOf, y, [tolerance, 0]);
         }
       }
     });

@@ -1,10 +1,9 @@
-// Launch descriptions of products fused with the gatedActivation after them: one kernel for many rows and for one;
-// for few, where the product is bound by its weight, the launches of both.
+// Launch descriptions of products fused with the gatedActivation after them, and the quantize after that: one kernel for many rows and
+// for one; for few, where the product is bound by its weight, the launches of both.
 import { itemSize } from '../../tensor/dtype.ts';
 import type { KernelQuery } from '../kernel.ts';
 import {
   matrixOf,
-  optionalMatrix,
   type CudaKernelDescription,
   type CudaLaunch,
   type CudaMatrix,
@@ -14,11 +13,22 @@ import { gatedActivation } from './elementwise.ts';
 import { row, ROW_VARIANT } from './linear-row.ts';
 import { hasWgmma, isWgmma, wgmma } from './linear-wgmma.ts';
 import { CUBLASLT_WORKSPACE_BYTES, linear } from './linear.ts';
+import { productOperands } from './product-operands.ts';
 import { quantizedLinear, weightOnlyLinear } from './quantized-linear.ts';
 
 export const gatedLinear = gated('gatedLinear', linear);
 export const gatedWeightOnlyLinear = gated('gatedWeightOnlyLinear', weightOnlyLinear);
 export const gatedQuantizedLinear = gated('gatedQuantizedLinear', quantizedLinear);
+
+/** Where no launch has the quantize to itself. */
+export const gatedQuantizedLinearQuantize: CudaKernelDescription = {
+  ...quantizedLinear,
+  op: 'gatedQuantizedLinearQuantize',
+  isWanted: (query) =>
+    gatedQuantizedLinear.isWanted!(query) &&
+    quantizedLinear.variants(query).every(({ kernel }) => isFused(kernel)),
+  prepare: (launch) => [fused(launch)],
+};
 
 function gated(op: string, product: CudaKernelDescription): CudaKernelDescription {
   return {
@@ -47,23 +57,10 @@ function mostUnfusedRows(product: CudaKernelDescription, query: KernelQuery): nu
 }
 
 function fused(launch: CudaLaunch): PreparedLaunch {
-  const { inputs, outputs, attributes } = launch;
-  const ofX = inputs.slice(0, launch.op === gatedQuantizedLinear.op ? 2 : 1).map(matrixOf);
-  const ofWeight = inputs
-    .slice(ofX.length, ofX.length + (launch.op === gatedLinear.op ? 1 : 2))
-    .map(matrixOf);
-  const operands = {
-    x: ofX[0],
-    xScales: ofX[1] ?? null,
-    weight: ofWeight[0],
-    scales: ofWeight[1] ?? null,
-    bias: optionalMatrix(inputs[ofX.length + ofWeight.length]),
-    y: matrixOf(outputs[0]),
-    gate: String(attributes['kind']),
-  };
+  const operands = productOperands(launch);
   return isWgmma(launch.kernel)
     ? wgmma(launch, { ...operands, groups: null })
-    : row(launch, { ...operands, source: null });
+    : row(launch, { ...operands, source: null, calibrated: null });
 }
 
 /** What stands between the two is behind cuBLASLt's workspace, and the product's own behind that. */

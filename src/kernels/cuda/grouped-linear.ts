@@ -151,6 +151,7 @@ function product(launch: CudaLaunch, given: GivenOperands): readonly PreparedLau
     ids: optionalMatrix(given.ids),
     bias: optionalMatrix(given.bias),
     y: matrixOf(launch.outputs[0]),
+    yScales: null,
     gate: (launch.attributes['kind'] as string | undefined) ?? null,
     numMatrices,
     slots,
@@ -168,7 +169,7 @@ function hopper(launch: CudaLaunch, operands: GroupedOperands): readonly Prepare
   const outputs = weight.rows / numMatrices / (gate === null ? 1 : 2);
   const { x, xScales, launch: gather } = gatherRows(launch, operands, tileRows);
   const grouped = {
-    ...{ x, xScales, weight, scales, bias, gate },
+    ...{ x, xScales, weight, scales, bias, gate, yScales: null },
     y: { ...y, rows: y.rows * slots, columns: outputs, rowStride: outputs },
     groups: {
       ...rowGroups(launch, operands),

@@ -1,12 +1,17 @@
 // Launch descriptions of every kernel of the CUDA device.
 import { latentAttention } from './attention-latent.ts';
-import { attention } from './attention.ts';
+import { attention, attentionQuantize } from './attention.ts';
 import type { CudaKernelDescription } from './cuda-kernel.ts';
 import { activation, add, clamp, gatedActivation, multiply, scale, softcap } from './elementwise.ts';
 import { embedding, gatherRows } from './embedding.ts';
 import { combineExperts, routeExperts } from './experts.ts';
 import { fedProducts } from './fed-product.ts';
-import { gatedLinear, gatedQuantizedLinear, gatedWeightOnlyLinear } from './gated-product.ts';
+import {
+  gatedLinear,
+  gatedQuantizedLinear,
+  gatedQuantizedLinearQuantize,
+  gatedWeightOnlyLinear,
+} from './gated-product.ts';
 import {
   gatedGroupedLinear,
   gatedQuantizedGroupedLinear,
@@ -40,6 +45,7 @@ const PARTS: readonly CudaKernelDescription[] = [
   rope,
   kvWrite,
   attention,
+  attentionQuantize,
   latentAttention,
   routeExperts,
   groupedLinear,
@@ -57,6 +63,7 @@ const PARTS: readonly CudaKernelDescription[] = [
   gatedLinear,
   gatedWeightOnlyLinear,
   gatedQuantizedLinear,
+  gatedQuantizedLinearQuantize,
   gatedGroupedLinear,
   gatedWeightOnlyGroupedLinear,
   gatedQuantizedGroupedLinear,

@@ -8,7 +8,8 @@
 // NORM: 1 if x is the root-mean-square norm of a row of type A, 2 if of the sum of two; W: type of its weight; GATE: the function
 // of a gated activation that x is of a row of type A; PIECES: 16-byte pieces of x that a thread makes; QUANTIZE: 1 if x is
 // rounded to codes then, 2 if it is of codes already.
-// OUTPUT_GATE: the function by which the first half of the outputs gates the second, if it does: a tile has eight of either.
+// OUTPUT_GATE: the function by which the first half of the outputs gates the second, if it does: a tile has eight of either. Y may
+// be of codes then, under a scale known beforehand.
 #include "pipeline.cuh"
 #include "row-x.cuh"
 
@@ -24,6 +25,7 @@ constexpr bool kGates = true;
 #else
 constexpr bool kGates = false;
 #endif
+constexpr bool kYieldsCodes = sizeof(Y) == 1;
 
 /// A stage of weights: part `part` of a team's tile `round`, its turn `index`. Turns come from all teams in turns while all have some;
 /// then they are those of the first, which may have a tile more.
@@ -153,15 +155,26 @@ __device__ __forceinline__ int output_of(int tile, int row, int outputs) {
   return kGates ? tile * (kOutputs / 2) + row % 8 + row / 8 * (outputs / 2) : tile * kOutputs + row;
 }
 
-/// Row `row` of a tile; with a gate half a warp works together, and every tile is whole.
-__device__ __forceinline__ void write(Y* y, int tile, int row, float value) {
+/// The one row of results. Out is Y.
+template <typename Out> struct Output {
+  Out* y;
+  float scale;  // of codes
+
+  __device__ __forceinline__ void put(int column, float value) const {
+    if constexpr (sizeof(Out) == 1) y[column] = encode<Out>(value / scale);
+    else y[column] = from_float<Out>(value);
+  }
+
+  /// Row `row` of a tile; with a gate half a warp works together, and every tile is whole.
+  __device__ __forceinline__ void write(int tile, int row, float value) const {
 #ifdef OUTPUT_GATE
-  const float up = __shfl_down_sync(0xffffu, value, 8);
-  if (row < 8) y[tile * (kOutputs / 2) + row] = from_float<Y>(OUTPUT_GATE(value, 0.0f, 0.0f) * up);
+    const float up = __shfl_down_sync(0xffffu, value, 8);
+    if (row < 8) put(tile * (kOutputs / 2) + row, OUTPUT_GATE(value, 0.0f, 0.0f) * up);
 #else
-  y[tile * kOutputs + row] = from_float<Y>(value);
+    put(tile * kOutputs + row, value);
 #endif
-}
+  }
+};
 
 #if HAS_COPY_ENGINE
 #define WEIGHT_PARAMETERS const __grid_constant__ TensorMap codes, const __grid_constant__ TensorMap pairs_of_codes
@@ -171,7 +184,8 @@ __device__ __forceinline__ void write(Y* y, int tile, int row, float value) {
 
 extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
     linear_row(const A* x, const A* residual, A* x_sum, const W* gain, float eps, float gain_offset, X* made, float* x_scale,
-               WEIGHT_PARAMETERS, const float* scales, const BIAS* bias, Y* y, int inputs, int outputs) {
+               const float* x_calibrated, int num_x_calibrated, WEIGHT_PARAMETERS, const float* scales, const BIAS* bias, Y* y,
+               const float* y_calibrated, int num_y_calibrated, float* y_scale, int inputs, int outputs) {
   extern __shared__ __align__(1024) u8 memory[];
   __shared__ float sums[kTeams][2][kMembers][kOutputs];
   __shared__ StageRing rings[kTeams];
@@ -201,10 +215,15 @@ extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
   K* x_kept = reinterpret_cast<K*>(memory + kTeams * STAGES * kStageBytes);
   float* half_sums = reinterpret_cast<float*>(x_kept + kPlanes * (inputs + kPlanePad));
   const KeptX kept{x_kept, half_sums, inputs};
-  const Source source{x, residual, x_sum, gain, eps, gain_offset, made, x_scale, inputs, board};
+  // Before the previous launch is waited for.
+  const bool has_scale = x_calibrated != nullptr;
+  const float known_scale = has_scale ? largest(x_calibrated, num_x_calibrated) : 0.0f;
+  const Source source{x, residual, x_sum, gain, eps, gain_offset, made, x_scale, has_scale, known_scale, inputs, board};
+  const Output<Y> output_row{y, kYieldsCodes ? largest(y_calibrated, num_y_calibrated) : 1.0f};
   RowPart row;
   const int member = warp % kMembers, team = warp / kMembers;
   const float part_factor = source.keep(kept, row);
+  if (kYieldsCodes && source.writes() && threadIdx.x == 0) *y_scale = output_row.scale;
   sync_members(member);
   const u8* stages = memory + team * STAGES * kStageBytes;
   StageRing& ring = rings[team];
@@ -235,7 +254,7 @@ extern "C" __global__ void __launch_bounds__(kReaders * 32 + 32)
     float total = 0.0f;
 #pragma unroll
     for (int i = 0; i < kMembers; i++) total += parts[i][lane];
-    write(y, tile, lane, total * (source.left_factor() * scale) + offset);
+    output_row.write(tile, lane, total * (source.left_factor() * scale) + offset);
   }
 #if NORM && !QUANTIZE
   if (kDefersNorm && first_tile + team >= last_tile) source.add_squares(row);

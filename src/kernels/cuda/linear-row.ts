@@ -4,6 +4,7 @@ import { isCodeDType, itemSize, type DType } from '../../tensor/dtype.ts';
 import type { KernelQuery, KernelVariant } from '../kernel.ts';
 import {
   byteMap,
+  calibratedScales,
   COPY_ENGINE_CAPABILITY,
   cudaType,
   float,
@@ -35,6 +36,8 @@ export type RowSource =
 /** With a source, x is written. A gate is Hopper's. */
 export interface RowOperands extends ProductOperands {
   readonly source: RowSource | null;
+  /** Scales known beforehand, if it is to be codes. */
+  readonly calibrated: CudaMatrix | null;
 }
 
 /** How weights are scaled: by the whole row if `groupSize` is its length. */
@@ -76,7 +79,7 @@ export function canRow({ weightColumns }: KernelQuery, dtype: DType, scaling: Sc
 }
 
 export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
-  const { source, x, xScales, weight, scales, bias, y, gate } = operands;
+  const { source, calibrated, x, xScales, weight, scales, bias, y, yScales, gate } = operands;
   const isGrouped = weight.dtype === 'uint4';
   const stageBytes = OUTPUTS * ATOM_BYTES * (STAGE_ATOMS + (isGrouped ? 1 : 0));
   const numHalves = (2 * weight.columns * itemSize(weight.dtype)) / ATOM_BYTES;
@@ -117,6 +120,7 @@ export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
       ...sourceParameters(source, x),
       pointer(x.address),
       pointer(xScales?.address ?? 0),
+      ...calibratedScales(calibrated),
       ...(launch.gpu.computeCapability >= COPY_ENGINE_CAPABILITY
         ? [
             byteMap(weight, { ...WEIGHT_BOX, ...gated }),
@@ -126,6 +130,8 @@ export function row(launch: CudaLaunch, operands: RowOperands): KernelLaunch {
       pointer(isGrouped ? 0 : (scales?.address ?? 0)),
       pointer(bias?.address ?? 0),
       pointer(y.address),
+      ...calibratedScales(yScales?.calibrated ?? null),
+      pointer(yScales?.ofRows.address ?? 0),
       int(weight.columns),
       int(weight.rows),
     ],

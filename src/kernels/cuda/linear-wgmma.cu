@@ -4,10 +4,12 @@
 // BOXES: copies in which a tile's rows of x come; a tile may do with fewer: where one matrix's tiles are left over, for half of the
 // blocks or fewer, they are done as two, and the last of several matrices' as far as it is filled. SHARED: 1 if blocks
 // take equal shares of all tiles' inputs instead: who begins a tile adds the sums that others leave of it. X: of x and weight, numbers
-// of 16 bits or codes, which have scales; Y: of the output, BIAS: of the bias; STAGES: parts of tiles on their way; PROMOTE: parts after which sums move to float32 registers, for the tensor cores add
-// fp8 products with fewer bits; 0: never. IS_ALIGNED: 1 if rows of y are multiples of 16 bytes. MATRICES: of grouped products, how
+// of 16 bits or codes, which have scales; Y: of the output, which with GATE may be codes under a scale known beforehand; BIAS: of the
+// bias; STAGES: parts of tiles on their way; PROMOTE: parts after which sums move to float32 registers, for the tensor cores add fp8
+// products with fewer bits; 0: never. IS_ALIGNED: 1 if rows of y are multiples of 16 bytes. MATRICES: of grouped products, how
 // many matrices the weight stacks; x is in their order, and group-rows.cu made a list of tiles.
 #include "activations.cuh"
+#include "quantize.cuh"
 #ifdef MATRICES
 #include "expert-rows.cuh"
 #endif
@@ -24,7 +26,8 @@ __device__ __forceinline__ float activate(float x) { return GATE(x, 0.0f, 0.0f);
 constexpr bool kIsGated = false;
 __device__ __forceinline__ float activate(float x) { return x; }
 #endif
-constexpr bool kHasScales = sizeof(X) == 1;
+constexpr bool kHasScales = sizeof(X) == 1, kYieldsCodes = sizeof(Y) == 1;
+static_assert(kIsGated || !kYieldsCodes, "codes of gated results alone");
 constexpr int kDepth = 128, kGroups = OUTPUTS / 64, kConsumers = 128 * kGroups;
 constexpr int kBox = TOKENS / BOXES;  // in rows of x
 /// Columns of y that a warp, a warpgroup and a block make. A gated weight's rows come eight of the gate, then eight of the other half.
@@ -271,6 +274,9 @@ struct Epilogue {
   const BIAS* bias;     // may be null
   Y* y;
   i64 y_stride;
+  float* y_scales;
+  i64 y_scales_stride;
+  float y_scale;  // of codes
   const Problem& problem;
 #if SHARED
   LeftSums left;
@@ -306,14 +312,22 @@ struct Epilogue {
         for (int half = 0; half < 2; half++) result[i][half][j] = number(sum[4 * i + 2 * half + j], half, x_scale[i][j]);
         if (kIsGated) result[i][0][j] = activate(result[i][0][j]) * result[i][1][j];
       }
-    if constexpr (sizeof(Out) == 4) {
+    if constexpr (sizeof(Out) == 1) {
+      const float factor = 1.0f / y_scale;
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const Vec<Out, 2> codes = encode<Out>({result[i][0][0] * factor, result[i][0][1] * factor});
+#pragma unroll
+        for (int j = 0; j < 2; j++) turned[8 * i + 2 * c + j][column + lane / 4] = codes.at[j];
+      }
+    } else if constexpr (sizeof(Out) == 4) {
 #pragma unroll
       for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int half = 0; half < (kIsGated ? 1 : 2); half++)
 #pragma unroll
           for (int j = 0; j < 2; j++) 
-            turned[8 * i + 2 * c + j][column + 8 * half + lane / 4] = from_float<Y>(result[i][half][j]);
+            turned[8 * i + 2 * c + j][column + 8 * half + lane / 4] = from_float<Out>(result[i][half][j]);
     } else if constexpr (kIsGated) {
       store_tiles_transposed(&turned[lane % 16][column], pack<Out>(result[0][0][0], result[0][0][1]),
                              pack<Out>(result[1][0][0], result[1][0][1]));
@@ -349,7 +363,15 @@ struct Epilogue {
     }
   }
 
+  /// One for all rows, by the blocks that have the first columns.
+  __device__ __forceinline__ void write_scales(const Place& place, int num_rows) const {
+    if (place.output > 0) return;
+    for (int row = place.row + threadIdx.x; row < min(place.row + num_rows, place.end); row += kConsumers)
+      y_scales[row * y_scales_stride] = y_scale;
+  }
+
   template <int kSize> __device__ __forceinline__ void run(const Total (&sum)[kSize], const Place& place) {
+    if (kYieldsCodes) write_scales(place, 2 * kSize);
     constexpr int kTurns = (2 * kSize + kTurned - 1) / kTurned, kCount = 2 * kSize / kTurns;
     const int group = threadIdx.x / 128;
     Y(*turned)[kPitch] = memory.turned[group];
@@ -384,6 +406,7 @@ extern "C" __global__ void __launch_bounds__(kConsumers + 128, MIN_BLOCKS)
                  const int* order, const MatrixRows* tiles, const int* num_tiles,
 #endif
                  const float* x_scales, i64 x_scales_stride, const float* scales, const BIAS* bias, Y* y, i64 y_stride,
+                 const float* y_calibrated, int num_y_calibrated, float* y_scales, i64 y_scales_stride,
 #if SHARED
                  Vec<Total, 4>* left_sums, int* are_left,
 #endif
@@ -413,10 +436,11 @@ extern "C" __global__ void __launch_bounds__(kConsumers + 128, MIN_BLOCKS)
   asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
 #endif
   wait_for_previous();
+  const float y_scale = kYieldsCodes ? largest(y_calibrated, num_y_calibrated) : 1.0f;
 #if SHARED
-  Epilogue epilogue{memory, scales, bias, y, y_stride, problem, {left_sums, are_left, schedule}};
+  Epilogue epilogue{memory, scales, bias, y, y_stride, y_scales, y_scales_stride, y_scale, problem, {left_sums, are_left, schedule}};
 #else
-  Epilogue epilogue{memory, scales, bias, y, y_stride, problem};
+  Epilogue epilogue{memory, scales, bias, y, y_stride, y_scales, y_scales_stride, y_scale, problem};
 #endif
   int turn = 0;
   schedule.each([&](const Place& place) {

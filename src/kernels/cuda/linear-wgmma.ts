@@ -2,6 +2,7 @@
 import { itemSize, type DType } from '../../tensor/dtype.ts';
 import type { KernelQuery, KernelVariant } from '../kernel.ts';
 import {
+  calibratedScales,
   cudaType,
   gatedTensorMap,
   hasAlignedRows,
@@ -139,7 +140,7 @@ export function tileTokens(kernel: string): number {
 }
 
 export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch {
-  const { x, xScales, weight, scales, bias, y, gate, groups } = operands;
+  const { x, xScales, weight, scales, bias, y, yScales, gate, groups } = operands;
   const isShared = launch.kernel.endsWith(SHARED_SUFFIX);
   const name = isShared ? launch.kernel.slice(0, -SHARED_SUFFIX.length) : launch.kernel;
   const { outputs, tokens, stages, promote, minBlocks } = TILES[name];
@@ -185,6 +186,8 @@ export function wgmma(launch: CudaLaunch, operands: WgmmaOperands): KernelLaunch
       pointer(scales?.address ?? 0),
       pointer(bias?.address ?? 0),
       ...view(y),
+      ...calibratedScales(yScales?.calibrated ?? null),
+      ...view(yScales?.ofRows ?? y),
       ...(isShared ? [pointer(launch.workspace), pointer(launch.constant(flags(name)))] : []),
       int(weight.columns),
       int(y.columns),

@@ -60,14 +60,16 @@ function variants(query: KernelQuery): readonly KernelVariant[] {
   ];
 }
 
+/** What other products have besides. */
+const OF_NUMBERS = { xScales: null, scales: null, yScales: null, gate: null } as const;
+
 function prepare(launch: CudaLaunch): readonly PreparedLaunch[] {
   const x = matrixOf(launch.inputs[0]);
   if (launch.kernel === 'tiled' || !hasAlignedRows(x)) return [tiled(launch)];
   if (isInvariant(launch.kernel)) return [invariant(launch, operands(launch), parameters(launch))];
-  if (isWgmma(launch.kernel))
-    return [wgmma(launch, { ...operands(launch), xScales: null, scales: null, gate: null, groups: null })];
+  if (isWgmma(launch.kernel)) return [wgmma(launch, { ...operands(launch), ...OF_NUMBERS, groups: null })];
   if (launch.kernel === ROW_VARIANT.kernel)
-    return [row(launch, { ...operands(launch), source: null, xScales: null, scales: null, gate: null })];
+    return [row(launch, { ...operands(launch), ...OF_NUMBERS, source: null, calibrated: null })];
   return launch.kernel === 'cublaslt'
     ? matmul(launch, operands(launch))
     : [stream(launch, Number(launch.kernel.slice('stream'.length)))];

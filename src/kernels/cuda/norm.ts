@@ -1,6 +1,7 @@
 // Launch descriptions of rmsNorm, layerNorm and their fusions with the residual add and with quantize.
 import { itemSize } from '../../tensor/dtype.ts';
 import {
+  calibratedScales,
   cudaType,
   float,
   int,
@@ -69,8 +70,7 @@ function norm(launch: CudaLaunch, entry: 'rms_norm' | 'layer_norm', operands: No
       rowCount(launch),
       ...[x, residual, sum, y].flatMap(view),
       ...view(scales ?? y),
-      pointer(staticScales?.address ?? 0),
-      int(staticScales?.columns ?? 0),
+      ...calibratedScales(staticScales),
       pointer(weight.address),
       pointer(bias?.address ?? 0),
       int(groupSize),

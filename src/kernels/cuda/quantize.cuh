@@ -7,6 +7,14 @@ template <typename Code> constexpr float kLargestCode = 127.0f;
 template <> constexpr float kLargestCode<e4m3> = 448.0f;
 template <> constexpr float kLargestCode<uint4_codes> = 7.0f;
 
+#if __CUDA_ARCH__ >= 890
+constexpr bool kHasFloat8Pairs = true;
+#else
+constexpr bool kHasFloat8Pairs = false;
+#endif
+template <typename Code> constexpr bool kIsFloat8 = false;
+template <> constexpr bool kIsFloat8<e4m3> = true;
+
 /// Of magnitudes; NaN is above all.
 struct MaxMagnitude {
   __device__ __forceinline__ float operator()(float a, float b) const {
@@ -65,19 +73,19 @@ template <> __device__ __forceinline__ e4m3 encode<e4m3>(float x) {
 /// Two neighbours at a time where the chip has an instruction for them.
 template <typename Code, int N> __device__ __forceinline__ Vec<Code, N> encode(const float (&values)[N]) {
   Vec<Code, N> codes;
+  if constexpr (kIsFloat8<Code> && kHasFloat8Pairs && N % 2 == 0) {
 #pragma unroll
-  for (int i = 0; i < N; i++) codes.at[i] = encode<Code>(values[i]);
+    for (int i = 0; i < N; i += 2) {
+      u16 pair;
+      asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(values[i + 1]), "f"(values[i]));
+      codes.at[i] = {u8(pair)}, codes.at[i + 1] = {u8(pair >> 8)};
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i++) codes.at[i] = encode<Code>(values[i]);
+  }
   return codes;
 }
-#if __CUDA_ARCH__ >= 890
-template <> __device__ __forceinline__ Vec<e4m3, 8> encode<e4m3, 8>(const float (&values)[8]) {
-  Vec<u16, 4> pairs;
-#pragma unroll
-  for (int i = 0; i < 4; i++)
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pairs.at[i]) : "f"(values[2 * i + 1]), "f"(values[2 * i]));
-  return reinterpret_cast<Vec<e4m3, 8>&>(pairs);
-}
-#endif
 
 /// Codes of numbers divided by a scale.
 template <typename Code, int N>

@@ -1,11 +1,11 @@
 // Launch descriptions of quantize, alone and after gatedActivation.
 import { itemSize } from '../../tensor/dtype.ts';
 import {
+  calibratedScales,
   cudaType,
   int,
   matrixOf,
   optionalMatrix,
-  pointer,
   rowCount,
   rowBlocks,
   rowGrid,
@@ -56,8 +56,7 @@ function quantizing(launch: CudaLaunch, { groupSize }: Format, defines: Defines)
     parameters: [
       rowCount(launch),
       ...view(x),
-      pointer(staticScales?.address ?? 0),
-      int(staticScales?.columns ?? 0),
+      ...calibratedScales(staticScales),
       ...view(codes),
       ...view(scales),
       int(groupSize),

@@ -193,12 +193,11 @@ function product(launch: CudaLaunch, operands: QuantizedOperands): KernelLaunch 
   const { x, xScales, weight } = operands;
   const isCodeByCode = xScales === null || x.dtype === weight.dtype;
   if (!hasAlignedRows(x) || !isCodeByCode) return tiled(launch, operands);
-  if (launch.kernel === ROW_VARIANT.kernel) return row(launch, { ...operands, source: null, gate: null });
+  const alone = { ...operands, yScales: null, gate: null };
+  if (launch.kernel === ROW_VARIANT.kernel) return row(launch, { ...alone, source: null, calibrated: null });
   if (launch.kernel in RING_SHAPES) return ring(launch, operands);
   if (launch.kernel in STREAM_SHAPES) return stream(launch, operands);
-  return isWgmma(launch.kernel)
-    ? wgmma(launch, { ...operands, gate: null, groups: null })
-    : tiled(launch, operands);
+  return isWgmma(launch.kernel) ? wgmma(launch, { ...alone, groups: null }) : tiled(launch, operands);
 }
 
 /** What the sources call the operands' types. */

@@ -131,7 +131,8 @@ struct RowPart {
 };
 
 /// What x is made of, of type A, and where it goes besides: `residual`, `sum`, `gain` are those of a norm; `made` and `scale`
-/// are written by the last block, which has least to do, or read if x is there already.
+/// are written by the last block, which has least to do, or read if x is there already. `known_scale`: of codes whose scale is known
+/// beforehand, if `has_scale`.
 struct Source {
   const A* x;
   const A* residual;
@@ -140,6 +141,8 @@ struct Source {
   float eps, gain_offset;
   X* made;
   float* scale;
+  bool has_scale;
+  float known_scale;
   int inputs;
   Board& board;
 
@@ -208,6 +211,18 @@ struct Source {
     if (threadIdx.x % 32 == 0) board.largest[threadIdx.x / 32] = absmax;
   }
 
+#if QUANTIZE
+  /// The same in all readers.
+  __device__ __forceinline__ float largest_of_all(const RowPart& row) const {
+    leave_largest(row);
+    sync_readers<1>();
+    float absmax = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kReaders; i++) absmax = MaxMagnitude()(absmax, board.largest[i]);
+    return absmax;
+  }
+#endif
+
 #if NORM
   /// Leaves a warp's sum of squares on the board.
   __device__ __forceinline__ void add_squares(const RowPart& row) const {
@@ -263,12 +278,7 @@ struct Source {
     }
 #endif
 #if QUANTIZE
-    leave_largest(row);
-    sync_readers<1>();
-    float absmax = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kReaders; i++) absmax = MaxMagnitude()(absmax, board.largest[i]);
-    const float factor = scale_of<X>(absmax);
+    const float factor = has_scale ? known_scale : scale_of<X>(largest_of_all(row));
     if (writes() && threadIdx.x == 0) *scale = factor;
     each([&](int piece, int i) {
       Vec<X, kVec> codes;
