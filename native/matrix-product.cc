@@ -3,11 +3,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 
 #include "../src/kernels/cpu/tile-product.h"
 #include "needletail.h"
-#include "runtime.h"
+#include "team-work.h"
 
 namespace needletail {
 namespace {
@@ -29,28 +28,18 @@ void add_block(const NtMatrixProduct& p, int64_t row, int64_t column) {
   }
 }
 
-void add_product(const ThreadContext& context, void* argument) {
-  const auto& p = *static_cast<const NtMatrixProduct*>(argument);
+void add_product(const ThreadContext& context, const NtMatrixProduct& p) {
   const int64_t row_blocks = (p.rows + kBlockRows - 1) / kBlockRows;
   const int64_t num_blocks = row_blocks * ((p.columns + kPanelColumns - 1) / kPanelColumns);
   for (int64_t block; (block = context.take_chunk()) < num_blocks;) {
-    add_block(p, block % row_blocks * kBlockRows, block / row_blocks * kPanelColumns);
+    const int64_t row = block % row_blocks * kBlockRows, column = block / row_blocks * kPanelColumns;
+    if (!p.is_symmetric || column < row + kBlockRows) add_block(p, row, column);
   }
-}
-
-int32_t run_product(Runtime& runtime, void* argument) {
-  NtMatrixProduct product = *static_cast<NtMatrixProduct*>(argument);
-  delete static_cast<NtMatrixProduct*>(argument);
-  runtime.run_on_all(add_product, &product);
-  return NT_OK;
 }
 
 }  // namespace
 }  // namespace needletail
 
 int32_t nt_matrix_product_submit(void* runtime, const NtMatrixProduct* product, int32_t job) {
-  auto* argument = new (std::nothrow) NtMatrixProduct(*product);
-  if (!argument) return NT_OUT_OF_MEMORY;
-  static_cast<needletail::Runtime*>(runtime)->submit({needletail::run_product, argument, job});
-  return NT_OK;
+  return needletail::submit_work<NtMatrixProduct, needletail::add_product>(runtime, product, job);
 }

@@ -12,4 +12,6 @@ struct NtMatrixProduct {
   float* c;
   int64_t c_stride;
   int64_t rows, depth, columns;
+  /// The product is symmetric: only c's diagonal and what lies below it has a meaning then.
+  int64_t is_symmetric;
 };

@@ -19,6 +19,8 @@ enum NtStatus : int32_t {
 
 struct NtLoadTask;
 struct NtMatrixProduct;
+struct NtRangeSearch;
+struct NtColumnRounding;
 struct NtProgramHeader;
 
 // Runtime: a pool of threads, the first of which takes jobs in order. When a job has ended, the 32-bit words
@@ -43,6 +45,10 @@ NT_EXPORT int32_t nt_load_submit(void* runtime, NtLoadTask* tasks, int32_t num_t
 
 /// Adds a product of matrices to a third, see matrix-product.h. The matrices must outlive the job.
 NT_EXPORT int32_t nt_matrix_product_submit(void* runtime, const NtMatrixProduct* product, int32_t job);
+
+/// What calibration computes row by row, see calibration.h. The arrays must outlive the jobs.
+NT_EXPORT int32_t nt_range_search_submit(void* runtime, const NtRangeSearch* search, int32_t job);
+NT_EXPORT int32_t nt_column_rounding_submit(void* runtime, const NtColumnRounding* rounding, int32_t job);
 
 /// A program is a copy of a command list; see program-header.h.
 NT_EXPORT int32_t nt_program_create(void* runtime, const NtProgramHeader* header, void** program);

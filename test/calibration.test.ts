@@ -75,7 +75,9 @@ describe('folding factors', () => {
       }
       const changed = weights.changedTensors(new Set());
       const expected = interpretTwoSteps(graph, randomTensors(graph));
-      const actual = interpretTwoSteps(graph, (name) => decodeTensor(changed.get(name) ?? source.read(name)));
+      const actual = interpretTwoSteps(graph, (name) =>
+        decodeTensor(changed.get(name)?.() ?? source.read(name)),
+      );
       expected.forEach((logits, step) => {
         const scale = Math.max(...logits.map(Math.abs));
         const error = Math.max(...logits.map((value, i) => Math.abs(value - actual[step][i])));

@@ -18,7 +18,7 @@ import { InputObserver } from '../quantization/input-statistics.ts';
 import { columnsOf, inputsOf, type Product } from '../quantization/products.ts';
 import type { RangeKind } from '../quantization/range-observers.ts';
 import { isComparable, residualOf, type StageDrift } from '../quantization/stages.ts';
-import { addProduct, type AddProduct } from '../tensor/matrix-product.ts';
+import { PLAIN_MATH, type CalibrationMath } from '../tensor/calibration-math.ts';
 import { NO_QUANTIZATION } from '../tensor/precision.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { observingDefinition, outputName } from './observing-definition.ts';
@@ -47,7 +47,7 @@ const SAMPLE_SIZE = 512;
 type Observed = (value: Value) => Float32Array;
 
 export class CalibrationReader implements TextReader {
-  readonly addProduct: AddProduct;
+  readonly math: CalibrationMath;
   readonly #options: ReaderOptions;
   readonly #device: Device;
   /** Multiplies matrices; null where the reference interpreter was asked for. */
@@ -57,7 +57,7 @@ export class CalibrationReader implements TextReader {
     this.#options = options;
     this.#device = device;
     this.#cpu = cpu;
-    this.addProduct = cpu === null ? addProduct : (product) => cpu.addProduct(product);
+    this.math = cpu?.calibrationMath ?? PLAIN_MATH;
   }
 
   static async open(options: ReaderOptions): Promise<CalibrationReader> {
@@ -94,25 +94,28 @@ export class CalibrationReader implements TextReader {
   async readDrift(stage: readonly Product[], floats: Tensors, quantized: Tensors): Promise<StageDrift> {
     const { index } = this.#options.subject;
     const inputs = inputsOf(stage).map(({ value, columns }) => {
-      const [gram, drift] = [0, 1].map(() => new CrossGram(columns, columns, this.addProduct));
+      const [gram, drift] = [0, 1].map(() => new CrossGram(columns, columns, this.math.addProduct));
       return { value, gram, drift: isComparable(value, columns) ? drift : null };
     });
     const residuals = stage.flatMap((product) => {
       const value = residualOf(product, index);
       if (value === null) return [];
       const numRows = product.weight.value.type.shape[0] as number;
-      return [{ product, value, drift: new CrossGram(numRows, columnsOf(product.weight), this.addProduct) }];
+      return [
+        { product, value, drift: new CrossGram(numRows, columnsOf(product.weight), this.math.addProduct) },
+      ];
     });
     const values = [...inputs, ...residuals].map(({ value }) => value);
     await this.#read([floats, quantized], values, async ([expected, actual]) => {
-      for (const { value, gram, drift } of inputs) {
+      // All at once: the next one's rows are made ready while the threads add up those of the last.
+      const sums = inputs.flatMap(({ value, gram, drift }) => {
         const x = actual(value);
-        await gram.add(x, x);
-        await drift?.add(difference(expected(value), x), x);
-      }
-      for (const { product, value, drift } of residuals) {
-        await drift.add(difference(expected(value), actual(value)), actual(product.node.inputs[0]));
-      }
+        return [gram.add(x, x), drift?.add(difference(expected(value), x), x)];
+      });
+      const further = residuals.map(({ product, value, drift }) =>
+        drift.add(difference(expected(value), actual(value)), actual(product.node.inputs[0])),
+      );
+      await Promise.all([...sums, ...further]);
     });
     return {
       inputs: new Map(
@@ -188,5 +191,7 @@ export class CalibrationReader implements TextReader {
 }
 
 function difference(a: Float32Array, b: Float32Array): Float32Array {
-  return a.map((value, i) => value - b[i]);
+  const rest = new Float32Array(a.length);
+  for (let i = 0; i < rest.length; i++) rest[i] = a[i] - b[i];
+  return rest;
 }

@@ -117,6 +117,14 @@ export class CpuLibrary {
     check('nt_matrix_product_submit', this.#functions.nt_matrix_product_submit(runtime, product, job));
   }
 
+  submitRangeSearch(runtime: Address, search: Uint8Array, job: number): void {
+    check('nt_range_search_submit', this.#functions.nt_range_search_submit(runtime, search, job));
+  }
+
+  submitColumnRounding(runtime: Address, rounding: Uint8Array, job: number): void {
+    check('nt_column_rounding_submit', this.#functions.nt_column_rounding_submit(runtime, rounding, job));
+  }
+
   createProgram(runtime: Address, blob: Uint8Array): Address {
     const program = new BigUint64Array(1);
     check('nt_program_create', this.#functions.nt_program_create(runtime, blob, program));
@@ -175,6 +183,12 @@ function bind(arch: string) {
     nt_matrix_product_submit: library.func(
       'int nt_matrix_product_submit(uintptr_t runtime, const void *product, int job)',
     ) as (runtime: Address, product: Uint8Array, job: number) => number,
+    nt_range_search_submit: library.func(
+      'int nt_range_search_submit(uintptr_t runtime, const void *search, int job)',
+    ) as (runtime: Address, search: Uint8Array, job: number) => number,
+    nt_column_rounding_submit: library.func(
+      'int nt_column_rounding_submit(uintptr_t runtime, const void *rounding, int job)',
+    ) as (runtime: Address, rounding: Uint8Array, job: number) => number,
     nt_program_create: library.func(
       'int nt_program_create(uintptr_t runtime, const void *header, void *program)',
     ) as (runtime: Address, blob: Uint8Array, program: BigUint64Array) => number,

@@ -2,14 +2,16 @@
 // need such knowledge. Whoever calls it runs the model.
 import { setImmediate } from 'node:timers/promises';
 import type { Parameter } from '../ir/graph.ts';
-import type { AddProduct } from '../tensor/matrix-product.ts';
+import type { CalibrationMath } from '../tensor/calibration-math.ts';
 import { quantizeRows, type QuantizedRows } from '../tensor/quantize-rows.ts';
 import type { TensorCatalog, TensorFacts, TensorSource, TensorView } from '../tensor/tensor-source.ts';
 import { grouped } from '../tensor/weight-format.ts';
 import { NeedletailError } from '../util/errors.ts';
 import { CodeTensors } from './code-tensors.ts';
-import { gptq, GPTQ_OPTIONS, type GptqOptions } from './gptq.ts';
-import { makeUpForDrift } from './drift.ts';
+import { factorCholesky, type CholeskyFactor } from './cholesky.ts';
+import { makeUpForDrift, type DriftStatistics } from './drift.ts';
+import { gptq, GPTQ_OPTIONS, prepareGptq, type GptqInput, type GptqOptions } from './gptq.ts';
+import { damped, diagonalOf } from './gram.ts';
 import type { InputStatistics } from './input-statistics.ts';
 import { columnsOf, type GraphReader, type Product, type ProductFormats } from './products.ts';
 import { searchRanges } from './range-search.ts';
@@ -55,7 +57,7 @@ export interface TextReader {
   readStatistics(): Promise<CalibrationStatistics>;
   /** Of the products of one stage, in a model of which all before is quantized, beside the same model in floats. */
   readDrift(stage: readonly Product[], floats: Tensors, quantized: Tensors): Promise<StageDrift>;
-  readonly addProduct: AddProduct;
+  readonly math: CalibrationMath;
 }
 
 export interface CalibrationHooks {
@@ -81,7 +83,7 @@ export async function calibrate(
   if (statistics !== null) checkInputs(subject.products, statistics);
   const rule = scaleRuleOf(recipe);
   const numScaled =
-    rule === null ? 0 : await foldScales(subject, rule, weights, statistics!, reader.addProduct, hooks);
+    rule === null ? 0 : await foldScales(subject, rule, weights, statistics!, reader.math, hooks);
   const codes =
     recipe.name === 'awq' || recipe.name === 'gptq'
       ? await quantizeInStages(subject, recipe, weights, reader, hooks)
@@ -106,7 +108,7 @@ async function foldScales(
   rule: ScaleRule,
   weights: ScaledWeights,
   statistics: CalibrationStatistics,
-  addProduct: AddProduct,
+  { addProduct }: CalibrationMath,
   hooks: CalibrationHooks,
 ): Promise<number> {
   const groups = findScalingGroups(index, products);
@@ -156,35 +158,75 @@ async function quantizeInStages(
   const floats = tensorsOf(subject, weights, codes);
   let numDone = 0;
   for (const stage of stagesOf(products, recipe.maxNumStages)) {
-    const drifts = await reader.readDrift(stage, floats, tensorsOf(subject, weights, codes));
-    for (const product of stage) {
-      await pause(hooks);
-      const made = await quantizeProduct(product, recipe, weights, drifts, reader.addProduct);
-      codes.add(product.weight, formats, made, 0);
-      hooks.onProgress?.(++numDone, products.length, 'quantizing');
+    const { inputs, residuals } = await reader.readDrift(stage, floats, tensorsOf(subject, weights, codes));
+    for (const [input, readers] of byInput(stage)) {
+      const knowledge = await learn(inputs.get(input)!, recipe, reader.math, readers[0]);
+      for (const product of readers) {
+        await pause(hooks);
+        const values = weights.read(product.weight);
+        const residual = residuals.get(product) ?? null;
+        codes.add(
+          product.weight,
+          formats,
+          await quantizeProduct(product, values, knowledge, residual, reader.math),
+          0,
+        );
+        hooks.onProgress?.(++numDone, products.length, 'quantizing');
+      }
     }
   }
   return codes;
 }
 
-async function quantizeProduct(
-  product: Product,
+/** By the id of the value that they read. */
+function byInput(products: readonly Product[]): ReadonlyMap<number, readonly Product[]> {
+  const readers = new Map<number, Product[]>();
+  for (const product of products) {
+    const [{ id }] = product.node.inputs;
+    readers.set(id, [...(readers.get(id) ?? []), product]);
+  }
+  return readers;
+}
+
+/** What all products of an input need to know of it. */
+interface InputKnowledge {
+  readonly gram: Float32Array;
+  /** null where no drift is made up for. */
+  readonly drift: { readonly values: Float32Array; readonly factor: CholeskyFactor } | null;
+  /** null where codes are rounded to the nearest. */
+  readonly gptq: GptqInput | null;
+}
+
+async function learn(
+  { gram, drift }: DriftStatistics,
   recipe: StagedRecipe,
-  weights: ScaledWeights,
-  { inputs, residuals }: StageDrift,
-  addProduct: AddProduct,
+  { addProduct }: CalibrationMath,
+  { weight }: Product,
+): Promise<InputKnowledge> {
+  if (!diagonalOf(gram).every(Number.isFinite)) throw inputsNotFinite(weight);
+  const factored = () => factorCholesky(damped(gram, GPTQ_OPTIONS.damping), columnsOf(weight), addProduct);
+  return {
+    gram,
+    drift: drift === null ? null : { values: drift, factor: await factored() },
+    gptq: recipe.name === 'gptq' ? await prepareGptq(gram, recipe.options, addProduct) : null,
+  };
+}
+
+async function quantizeProduct(
+  { weight, format }: Product,
+  values: Float32Array,
+  input: InputKnowledge,
+  residual: Float32Array | null,
+  math: CalibrationMath,
 ): Promise<QuantizedRows> {
-  const { weight, node, format } = product;
-  const values = weights.read(weight);
-  const drift = inputs.get(node.inputs[0].id)!;
-  if (!drift.gram.every(Number.isFinite)) throw inputsNotFinite(weight);
-  const residual = residuals.get(product) ?? null;
-  const { damping } = GPTQ_OPTIONS;
-  const aimedAt = await makeUpForDrift(values, drift, residual, damping, addProduct);
   const groupSize = format.groupSize ?? columnsOf(weight);
-  return recipe.name === 'awq'
-    ? searchRanges(aimedAt, groupSize, drift.gram, addProduct)
-    : gptq(aimedAt, groupSize, drift.gram, recipe.options, addProduct);
+  const aimedAt =
+    input.drift === null
+      ? values
+      : await makeUpForDrift(values, input.drift.values, input.drift.factor, residual, math.addProduct);
+  return input.gptq === null
+    ? searchRanges(aimedAt, groupSize, input.gram, math)
+    : gptq(aimedAt, groupSize, input.gptq, math);
 }
 
 /** The float checkpoint with factors in its weights, and codes in the place of those that have some. */
@@ -194,14 +236,18 @@ function tensorsOf(
   codes: CodeTensors,
 ): Tensors {
   const quantized = new Set(products.map(({ weight }) => weight).filter((weight) => codes.has(weight)));
-  const views = new Map<string, TensorView>(weights.changedTensors(quantized));
+  const changed = weights.changedTensors(quantized);
+  const views = new Map<string, TensorView>();
   const facts = new Map<string, TensorFacts>(catalog);
   for (const [name, tensorFacts, view] of codes.tensors()) {
     facts.set(name, tensorFacts);
     views.set(name, view);
   }
   return {
-    source: { read: (name) => views.get(name) ?? source.read(name), close: () => source.close() },
+    source: {
+      read: (name) => views.get(name) ?? changed.get(name)?.() ?? source.read(name),
+      close: () => source.close(),
+    },
     catalog: facts,
   };
 }

@@ -1,50 +1,57 @@
-// Cholesky's factorization by blocks of columns, nearly all of which are products of matrices.
-import type { AddProduct } from '../tensor/matrix-product.ts';
+// Cholesky's factorization and what it solves, by blocks of columns: all but the triangles of single blocks are products of
+// matrices.
+import type { AddProduct, Matrix } from '../tensor/matrix-product.ts';
+import { transposed } from './matrix.ts';
 
 /** Columns that one product of matrices brings up to date. */
 export const BLOCK_COLUMNS = 128;
 
-/**
- * Replaces the lower triangle of a symmetric, positive definite A `[size, size]` by that of L with LLᵀ = A; what lies above
- * the diagonal loses its meaning. Throws a RangeError for any other matrix.
- */
+/** L with LLᵀ = A, a symmetric, positive definite matrix `[size, size]`, in blocks of BLOCK_COLUMNS rows and columns. */
+export interface CholeskyFactor {
+  readonly size: number;
+  /** Below the diagonal blocks L, above them −Lᵀ, so that products read either; theirs are L's below their own diagonal. */
+  readonly values: Float32Array;
+  /** Of the diagonal blocks of L, `[width, width]` each. */
+  readonly inverses: readonly Float32Array[];
+}
+
+/** Takes the matrix's array for the factor's values. Throws a RangeError for one that is not positive definite. */
 export async function factorCholesky(
   matrix: Float32Array,
   size: number,
   addProduct: AddProduct,
-): Promise<void> {
+): Promise<CholeskyFactor> {
+  const inverses: Float32Array[] = [];
   for (let start = 0; start < size; start += BLOCK_COLUMNS) {
     const end = Math.min(start + BLOCK_COLUMNS, size);
     if (start > 0) {
       // A[start.., start..end] −= L[start.., ..start] · L[start..end, ..start]ᵀ
       await addProduct({
         a: { values: matrix.subarray(start * size), stride: size },
-        b: { values: negatedTranspose(matrix, size, start, end), stride: end - start },
+        b: { values: matrix.subarray(start), stride: size },
         c: { values: matrix.subarray(start * size + start), stride: size },
         rows: size - start,
         depth: start,
         columns: end - start,
       });
     }
-    factorColumns(matrix, size, start, end);
+    factorTriangle(matrix, size, start, end);
+    const inverse = inverseTriangle(matrix, size, start, end);
+    inverses.push(inverse);
+    if (end === size) break;
+    // L[end.., start..end] · L[start..end, start..end]ᵀ = A
+    const below = { values: matrix.subarray(end * size + start), stride: size };
+    await multiplyInPlace(below, transposed(inverse, end - start), addProduct);
+    mirrorBelow(matrix, size, start, end);
   }
+  return { size, values: matrix, inverses };
 }
 
-/** −L[start..end, ..start]ᵀ, `[start, end − start]`. */
-function negatedTranspose(matrix: Float32Array, size: number, start: number, end: number): Float32Array {
-  const width = end - start;
-  const turned = new Float32Array(start * width);
+/** L of the diagonal block from which what earlier columns explain has been taken. */
+function factorTriangle(matrix: Float32Array, size: number, start: number, end: number): void {
   for (let row = start; row < end; row++) {
-    for (let i = 0; i < start; i++) turned[i * width + row - start] = -matrix[row * size + i];
-  }
-  return turned;
-}
-
-/** Columns `start` to `end`, from which what earlier columns explain has been taken. */
-function factorColumns(matrix: Float32Array, size: number, start: number, end: number): void {
-  for (let row = start; row < size; row++) {
     const a = row * size;
-    for (let column = start; column < end && column <= row; column++) {
+    for (let column = start; column <= row; column++) {
       const b = column * size;
       let rest = matrix[a + column];
       for (let i = start; i < column; i++) rest -= matrix[a + i] * matrix[b + i];
@@ -54,63 +61,72 @@ function factorColumns(matrix: Float32Array, size: number, start: number, end: n
   }
 }
 
-/** Replaces each row y of `values` `[rows, size]` by y·A⁻¹, for the A that `factor` is L of. */
+/** Of the triangle in a diagonal block, `[end − start, end − start]`. */
+function inverseTriangle(factor: Float32Array, size: number, start: number, end: number): Float32Array {
+  const width = end - start;
+  const inverse = new Float64Array(width * width);
+  for (let row = 0; row < width; row++) {
+    const line = (start + row) * size + start;
+    inverse[row * width + row] = 1 / factor[line + row];
+    for (let column = 0; column < row; column++) {
+      let sum = 0;
+      for (let i = column; i < row; i++) sum += factor[line + i] * inverse[i * width + column];
+      inverse[row * width + column] = -sum / factor[line + row];
+    }
+  }
+  return Float32Array.from(inverse);
+}
+
+function mirrorBelow(factor: Float32Array, size: number, start: number, end: number): void {
+  for (let row = end; row < size; row++) {
+    for (let column = start; column < end; column++) {
+      factor[column * size + row] = -factor[row * size + column];
+    }
+  }
+}
+
+/** Replaces each row y of `values` `[rows, size]` by y·A⁻¹, for the A that was factored. */
 export async function solveCholesky(
-  factor: Float32Array,
-  size: number,
+  { size, values: factor, inverses }: CholeskyFactor,
   values: Float32Array,
   addProduct: AddProduct,
 ): Promise<void> {
   const rows = values.length / size;
+  const columnsAt = (start: number) => ({ values: values.subarray(start), stride: size });
   // z·Lᵀ = y, from the first column on.
-  for (let start = 0; start < size; start += BLOCK_COLUMNS) {
-    const end = Math.min(start + BLOCK_COLUMNS, size);
-    const a = { values, stride: size };
-    const b = { values: negatedTranspose(factor, size, start, end), stride: end - start };
-    const c = { values: values.subarray(start), stride: size };
-    if (start > 0) await addProduct({ a, b, c, rows, depth: start, columns: end - start });
-    solveForwards(factor, size, values, start, end);
+  for (const [i, inverse] of inverses.entries()) {
+    const start = i * BLOCK_COLUMNS;
+    const width = Math.sqrt(inverse.length);
+    const [a, c] = [columnsAt(0), columnsAt(start)];
+    const b = { values: factor.subarray(start), stride: size };
+    if (start > 0) await addProduct({ a, b, c, rows, depth: start, columns: width });
+    await multiplyInPlace(c, transposed(inverse, width), addProduct);
   }
-  // x·L = z, from the last column on.
-  const negated = factor.map((value) => -value);
-  for (let end = size; end > 0; end -= BLOCK_COLUMNS) {
-    const start = Math.max(0, end - BLOCK_COLUMNS);
-    const a = { values: values.subarray(end), stride: size };
-    const b = { values: negated.subarray(end * size + start), stride: size };
-    const c = { values: values.subarray(start), stride: size };
-    if (end < size) await addProduct({ a, b, c, rows, depth: size - end, columns: end - start });
-    solveBackwards(factor, size, values, start, end);
+  // −x·L = −z, from the last column on; the sign is that of the products.
+  for (const [i, inverse] of [...inverses.entries()].reverse()) {
+    const start = i * BLOCK_COLUMNS;
+    const width = Math.sqrt(inverse.length);
+    const end = start + width;
+    const [a, c] = [columnsAt(end), columnsAt(start)];
+    const b = { values: factor.subarray(end * size + start), stride: size };
+    if (end < size) await addProduct({ a, b, c, rows, depth: size - end, columns: width });
+    await multiplyInPlace(
+      c,
+      inverse.map((value) => -value),
+      addProduct,
+    );
   }
+  for (let i = 0; i < values.length; i++) values[i] = -values[i];
 }
 
-function solveForwards(
-  factor: Float32Array,
-  size: number,
-  values: Float32Array,
-  start: number,
-  end: number,
-): void {
-  for (let row = 0; row < values.length; row += size) {
-    for (let column = start; column < end; column++) {
-      let rest = values[row + column];
-      for (let i = start; i < column; i++) rest -= values[row + i] * factor[column * size + i];
-      values[row + column] = rest / factor[column * size + column];
-    }
-  }
-}
-
-function solveBackwards(
-  factor: Float32Array,
-  size: number,
-  values: Float32Array,
-  start: number,
-  end: number,
-): void {
-  for (let row = 0; row < values.length; row += size) {
-    for (let column = end - 1; column >= start; column--) {
-      let rest = values[row + column];
-      for (let i = column + 1; i < end; i++) rest -= values[row + i] * factor[i * size + column];
-      values[row + column] = rest / factor[column * size + column];
-    }
+/** Multiplies the first columns of a matrix, to the end of its array, with `factor` `[width, width]`. */
+async function multiplyInPlace(a: Matrix, factor: Float32Array, addProduct: AddProduct): Promise<void> {
+  const { values, stride } = a;
+  const width = Math.sqrt(factor.length);
+  const rows = Math.ceil(values.length / stride);
+  const c = { values: new Float32Array(rows * width), stride: width };
+  await addProduct({ a, b: { values: factor, stride: width }, c, rows, depth: width, columns: width });
+  for (let row = 0; row < rows; row++) {
+    values.set(c.values.subarray(row * width, (row + 1) * width), row * stride);
   }
 }

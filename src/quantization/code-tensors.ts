@@ -62,25 +62,30 @@ function hasWholeRows(part: WeightPart): boolean {
   return part.columnCount === columns && part.columnStart % columns === 0;
 }
 
+/** A tensor that codes are being written into. */
 interface Pending {
   readonly formats: ProductFormats;
   readonly shape: readonly number[];
   readonly codes: Float32Array;
   readonly scales: Float32Array;
   range: number;
+  numRowsLeft: number;
 }
+
+type NamedTensor = readonly [name: string, facts: TensorFacts, view: TensorView];
 
 export class CodeTensors {
   readonly #pending = new Map<string, Pending>();
-  readonly #added = new Set<Parameter>();
+  /** Whole tensors, with their scales. */
+  readonly #finished = new Map<string, readonly NamedTensor[]>();
 
-  has(weight: Parameter): boolean {
-    return this.#added.has(weight);
+  /** All rows of the tensors that the weight is cut from have codes. */
+  has({ parts }: Parameter): boolean {
+    return parts.every(({ tensor }) => this.#finished.has(tensor));
   }
 
   /** `range`: of static activations the magnitude that the largest code stands for. */
   add(weight: Parameter, formats: ProductFormats, { codes, scales }: QuantizedRows, range: number): void {
-    this.#added.add(weight);
     const columns = columnsOf(weight);
     const scaleCount = scaleColumns(formats.weights, columns);
     let row = 0;
@@ -92,20 +97,31 @@ export class CodeTensors {
         tensor.codes.set(codes.subarray(row * columns, (row + 1) * columns), target * columns);
         tensor.scales.set(scales.subarray(row * scaleCount, (row + 1) * scaleCount), target * scaleCount);
       }
+      tensor.numRowsLeft -= part.rowCount;
+      if (tensor.numRowsLeft === 0) this.#finish(part.tensor, tensor);
     }
   }
 
-  /** Names, facts and bytes. */
-  *tensors(): Iterable<readonly [name: string, facts: TensorFacts, view: TensorView]> {
-    for (const [name, { formats, shape, codes, scales, range }] of this.#pending) {
-      const { weights, activations } = formats;
-      const quantized = { weights, activations };
-      yield [name, { dtype: weights.dtype, shape, quantized }, viewOf(weights.dtype, shape, codes)];
-      const scalesShape = [...shape.slice(0, -1), scaleColumns(weights, shape.at(-1)!)];
-      yield floats(scaleTensorName(name), scalesShape, scales);
-      if (!activations?.isStatic) continue;
-      yield floats(inputScaleTensorName(name), [1], Float32Array.of(scaleOf(range, activations.dtype)));
+  /** Of whole tensors names, facts and bytes. */
+  *tensors(): Iterable<NamedTensor> {
+    for (const tensors of this.#finished.values()) yield* tensors;
+  }
+
+  #finish(name: string, { formats, shape, codes, scales, range }: Pending): void {
+    const { weights, activations } = formats;
+    const { dtype } = weights;
+    const scalesShape = [...shape.slice(0, -1), scaleColumns(weights, shape.at(-1)!)];
+    const tensors: NamedTensor[] = [
+      [name, { dtype, shape, quantized: formats }, { dtype, shape, bytes: encodeCodes(dtype, codes) }],
+      floats(scaleTensorName(name), scalesShape, scales),
+    ];
+    if (activations?.isStatic) {
+      tensors.push(
+        floats(inputScaleTensorName(name), [1], Float32Array.of(scaleOf(range, activations.dtype))),
+      );
     }
+    this.#pending.delete(name);
+    this.#finished.set(name, tensors);
   }
 
   #tensorOf(part: WeightPart, formats: ProductFormats): Pending {
@@ -120,6 +136,7 @@ export class CodeTensors {
       codes: new Float32Array(numRows * numColumns),
       scales: new Float32Array(numRows * scaleColumns(formats.weights, numColumns)),
       range: 0,
+      numRowsLeft: numRows,
     };
     this.#pending.set(part.tensor, tensor);
     return tensor;
@@ -134,15 +151,7 @@ function storedRow(part: WeightPart, i: number): number {
   return (part.columnStart / matrixColumns) * matrixRows + row;
 }
 
-function viewOf(dtype: TensorFacts['dtype'], shape: readonly number[], codes: Float32Array): TensorView {
-  return { dtype, shape, bytes: encodeCodes(dtype as Parameters<typeof encodeCodes>[0], codes) };
-}
-
-function floats(
-  name: string,
-  shape: readonly number[],
-  values: Float32Array,
-): readonly [string, TensorFacts, TensorView] {
+function floats(name: string, shape: readonly number[], values: Float32Array): NamedTensor {
   const facts = { dtype: 'float32', shape } as const;
   return [name, facts, { ...facts, bytes: new Uint8Array(values.buffer) }];
 }

@@ -1,8 +1,7 @@
 // What quantized layers leave to those behind them: inputs that have drifted from the float model's, and weights that make
 // up for it.
 import type { AddProduct } from '../tensor/matrix-product.ts';
-import { factorCholesky, solveCholesky } from './cholesky.ts';
-import { damped } from './gram.ts';
+import { solveCholesky, type CholeskyFactor } from './cholesky.ts';
 
 /** What calibration knows of a product's inputs x̃ in the model of which all before the product is quantized. */
 export interface DriftStatistics {
@@ -19,29 +18,21 @@ const DRIFT_SHARE = 0.5;
  * Weights `[rows, columns]` which, multiplied with the inputs x̃ that there will be, come closer to what the float model
  * had: W + share · (W·drift + residual) · gram⁻¹, the way to the least squares of W·x − W′·x̃ (Li et al., "GPTAQ", 2025). What
  * the result is added to, if it is, has drifted as well: `residual` is the mean of (r − r̃)ᵀx̃, `[rows, columns]`.
+ * `factor`: of the damped Gram matrix of x̃.
  */
 export async function makeUpForDrift(
   values: Float32Array,
-  { gram, drift }: DriftStatistics,
+  drift: Float32Array,
+  factor: CholeskyFactor,
   residual: Float32Array | null,
-  damping: number,
   addProduct: AddProduct,
 ): Promise<Float32Array> {
-  if (drift === null) return values;
-  const columns = Math.sqrt(gram.length);
+  const columns = factor.size;
   const rows = values.length / columns;
-  const factor = damped(gram, damping);
-  await factorCholesky(factor, columns, addProduct);
-  const missing = residual === null ? new Float32Array(values.length) : residual.slice();
+  const made = residual === null ? new Float32Array(values.length) : residual.slice();
   const matrix = (array: Float32Array) => ({ values: array, stride: columns });
-  await addProduct({
-    a: matrix(values),
-    b: matrix(drift),
-    c: matrix(missing),
-    rows,
-    depth: columns,
-    columns,
-  });
-  await solveCholesky(factor, columns, missing, addProduct);
-  return values.map((value, i) => value + DRIFT_SHARE * missing[i]);
+  await addProduct({ a: matrix(values), b: matrix(drift), c: matrix(made), rows, depth: columns, columns });
+  await solveCholesky(factor, made, addProduct);
+  for (let i = 0; i < made.length; i++) made[i] = values[i] + DRIFT_SHARE * made[i];
+  return made;
 }

@@ -1,11 +1,12 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { dequantizeRows, quantizeRows, type QuantizedRows } from '../tensor/quantize-rows.ts';
+import { PLAIN_MATH } from '../tensor/calibration-math.ts';
 import { addProduct } from '../tensor/matrix-product.ts';
 import { factorCholesky } from './cholesky.ts';
 import { makeUpForDrift } from './drift.ts';
-import { gptq, GPTQ_OPTIONS } from './gptq.ts';
-import { CrossGram } from './gram.ts';
+import { gptq, GPTQ_OPTIONS, prepareGptq } from './gptq.ts';
+import { CrossGram, damped } from './gram.ts';
 import { timesTransposed } from './matrix.ts';
 import { searchRanges } from './range-search.ts';
 import { randomNumbers } from '../../test/support/random-numbers.ts';
@@ -67,7 +68,8 @@ describe('gptq', () => {
     async (actOrder) => {
       const check = async (seed: number): Promise<void> => {
         const [values, gram] = [noise(ROWS * COLUMNS, seed), correlatedGram(seed + 10)];
-        const made = await gptq(values, INT4.groupSize, gram, { ...GPTQ_OPTIONS, actOrder }, addProduct);
+        const input = await prepareGptq(gram, { ...GPTQ_OPTIONS, actOrder }, addProduct);
+        const made = await gptq(values, INT4.groupSize, input, PLAIN_MATH);
         const rounded = outputError(values, quantizeRows(values, INT4), gram);
         expect(outputError(values, made, gram)).toBeLessThan(0.5 * rounded);
       };
@@ -83,8 +85,8 @@ describe('gptq', () => {
       const [a, b] = [Math.floor(i / columns), i % columns];
       return a === b ? 1.1 : 0.9 ** Math.abs(a - b);
     });
-    const options = { actOrder: false, damping: 0 };
-    const { codes, scales } = await gptq(values, 32, gram, options, addProduct);
+    const input = await prepareGptq(gram, { actOrder: false, damping: 0 }, addProduct);
+    const { codes, scales } = await gptq(values, 32, input, PLAIN_MATH);
     const format = { ...INT4, groupSize: 32 };
     const written = dequantizeRows(codes, scales, format);
     const factor = gram.slice();
@@ -110,7 +112,8 @@ describe('gptq', () => {
     const gram = correlatedGram(5).map((value, i) =>
       i % COLUMNS === 2 || Math.floor(i / COLUMNS) === 2 ? 0 : value,
     );
-    const { codes } = await gptq(values, INT4.groupSize, gram, GPTQ_OPTIONS, addProduct);
+    const input = await prepareGptq(gram, GPTQ_OPTIONS, addProduct);
+    const { codes } = await gptq(values, INT4.groupSize, input, PLAIN_MATH);
     expect(codes.every((code) => Number.isInteger(code) && code >= 0 && code <= 15)).toBe(true);
   });
 });
@@ -119,7 +122,7 @@ describe('searchRanges', () => {
   it('never loses more than rounding does, between the columns of a group', async () => {
     const check = async (seed: number): Promise<void> => {
       const [values, gram] = [noise(ROWS * COLUMNS, seed), withinGroups(correlatedGram(seed))];
-      const found = await searchRanges(values, INT4.groupSize, gram, addProduct);
+      const found = await searchRanges(values, INT4.groupSize, gram, PLAIN_MATH);
       const rounded = outputError(values, quantizeRows(values, INT4), gram);
       expect(outputError(values, found, gram)).toBeLessThan(rounded);
     };
@@ -128,7 +131,7 @@ describe('searchRanges', () => {
 
   it('keeps the scale 1 of a group of zeros', async () => {
     const gram = Float32Array.from({ length: 32 * 32 }, (_, i) => (i % 33 === 0 ? 1 : 0));
-    const { scales, codes } = await searchRanges(new Float32Array(32), 16, gram, addProduct);
+    const { scales, codes } = await searchRanges(new Float32Array(32), 16, gram, PLAIN_MATH);
     expect([...scales]).toEqual([1, 0, 1, 0]);
     expect([...codes]).toEqual([...new Float32Array(32)]);
   });
@@ -144,12 +147,14 @@ describe('makeUpForDrift', () => {
       x.map((value, i) => value - drifted[i]),
       drifted,
     );
-    return { gram: gram.mean(), drift: drift.mean() };
+    const factor = await factorCholesky(damped(gram.mean(), 0.01), COLUMNS, addProduct);
+    return { drift: drift.mean(), factor };
   }
 
   it('leaves weights alone whose inputs are what they were', async () => {
     const [values, x] = [noise(ROWS * COLUMNS, 1), text(2)];
-    const made = await makeUpForDrift(values, await statisticsOf(x, x), null, 0.01, addProduct);
+    const { drift, factor } = await statisticsOf(x, x);
+    const made = await makeUpForDrift(values, drift, factor, null, addProduct);
     expect(made).toEqual(values);
   });
 
@@ -161,7 +166,7 @@ describe('makeUpForDrift', () => {
       const row = Math.floor(i / ROWS);
       return -0.2 * drifted[row * COLUMNS + (i % ROWS)];
     });
-    const statistics = await statisticsOf(x, drifted);
+    const { drift, factor } = await statisticsOf(x, drifted);
     const residuals = new CrossGram(ROWS, COLUMNS, addProduct);
     await residuals.add(residual, drifted);
     const loss = async (weights: Float32Array, missing: number): Promise<number> => {
@@ -169,9 +174,9 @@ describe('makeUpForDrift', () => {
       const actual = await timesTransposed(drifted, weights, COLUMNS, addProduct);
       return expected.reduce((sum, y, i) => sum + (y + missing * residual[i] - actual[i]) ** 2, 0);
     };
-    const alone = await makeUpForDrift(values, statistics, null, 0.01, addProduct);
+    const alone = await makeUpForDrift(values, drift, factor, null, addProduct);
     expect(await loss(alone, 0)).toBeLessThan(0.5 * (await loss(values, 0)));
-    const both = await makeUpForDrift(values, statistics, residuals.mean(), 0.01, addProduct);
+    const both = await makeUpForDrift(values, drift, factor, residuals.mean(), addProduct);
     expect(await loss(both, 1)).toBeLessThan(await loss(alone, 1));
   });
 });

@@ -8,6 +8,8 @@ export class CrossGram {
   readonly #columns: readonly [number, number];
   readonly #addProduct: AddProduct;
   #numRows = 0;
+  /** All y were their x: half of the sums says all. */
+  #isSymmetric = true;
 
   constructor(n: number, m: number, addProduct: AddProduct) {
     this.#sums = new Float32Array(n * m);
@@ -19,6 +21,7 @@ export class CrossGram {
     const [n, m] = this.#columns;
     const numRows = x.length / n;
     this.#numRows += numRows;
+    this.#isSymmetric &&= x === y;
     await this.#addProduct({
       a: { values: transposed(x, n), stride: numRows },
       b: { values: y, stride: m },
@@ -26,11 +29,23 @@ export class CrossGram {
       rows: n,
       depth: numRows,
       columns: m,
+      isSymmetric: this.#isSymmetric,
     });
   }
 
+  /** Takes the sums for it: it is the last that is asked for. */
   mean(): Float32Array {
-    return this.#sums.map((sum) => sum / this.#numRows);
+    const sums = this.#sums;
+    for (let i = 0; i < sums.length; i++) sums[i] /= this.#numRows;
+    if (this.#isSymmetric) mirrorLower(sums, this.#columns[0]);
+    return sums;
+  }
+}
+
+/** Copies what lies below the diagonal to what lies above it. */
+function mirrorLower(matrix: Float32Array, size: number): void {
+  for (let row = 0; row < size; row++) {
+    for (let column = 0; column < row; column++) matrix[column * size + row] = matrix[row * size + column];
   }
 }
 

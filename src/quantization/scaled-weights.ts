@@ -26,7 +26,7 @@ export class ScaledWeights {
     const changed = this.#norms.get(parameter);
     if (changed) return changed;
     const values = assembleWeight({ parts: parameter.parts }, (name) => this.#readTensor(name));
-    if (!values.every(Number.isFinite)) throw notFinite(parameter);
+    if (!areFinite(values)) throw notFinite(parameter);
     const [rows, columns] = [this.#rowFactors.get(parameter), this.#columnFactors.get(parameter)];
     const width = values.length / (parameter.value.type.shape[0] as number);
     if (!rows && !columns) return values;
@@ -47,24 +47,31 @@ export class ScaledWeights {
     }
   }
 
-  /** The changed weights, but for `quantized` ones, as whole tensors of the type that they had. */
-  changedTensors(quantized: ReadonlySet<Parameter>): ReadonlyMap<string, TensorView> {
+  /** The changed weights, but for `quantized` ones, as whole tensors of the type that they had, made whenever they are read. */
+  changedTensors(quantized: ReadonlySet<Parameter>): ReadonlyMap<string, () => TensorView> {
     const changed = new Set([
       ...this.#norms.keys(),
       ...this.#rowFactors.keys(),
       ...this.#columnFactors.keys(),
     ]);
-    const tensors = new Map<string, Float32Array>();
+    const users = new Map<string, Set<Parameter>>();
     for (const parameter of changed) {
-      if (!quantized.has(parameter)) this.#writeParts(parameter, tensors);
+      if (quantized.has(parameter)) continue;
+      for (const { tensor } of parameter.parts) {
+        users.set(tensor, (users.get(tensor) ?? new Set()).add(parameter));
+      }
     }
     return new Map(
-      [...tensors].map(([name, values]) => {
-        const { shape } = this.#source.read(name);
-        const dtype = this.#dtypeOf(name);
-        return [name, { dtype, shape, bytes: encodeFloats(dtype, values) }];
-      }),
+      [...users].map(([name, parameters]) => [name, () => this.#changedTensor(name, parameters)]),
     );
+  }
+
+  #changedTensor(name: string, changed: ReadonlySet<Parameter>): TensorView {
+    const view = this.#source.read(name);
+    const values = decodeTensor(view);
+    for (const parameter of changed) this.#writeParts(parameter, name, values);
+    const dtype = this.#dtypeOf(name);
+    return { dtype, shape: view.shape, bytes: encodeFloats(dtype, values) };
   }
 
   /**
@@ -96,14 +103,13 @@ export class ScaledWeights {
     );
   }
 
-  #writeParts(parameter: Parameter, tensors: Map<string, Float32Array>): void {
+  /** Writes what the parameter cuts from tensor `name` back to where it stands. */
+  #writeParts(parameter: Parameter, name: string, tensor: Float32Array): void {
     const values = this.read(parameter);
     let start = 0;
     for (const part of parameter.parts) {
-      const tensor = tensors.get(part.tensor) ?? decodeTensor(this.#source.read(part.tensor));
-      tensors.set(part.tensor, tensor);
       const size = part.rowCount * part.columnCount;
-      writePart(part, values.subarray(start, start + size), tensor);
+      if (part.tensor === name) writePart(part, values.subarray(start, start + size), tensor);
       start += size;
     }
   }
@@ -132,6 +138,14 @@ function writePart(part: WeightPart, values: Float32Array, tensor: Float32Array)
       tensor[a * stride + b] = values[row * columnCount + column];
     }
   }
+}
+
+/** Many times as fast as `every`. */
+function areFinite(values: Float32Array): boolean {
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isFinite(values[i])) return false;
+  }
+  return true;
 }
 
 function notFinite({ name }: Parameter): NeedletailError {

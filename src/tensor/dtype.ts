@@ -105,10 +105,17 @@ export function decodeFloats(dtype: FloatDType, bytes: Uint8Array): Float32Array
   const aligned = bytes.byteOffset % itemSize(dtype) === 0 ? bytes : bytes.slice();
   if (dtype === 'float32') return new Float32Array(aligned.buffer, aligned.byteOffset, count).slice();
   const bits = new Uint16Array(aligned.buffer, aligned.byteOffset, count);
-  const decode = dtype === 'bfloat16' ? fromBfloat16Bits : fromFloat16Bits;
+  if (dtype === 'bfloat16') return decodeBfloat16(bits);
   const floats = new Float32Array(count);
-  for (let i = 0; i < count; i++) floats[i] = decode(bits[i]);
+  for (let i = 0; i < count; i++) floats[i] = fromFloat16Bits(bits[i]);
   return floats;
+}
+
+/** Several times as fast as number by number: whole models are decoded so. */
+function decodeBfloat16(bits: Uint16Array): Float32Array {
+  const words = new Uint32Array(bits.length);
+  for (let i = 0; i < bits.length; i++) words[i] = bits[i] << 16;
+  return new Float32Array(words.buffer);
 }
 
 /** The little-endian bytes of `values` rounded to `dtype`. */

@@ -14,6 +14,8 @@ export interface MatrixProduct {
   readonly rows: number;
   readonly depth: number;
   readonly columns: number;
+  /** The product is: of `c` only the diagonal and what lies below it will be looked at. */
+  readonly isSymmetric?: boolean;
 }
 
 /** Adds a product to its `c`. */

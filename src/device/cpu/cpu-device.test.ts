@@ -4,7 +4,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { compile } from '../../compiler/compile.ts';
 import { memoryLedger } from '../../compiler/ledger.ts';
@@ -13,7 +12,6 @@ import { PackedWeights, weightOffsets } from '../../compiler/packed-weights.ts';
 import type { Plan } from '../../compiler/plan.ts';
 import { CpuLibrary } from '../../ffi/cpu-library.ts';
 import { CPU_KERNELS } from '../../kernels/cpu/index.ts';
-import { addProduct } from '../../tensor/matrix-product.ts';
 import type { PackedWeightSource, TensorSource } from '../../tensor/tensor-source.ts';
 import { compileRequest } from '../../../test/support/compile.ts';
 import { loadReference } from '../../../test/support/reference-checkpoint.ts';
@@ -133,28 +131,6 @@ describe('CpuDevice', () => {
     const last = other.run(STEP);
     await device.dispose();
     await expect(last).resolves.toBeDefined();
-  });
-
-  it('adds products of matrices of any size', async () => {
-    const size = fc.integer({ min: 1, max: 70 });
-    // More rows than a block has, more depth than a panel.
-    const sizes = fc.oneof(
-      fc.tuple(size, size, size),
-      fc.constantFrom([300, 700, 33] as const, [257, 1, 16]),
-    );
-    const check = async ([rows, depth, columns]: readonly number[], gap: number): Promise<void> => {
-      const matrix = (numRows: number, width: number) => {
-        const stride = width + gap;
-        const values = Float32Array.from({ length: numRows * stride }, (_, i) => Math.sin(i * i + width));
-        return { values, stride };
-      };
-      const [a, b, c] = [matrix(rows, depth), matrix(depth, columns), matrix(rows, columns)];
-      const plain = { ...c, values: c.values.slice() };
-      await addProduct({ a, b, c: plain, rows, depth, columns });
-      await device.addProduct({ a, b, c, rows, depth, columns });
-      c.values.forEach((value, i) => expect(Math.abs(value - plain.values[i])).toBeLessThan(1e-3));
-    };
-    await fc.assert(fc.asyncProperty(sizes, fc.nat(3), check), { numRuns: 30 });
   });
 
   it('works beside another device', async () => {

@@ -1,18 +1,15 @@
 // The CPU device: one native library for this processor and one pool of threads that runs its plans.
 import { availableParallelism, totalmem } from 'node:os';
 import type { Plan, Target } from '../../compiler/plan.ts';
-import { check, CpuLibrary } from '../../ffi/cpu-library.ts';
-import type { MatrixProduct } from '../../tensor/matrix-product.ts';
+import { CpuLibrary } from '../../ffi/cpu-library.ts';
+import type { CalibrationMath } from '../../tensor/calibration-math.ts';
 import type { PackedWeightSource, TensorSource } from '../../tensor/tensor-source.ts';
 import { NeedletailError } from '../../util/errors.ts';
 import type { Device, Executable, LoadOptions } from '../device.ts';
+import { calibrationMath } from './calibration-math.ts';
 import { CpuExecutable } from './cpu-executable.ts';
 import { CpuRuntime } from './cpu-runtime.ts';
 import { loadPlan } from './load-plan.ts';
-import { StructWriter } from './struct-writer.ts';
-
-/** Of `NtMatrixProduct`. */
-const MATRIX_PRODUCT_BYTES = 72;
 
 export interface CpuDeviceOptions {
   /** null: one per core that this process may use. */
@@ -24,6 +21,8 @@ export interface CpuDeviceOptions {
 export class CpuDevice implements Device {
   readonly target: Target;
   readonly description: string;
+  /** On all threads. */
+  readonly calibrationMath: CalibrationMath;
   readonly #runtime: CpuRuntime;
   readonly #executables = new Set<Executable>();
 
@@ -31,6 +30,7 @@ export class CpuDevice implements Device {
     const { arch } = runtime.library;
     this.#runtime = runtime;
     this.target = { kind: 'cpu', arch };
+    this.calibrationMath = calibrationMath(runtime);
     this.description = `${runtime.numThreads} ${runtime.numThreads === 1 ? 'thread' : 'threads'}, ${arch}`;
   }
 
@@ -63,16 +63,6 @@ export class CpuDevice implements Device {
       loaded.free();
       throw error;
     }
-  }
-
-  /** c += a · b on all threads. The arrays must not move or change until then. */
-  async addProduct({ a, b, c, rows, depth, columns }: MatrixProduct): Promise<void> {
-    const { library, address } = this.#runtime;
-    const writer = new StructWriter(MATRIX_PRODUCT_BYTES);
-    for (const { values, stride } of [a, b, c]) writer.int64(library.addressOf(values), stride);
-    writer.int64(rows, depth, columns);
-    const status = await this.#runtime.run((job) => library.submitMatrixProduct(address, writer.bytes, job));
-    check('a product of matrices', status);
   }
 
   /** Waits for running steps and frees everything that was loaded. */

@@ -5,12 +5,18 @@ import type { Address } from '../../ffi/native-memory.ts';
 
 const BYTES_PER_COMPLETION = 8;
 
+interface PendingJob {
+  readonly resolve: (status: number) => void;
+  /** Held on to: the job's memory is theirs. */
+  readonly arrays: readonly NodeJS.TypedArray[];
+}
+
 export class CpuRuntime {
   readonly library: CpuLibrary;
   readonly numThreads: number;
   readonly address: Address;
   readonly #completions: Socket;
-  readonly #pending = new Map<number, (status: number) => void>();
+  readonly #pending = new Map<number, PendingJob>();
   #nextJob = 0;
   #isClosed = false;
 
@@ -28,15 +34,15 @@ export class CpuRuntime {
 
   /**
    * Start a job with the number that `start` is given, and wait for its status. While a job runs it keeps the event
-   * loop alive.
+   * loop alive, and the `arrays` that it works on.
    */
-  run(start: (job: number) => void): Promise<number> {
+  run(start: (job: number) => void, arrays: readonly NodeJS.TypedArray[] = []): Promise<number> {
     if (this.#isClosed) return Promise.resolve(Status.stopped);
     const job = this.#nextJob;
     this.#nextJob = (this.#nextJob + 1) & 0x7fffffff;
     start(job);
     if (this.#pending.size === 0) this.#completions.ref();
-    return new Promise((resolve) => this.#pending.set(job, resolve));
+    return new Promise((resolve) => this.#pending.set(job, { resolve, arrays }));
   }
 
   /** Abandons running jobs, which end with `Status.stopped`, and joins the threads. */
@@ -44,7 +50,7 @@ export class CpuRuntime {
     process.off('exit', this.#stop);
     this.#stop();
     this.#completions.destroy();
-    for (const resolve of this.#pending.values()) resolve(Status.stopped);
+    for (const { resolve } of this.#pending.values()) resolve(Status.stopped);
     this.#pending.clear();
   }
 
@@ -57,9 +63,9 @@ export class CpuRuntime {
   #complete(bytes: Buffer): void {
     for (let at = 0; at < bytes.length; at += BYTES_PER_COMPLETION) {
       const job = bytes.readInt32LE(at);
-      const resolve = this.#pending.get(job);
+      const pending = this.#pending.get(job);
       this.#pending.delete(job);
-      resolve?.(bytes.readInt32LE(at + 4));
+      pending?.resolve(bytes.readInt32LE(at + 4));
     }
     if (this.#pending.size === 0) this.#completions.unref();
   }

@@ -1,0 +1,44 @@
+import fc from 'fast-check';
+import { expect, it } from 'vitest';
+import { addProduct, type AddProduct } from '../tensor/matrix-product.ts';
+import { CrossGram } from './gram.ts';
+
+function values(count: number, seed: number): Float32Array {
+  return Float32Array.from({ length: count }, (_, i) => Math.sin(seed + 1.7 * i * (i + seed)));
+}
+
+/** Leaves what lies above the diagonal alone where it may. */
+const addLower: AddProduct = async (product) => {
+  const { c, rows, columns, isSymmetric } = product;
+  const before = c.values.slice();
+  await addProduct(product);
+  for (let row = 0; isSymmetric && row < rows; row++) {
+    for (let column = row + 1; column < columns; column++) {
+      c.values[row * c.stride + column] = before[row * c.stride + column];
+    }
+  }
+};
+
+it('CrossGram is the mean of the rows’ products, in whatever pieces they come', async () => {
+  const sizes = fc.record({ n: fc.integer({ min: 1, max: 9 }), numRows: fc.integer({ min: 2, max: 9 }) });
+  const check = async ({ n, numRows }: { n: number; numRows: number }, isSame: boolean): Promise<void> => {
+    const m = isSame ? n : n + 2;
+    const x = values(numRows * n, 1);
+    const y = isSame ? x : values(numRows * m, 2);
+    const gram = new CrossGram(n, m, addLower);
+    for (const [start, end] of [
+      [0, 1],
+      [1, numRows],
+    ]) {
+      const piece = x.subarray(start * n, end * n);
+      await gram.add(piece, isSame ? piece : y.subarray(start * m, end * m));
+    }
+    gram.mean().forEach((value, i) => {
+      const [a, b] = [Math.floor(i / m), i % m];
+      let sum = 0;
+      for (let row = 0; row < numRows; row++) sum += x[row * n + a] * y[row * m + b];
+      expect(value).toBeCloseTo(sum / numRows, 5);
+    });
+  };
+  await fc.assert(fc.asyncProperty(sizes, fc.boolean(), check), { numRuns: 30 });
+});
