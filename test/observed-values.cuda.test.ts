@@ -6,10 +6,13 @@ import { CpuDevice } from '../src/device/cpu/cpu-device.ts';
 import { kernelsFor } from '../src/device/create-device.ts';
 import type { Device } from '../src/device/device.ts';
 import type { StepBatch } from '../src/device/step.ts';
+import { KnownRows } from '../src/eval/known-rows.ts';
 import { observingDefinition } from '../src/eval/observing-definition.ts';
+import { valueName } from '../src/eval/slice-graph.ts';
 import type { Value } from '../src/ir/graph.ts';
 import { findModel } from '../src/models/registry.ts';
-import { weightOf } from '../src/quantization/products.ts';
+import { inputsOf, weightOf, type Product } from '../src/quantization/products.ts';
+import { valuesBefore } from '../src/quantization/stages.ts';
 import type { FloatDType } from '../src/tensor/dtype.ts';
 import { describeCudaDevice } from './support/cuda.ts';
 import { loadReference, type ReferenceCheckpoint } from './support/reference-checkpoint.ts';
@@ -28,15 +31,22 @@ const [BLOCK_SIZE, NUM_BLOCKS, MAX_LEN] = [16, 16, 64];
 /** Root mean square of the difference in that of the values: of float32, and of 16 bits through all layers. */
 const MAX_ERRORS = { float32: 1e-4, bfloat16: 0.06 } as const;
 
+function indexOf({ config }: ReferenceCheckpoint): GraphIndex {
+  return new GraphIndex(findModel(config).buildGraph(config, { kvDType: 'float32', maxModelLen: MAX_LEN }));
+}
+
+function productsOf(index: GraphIndex): readonly Product[] {
+  const format = { dtype: 'int8', groupSize: null, hasZeros: false } as const;
+  return index.graph.nodes.flatMap((node) => {
+    const weight = weightOf(node, index);
+    const isHead = node.inputs[0].type.shape[0] === 'numLogitRows';
+    return weight === null || isHead ? [] : [{ node, weight, format }];
+  });
+}
+
 /** Each value that a product reads, once. */
-function readByProducts({ config }: ReferenceCheckpoint): readonly Value[] {
-  const index = new GraphIndex(
-    findModel(config).buildGraph(config, { kvDType: 'float32', maxModelLen: MAX_LEN }),
-  );
-  const products = index.graph.nodes.filter((node) => weightOf(node, index) !== null);
-  const isHead = (value: Value): boolean => value.type.shape[0] === 'numLogitRows';
-  const values = products.map(({ inputs }) => inputs[0]).filter((value) => !isHead(value));
-  return [...new Map(values.map((value) => [value.id, value])).values()];
+function readByProducts(reference: ReferenceCheckpoint): readonly Value[] {
+  return inputsOf(productsOf(indexOf(reference))).map(({ value }) => value);
 }
 
 /** A prompt, then the token after it. */
@@ -51,10 +61,13 @@ async function observe(
   device: Device,
   reference: ReferenceCheckpoint,
   dtype: FloatDType,
+  values = readByProducts(reference),
+  known: KnownRows | null = null,
 ): Promise<readonly ReadonlyMap<string, Float32Array>[]> {
-  const { config, catalog, source } = reference;
+  const { config } = reference;
+  const { catalog, source } = known?.beside(reference) ?? reference;
   const plan = compile({
-    definition: observingDefinition(findModel(config), readByProducts(reference)),
+    definition: observingDefinition(findModel(config), values, known?.values),
     config,
     tensors: catalog,
     checkpointHash: null,
@@ -68,7 +81,12 @@ async function observe(
   const numBlocks = plan.kvCacheGroups.map(() => NUM_BLOCKS);
   const executable = await device.load(plan, source, { numBlocks });
   const seen: ReadonlyMap<string, Float32Array>[] = [];
-  for (const step of stepsOf(reference, numBlocks.length)) seen.push((await executable.run(step)).outputs!);
+  let start = 0;
+  for (const step of stepsOf(reference, numBlocks.length)) {
+    const tokenIds = known === null ? step.tokenIds : step.tokenIds.map((_, row) => start + row);
+    seen.push((await executable.run({ ...step, tokenIds })).outputs!);
+    start += step.numTokens;
+  }
   await executable.dispose();
   return seen;
 }
@@ -95,5 +113,25 @@ describeCudaDevice('values that products read', (device) => {
     for (const [step, values] of expected.entries())
       for (const [value, floats] of values)
         expect(relativeError(floats, actual[step].get(value)!), value).toBeLessThan(MAX_ERRORS[dtype]);
+  });
+
+  it.for(CASES)('of %s in %s are the same if part of them is known', async ([name, dtype]) => {
+    const reference = loadReference(name);
+    const index = indexOf(reference);
+    const products = productsOf(index);
+    const later = products.slice(products.length >> 1);
+    const kept = valuesBefore(later, index);
+    const wanted = inputsOf(later).map(({ value }) => value);
+    const values = [...new Set([...wanted, ...kept])];
+    const expected = await observe(device(), reference, dtype, values);
+    const numTokens = stepsOf(reference, 1).map((step) => step.numTokens);
+    const known = new KnownRows(kept, numTokens[0] + numTokens[1]);
+    for (const value of kept) {
+      expected.forEach((seen, step) => known.set(value, step * numTokens[0], seen.get(valueName(value.id))!));
+    }
+    const actual = await observe(device(), reference, dtype, values, known);
+    for (const [step, seen] of expected.entries())
+      for (const [value, floats] of seen)
+        expect(relativeError(floats, actual[step].get(value)!), value).toBeLessThan(MAX_ERRORS[dtype] / 10);
   });
 });

@@ -154,7 +154,8 @@ class PlanTables {
     return { id, name, dtype, shape, layout, parts, quantization, bytes };
   }
 
-  #storedDType({ value: { type }, quantization }: Parameter): DType {
+  #storedDType({ value: { type }, quantization, storedAs }: Parameter): DType {
+    if (storedAs) return storedAs;
     if (quantization) return quantization.holds === 'codes' ? quantization.format.dtype : 'float32';
     return type.shape.length === 2 ? this.#weightDType : this.#vectorDType;
   }

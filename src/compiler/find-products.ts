@@ -86,7 +86,8 @@ function checkCodesAreUsed(index: GraphIndex, candidates: readonly Candidate[], 
   const expected = new Set(candidates.filter(({ stored }) => stored).map(({ weight }) => weight));
   for (const parameter of index.graph.parameters) {
     const isCodes = parameter.parts.some((part) => isQuantized(tensors?.get(part.tensor)));
-    if (!isCodes || expected.has(parameter)) continue;
+    const isRead = index.users(parameter.value).length > 0;
+    if (!isCodes || !isRead || expected.has(parameter)) continue;
     throw new NeedletailError(
       'unsupported_model',
       `${parameter.name} is quantized in this checkpoint, but is no weight of a product here: only floats can be used`,

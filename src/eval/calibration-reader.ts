@@ -1,11 +1,8 @@
 // Has a model read the calibration text on the engine's device, in floats or quantized in part, and sums up on the cpu what
 // its products read.
-import { compileToFit, type ModelToCompile } from '../compiler/compile-to-fit.ts';
-import { blocksPerSeq } from '../compiler/memory-budget.ts';
 import { CpuDevice } from '../device/cpu/cpu-device.ts';
-import { createDevice, kernelsFor } from '../device/create-device.ts';
-import type { Device, Executable } from '../device/device.ts';
-import type { EngineConfig } from '../engine/config.ts';
+import { createDevice } from '../device/create-device.ts';
+import type { Device } from '../device/device.ts';
 import type { Value } from '../ir/graph.ts';
 import type {
   CalibrationStatistics,
@@ -17,34 +14,20 @@ import { CrossGram } from '../quantization/gram.ts';
 import { InputObserver } from '../quantization/input-statistics.ts';
 import { columnsOf, inputsOf, type Product } from '../quantization/products.ts';
 import type { RangeKind } from '../quantization/range-observers.ts';
-import { isComparable, residualOf, type StageDrift } from '../quantization/stages.ts';
+import { isComparable, residualOf, valuesBefore, type StageDrift } from '../quantization/stages.ts';
 import { PLAIN_MATH, type CalibrationMath } from '../tensor/calibration-math.ts';
-import { NO_QUANTIZATION } from '../tensor/precision.ts';
-import { NeedletailError } from '../util/errors.ts';
-import { observingDefinition, outputName } from './observing-definition.ts';
-import type { TokenWindow } from './token-windows.ts';
-import { readingSteps } from './window-steps.ts';
+import { KnownRows } from './known-rows.ts';
+import { readObserved, type Observed, type ReadingOptions } from './observed-reading.ts';
+import { sliceGraph } from './slice-graph.ts';
 
-export interface ReaderOptions {
-  readonly model: ModelToCompile;
+export interface ReaderOptions extends ReadingOptions {
   readonly subject: CalibrationSubject;
-  readonly config: EngineConfig;
-  readonly windows: readonly TokenWindow[];
   /** What static scales are made for. */
   readonly range: RangeKind;
-  /** Called with windows done and in all of one reading. */
-  readonly onProgress?: (done: number, total: number) => void;
-  readonly signal?: AbortSignal;
 }
-
-/** Tokens that one step reads: what products read is kept for all of them. */
-const STEP_TOKENS = 256;
 
 /** Rows of each input that searches try candidates on. */
 const SAMPLE_SIZE = 512;
-
-/** Values of a step, by their ids. */
-type Observed = (value: Value) => Float32Array;
 
 export class CalibrationReader implements TextReader {
   readonly math: CalibrationMath;
@@ -52,11 +35,16 @@ export class CalibrationReader implements TextReader {
   readonly #device: Device;
   /** Multiplies matrices; null where the reference interpreter was asked for. */
   readonly #cpu: CpuDevice | null;
+  readonly #numTokens: number;
+  readonly #stagesRead = new Set<Product>();
+  /** What the last stage left of the float model and of the quantized one. */
+  #known: readonly [KnownRows, KnownRows] | null = null;
 
   private constructor(options: ReaderOptions, device: Device, cpu: CpuDevice | null) {
     this.#options = options;
     this.#device = device;
     this.#cpu = cpu;
+    this.#numTokens = options.windows.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
     this.math = cpu?.calibrationMath ?? PLAIN_MATH;
   }
 
@@ -74,20 +62,17 @@ export class CalibrationReader implements TextReader {
   }
 
   async readStatistics(): Promise<CalibrationStatistics> {
-    const { subject, windows, range } = this.#options;
+    const { subject, range } = this.#options;
     const inputs = inputsOf(subject.products);
-    const numTokens = windows.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
     const observers = inputs.map(({ value, columns }) => {
-      const numRows = (numTokens * (value.type.shape[1] as number)) / columns;
+      const numRows = (this.#numTokens * (value.type.shape[1] as number)) / columns;
       return new InputObserver({ columns, numRows, sampleSize: SAMPLE_SIZE, range });
     });
-    await this.#read(
-      [subject],
-      inputs.map(({ value }) => value),
-      async ([observed]) => {
-        for (const [i, { value }] of inputs.entries()) observers[i].add(observed(value));
-      },
-    );
+    const values = inputs.map(({ value }) => value);
+    const look = async ([observed]: readonly Observed[]): Promise<void> => {
+      for (const [i, { value }] of inputs.entries()) observers[i].add(observed(value));
+    };
+    await readObserved([{ tensors: subject, known: null }], values, this.#device, this.#options, look);
     return new Map(inputs.map(({ value }, i) => [value.id, observers[i].statistics()]));
   }
 
@@ -105,8 +90,8 @@ export class CalibrationReader implements TextReader {
         { product, value, drift: new CrossGram(numRows, columnsOf(product.weight), this.math.addProduct) },
       ];
     });
-    const values = [...inputs, ...residuals].map(({ value }) => value);
-    await this.#read([floats, quantized], values, async ([expected, actual]) => {
+    const wanted = [...inputs, ...residuals].map(({ value }) => value);
+    await this.#readBoth(stage, wanted, [floats, quantized], async ([expected, actual]) => {
       // All at once: the next one's rows are made ready while the threads add up those of the last.
       const sums = inputs.flatMap(({ value, gram, drift }) => {
         const x = actual(value);
@@ -128,65 +113,31 @@ export class CalibrationReader implements TextReader {
     };
   }
 
+  /** Both models read on from the values that the last stage left, and leave some to the next one. */
+  async #readBoth(
+    stage: readonly Product[],
+    wanted: readonly Value[],
+    models: readonly [Tensors, Tensors],
+    look: (observed: readonly Observed[]) => Promise<void>,
+  ): Promise<void> {
+    const { index, products } = this.#options.subject;
+    const toCome = products.filter((product) => !this.#stagesRead.has(product));
+    for (const product of stage) this.#stagesRead.add(product);
+    const kept = toCome.length === stage.length ? [] : valuesBefore(toCome, index);
+    const left = [0, 1].map(() => new KnownRows(kept, this.#numTokens)) as [KnownRows, KnownRows];
+    const values = [...new Map([...wanted, ...kept].map((value) => [value.id, value])).values()];
+    const suffices = this.#known !== null && sliceGraph(index.graph, values, this.#known[0].values) !== null;
+    const readers = models.map((tensors, i) => ({ tensors, known: suffices ? this.#known![i] : null }));
+    await readObserved(readers, values, this.#device, this.#options, async (observed, start) => {
+      for (const value of kept) left.forEach((rows, i) => rows.set(value, start, observed[i](value)));
+      await look(observed);
+    });
+    this.#known = kept.length === 0 ? null : left;
+  }
+
   async close(): Promise<void> {
     await this.#device.dispose();
     if (this.#cpu !== this.#device) await this.#cpu?.dispose();
-  }
-
-  /** The models read the windows in step; `look` sees the values of each step. */
-  async #read(
-    models: readonly Tensors[],
-    values: readonly Value[],
-    look: (observed: readonly Observed[]) => Promise<void>,
-  ): Promise<void> {
-    const { windows, signal, onProgress } = this.#options;
-    const executables: Executable[] = [];
-    try {
-      for (const tensors of models) executables.push(await this.#load(tensors, values));
-      for (const [i, { tokenIds }] of windows.entries()) {
-        for (const step of readingSteps(tokenIds, executables[0].plan, STEP_TOKENS)) {
-          signal?.throwIfAborted();
-          const results = [];
-          for (const executable of executables) results.push(await executable.run(step));
-          await look(
-            results.map(
-              ({ outputs }) =>
-                (value) =>
-                  outputs!.get(outputName(value.id))!,
-            ),
-          );
-        }
-        onProgress?.(i + 1, windows.length);
-      }
-    } finally {
-      for (const executable of executables) await executable.dispose();
-    }
-  }
-
-  #load({ source, catalog }: Tensors, values: readonly Value[]): Promise<Executable> {
-    const { model, config, windows } = this.#options;
-    const { target } = this.#device;
-    const observing = {
-      ...model,
-      definition: observingDefinition(model.definition, values),
-      tensors: catalog,
-    };
-    const maxModelLen = Math.max(...windows.map(({ tokenIds }) => tokenIds.length));
-    const settings: EngineConfig = {
-      ...config,
-      ...NO_QUANTIZATION,
-      activationDType: '16bit',
-      maxNumSeqs: 1,
-      maxModelLen,
-      maxNumBatchedTokens: STEP_TOKENS,
-      batchInvariant: false,
-    };
-    const available = this.#device.availableMemory();
-    const { plan, ledger } = compileToFit(observing, settings, target, kernelsFor(target), available);
-    if (ledger.error !== null) throw new NeedletailError('out_of_memory', ledger.error);
-    // One window at a time: a GPU's memory has room for both models.
-    const numBlocks = ledger.numBlocks.map((count) => Math.min(count, blocksPerSeq(plan, maxModelLen)));
-    return this.#device.load(plan, source, { numBlocks });
   }
 }
 

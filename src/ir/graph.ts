@@ -98,6 +98,8 @@ export interface Parameter {
   readonly shard: 'none' | 'rows' | 'columns';
   /** Absent from parameters of floats. */
   readonly quantization?: ParameterQuantization;
+  /** The type of floats, whatever the recipe says. */
+  readonly storedAs?: FloatDType;
 }
 
 /** One layer's cache of keys and values. Layers with equal geometry and window share a group and its block table. */

@@ -44,3 +44,26 @@ export function residualOf({ node, weight }: Product, index: GraphReader): Value
 export function isComparable({ type }: Value, columns: number): boolean {
   return type.shape[1] === columns;
 }
+
+/**
+ * Values `[numTokens, columns]` that depend on none of these products and that others, which do, begin with: who knows
+ * them need not compute what is before.
+ */
+export function valuesBefore(products: readonly Product[], index: GraphReader): readonly Value[] {
+  const { nodes } = index.graph;
+  const behind = new Set(products.map(({ node }) => node));
+  const isBehind = (value: Value): boolean => index.users(value).some((user) => behind.has(user));
+  for (const node of nodes) {
+    const makers = node.inputs.map((input) => index.producer(input));
+    if (makers.some((maker) => maker !== null && behind.has(maker))) behind.add(node);
+  }
+  // What cannot be kept, such as an order of effects, is computed again.
+  for (const node of nodes.toReversed()) {
+    if (node.outputs.some((value) => isBehind(value) && !isMatrixOfTokens(value))) behind.add(node);
+  }
+  return nodes.filter((node) => !behind.has(node)).flatMap(({ outputs }) => outputs.filter(isBehind));
+}
+
+function isMatrixOfTokens({ type: { dtype, shape } }: Value): boolean {
+  return dtype === 'float32' && shape[0] === 'numTokens' && shape.length === 2;
+}

@@ -6,7 +6,7 @@ import { samplingBatch } from '../../../test/support/sampling-batch.ts';
 import { stepBatch } from '../../../test/support/step-batch.ts';
 import { DeviceError } from '../device.ts';
 import type { StepBatch } from '../step.ts';
-import { checkStep } from './check-step.ts';
+import { checkStep, tokenIdLimit } from './check-step.ts';
 
 const PLAN = cudaPlan(TINY_LLAMA, 'bfloat16', HOPPER);
 const { blockSize, model } = PLAN;
@@ -21,7 +21,11 @@ const STEP = stepBatch(
 );
 
 function check(changes: Partial<StepBatch>, numDrawn = 2): void {
-  checkStep({ ...STEP, ...changes }, PLAN, { numBlocks: [NUM_BLOCKS], numDrawn });
+  checkStep({ ...STEP, ...changes }, PLAN, {
+    tokenIdLimit: tokenIdLimit(PLAN),
+    numBlocks: [NUM_BLOCKS],
+    numDrawn,
+  });
 }
 
 const ints = (...values: number[]) => Int32Array.of(...values);

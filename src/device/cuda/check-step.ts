@@ -5,14 +5,26 @@ import { DeviceError } from '../device.ts';
 import type { SamplingBatch, StepBatch } from '../step.ts';
 
 export interface StepSurroundings {
+  /** Token ids are below it. */
+  readonly tokenIdLimit: number;
   /** Of each cache group. */
   readonly numBlocks: readonly number[];
   /** Rows of the step before, whose tokens this one may start from. */
   readonly numDrawn: number;
 }
 
+/** Rows of the tables that a plan looks token ids up in. */
+export function tokenIdLimit({ launches, weights, model }: Plan): number {
+  const numRows = launches.flatMap(({ op, inputs: [ids, table] }) => {
+    const isLookUp = op === 'embedding' && ids.kind === 'input' && ids.name === 'tokenIds';
+    return isLookUp && table.kind === 'weight' ? [weights[table.id].shape[0]] : [];
+  });
+  return numRows.length === 0 ? model.vocabSize : Math.min(...numRows);
+}
+
 /** Throws a `DeviceError` that names the array and the element at fault. */
-export function checkStep(step: StepBatch, plan: Plan, { numBlocks, numDrawn }: StepSurroundings): void {
+export function checkStep(step: StepBatch, plan: Plan, surroundings: StepSurroundings): void {
+  const { tokenIdLimit, numBlocks, numDrawn } = surroundings;
   const { numTokens, numSeqs, logitRows } = step;
   const { limits, model, kvCacheGroups } = plan;
   atMost('numTokens', numTokens, limits.maxNumBatchedTokens);
@@ -20,7 +32,7 @@ export function checkStep(step: StepBatch, plan: Plan, { numBlocks, numDrawn }: 
   atMost('the number of logit rows', logitRows.length, limits.maxNumLogitRows);
   if (step.groups.length !== kvCacheGroups.length)
     refuse(`it has ${step.groups.length} cache groups, the plan ${kvCacheGroups.length}`);
-  checkArray('tokenIds', step.tokenIds, numTokens, model.vocabSize, -numDrawn);
+  checkArray('tokenIds', step.tokenIds, numTokens, tokenIdLimit, -numDrawn);
   checkArray('positions', step.positions, numTokens, model.maxModelLen);
   checkArray('logitRows', logitRows, logitRows.length, numTokens);
   checkSequences(step);

@@ -8,7 +8,7 @@ import { isNeedletailError, NeedletailError } from '../../util/errors.ts';
 import { formatBytes } from '../../util/format-bytes.ts';
 import { DeviceError, type DeviceMemory, type Executable, type LoadOptions } from '../device.ts';
 import { rowsOf, type StepBatch, type StepResult } from '../step.ts';
-import { checkStep } from './check-step.ts';
+import { checkStep, tokenIdLimit } from './check-step.ts';
 import { CudaProgram } from './cuda-program.ts';
 import type { CudaRuntime } from './cuda-runtime.ts';
 import { DeviceMemoryPool } from './device-memory.ts';
@@ -30,6 +30,7 @@ export class CudaExecutable implements Executable {
   readonly #pool: DeviceMemoryPool;
   readonly #placement: Placement;
   readonly #numBlocks: readonly number[];
+  readonly #tokenIdLimit: number;
   readonly #step: StepMemory;
   readonly #program: CudaProgram;
   readonly #copyBlocks: KernelLauncher;
@@ -57,6 +58,7 @@ export class CudaExecutable implements Executable {
     this.#pool = pool;
     this.#placement = placement;
     this.#numBlocks = numBlocks;
+    this.#tokenIdLimit = tokenIdLimit(plan);
     this.#onDispose = onDispose;
     this.#step = new StepMemory(runtime, pool, plan);
     this.#program = new CudaProgram(runtime, pool, plan, placement, this.#step);
@@ -100,7 +102,11 @@ export class CudaExecutable implements Executable {
     if (this.#failure) throw this.#failure;
     if (this.#running.size === MAX_STEPS_IN_FLIGHT)
       throw new DeviceError(`${MAX_STEPS_IN_FLIGHT} steps are running already`);
-    checkStep(step, this.plan, { numBlocks: this.#numBlocks, numDrawn: this.#numDrawn });
+    checkStep(step, this.plan, {
+      tokenIdLimit: this.#tokenIdLimit,
+      numBlocks: this.#numBlocks,
+      numDrawn: this.#numDrawn,
+    });
     this.#numDrawn = step.logitRows.length;
     const running = this.#runStep(step);
     this.#running.add(running);
