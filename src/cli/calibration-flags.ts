@@ -37,7 +37,7 @@ export function addCalibrationFlags(command: Command): Command {
     ).argParser(rangeKind),
     new Option(
       '--calibration-stages <n>',
-      'awq, gptq: parts of the model that are quantized one after the other, the text read anew for each (default: at most 32)',
+      'awq, gptq: parts of the model that are quantized one after the other, each for what it reads from those before (default: at most 32)',
     ).argParser(wholeNumber(1, 2 ** 16)),
     new Option('--smoothquant-alpha <share>', 'instead of a search for each layer').argParser(
       decimalNumber(0, 1),

@@ -21,7 +21,7 @@ import { ScaledWeights } from './scaled-weights.ts';
 import { findScalingGroups } from './scaling-groups.ts';
 import { stagesOf, type StageDrift } from './stages.ts';
 
-/** Recipes of 4 bits: the model reads the text anew for each of at most so many stages. */
+/** Recipes of 4 bits: for each of at most so many stages the model reads the text on, from where the last one ended. */
 export type StagedRecipe = { readonly maxNumStages: number } & (
   { readonly name: 'awq' } | { readonly name: 'gptq'; readonly options: GptqOptions }
 );
@@ -55,7 +55,10 @@ export interface Tensors {
 export interface TextReader {
   /** Of the float model. */
   readStatistics(): Promise<CalibrationStatistics>;
-  /** Of the products of one stage, in a model of which all before is quantized, beside the same model in floats. */
+  /**
+   * Of the products of one stage, in a model of which all before is quantized, beside the same model in floats. Stages come
+   * in their order, each once, and `floats` has the same weights for all.
+   */
   readDrift(stage: readonly Product[], floats: Tensors, quantized: Tensors): Promise<StageDrift>;
   readonly math: CalibrationMath;
 }

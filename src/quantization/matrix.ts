@@ -36,7 +36,12 @@ export function transposed(values: Float32Array, columns: number): Float32Array 
 /** `values` `[rows, columns]` with each column times its factor. */
 export function withColumnsScaled(values: Float32Array, factors: ArrayLike<number>): Float32Array {
   const columns = factors.length;
-  return values.map((value, i) => value * factors[i % columns]);
+  const scaled = new Float32Array(values.length);
+  for (let row = 0; row < values.length; row += columns) {
+    for (let column = 0; column < columns; column++)
+      scaled[row + column] = values[row + column] * factors[column];
+  }
+  return scaled;
 }
 
 /** At most `count` rows, evenly spread. */

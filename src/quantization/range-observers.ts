@@ -85,6 +85,6 @@ class PercentileObserver implements RangeObserver {
 
 function absmaxOf(values: Float32Array): number {
   let absmax = 0;
-  for (const value of values) absmax = Math.max(absmax, Math.abs(value));
+  for (let i = 0; i < values.length; i++) absmax = Math.max(absmax, Math.abs(values[i]));
   return absmax;
 }

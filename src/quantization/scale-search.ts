@@ -113,9 +113,11 @@ function groupStatistics(
     counts[factor]++;
   });
   for (const matrix of matrices) {
-    for (let i = 0; i < matrix.length; i++) {
-      const factor = factorOf[i % columns];
-      weightAbsmax[factor] = Math.max(weightAbsmax[factor], Math.abs(matrix[i]));
+    for (let row = 0; row < matrix.length; row += columns) {
+      for (let column = 0; column < columns; column++) {
+        const factor = factorOf[column];
+        weightAbsmax[factor] = Math.max(weightAbsmax[factor], Math.abs(matrix[row + column]));
+      }
     }
   }
   return { absmax, meanAbs: meanAbs.map((sum, i) => sum / counts[i]), weightAbsmax };

@@ -30,9 +30,11 @@ export class ScaledWeights {
     const [rows, columns] = [this.#rowFactors.get(parameter), this.#columnFactors.get(parameter)];
     const width = values.length / (parameter.value.type.shape[0] as number);
     if (!rows && !columns) return values;
-    return values.map(
-      (value, i) => value * (rows?.[Math.floor(i / width)] ?? 1) * (columns?.[i % width] ?? 1),
-    );
+    for (let start = 0, row = 0; start < values.length; start += width, row++) {
+      const ofRow = rows?.[row] ?? 1;
+      for (let i = 0; i < width; i++) values[start + i] *= ofRow * (columns?.[i] ?? 1);
+    }
+    return values;
   }
 
   /** Divides the group's value by `factors` `[numFactors]` at its source, and multiplies the columns of what reads it. */
