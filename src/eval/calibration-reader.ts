@@ -36,7 +36,7 @@ export class CalibrationReader implements TextReader {
   /** Multiplies matrices; null where the reference interpreter was asked for. */
   readonly #cpu: CpuDevice | null;
   readonly #numTokens: number;
-  readonly #stagesRead = new Set<Product>();
+  readonly #productsRead = new Set<Product>();
   /** What the last stage left of the float model and of the quantized one. */
   #known: readonly [KnownRows, KnownRows] | null = null;
 
@@ -121,8 +121,8 @@ export class CalibrationReader implements TextReader {
     look: (observed: readonly Observed[]) => Promise<void>,
   ): Promise<void> {
     const { index, products } = this.#options.subject;
-    const toCome = products.filter((product) => !this.#stagesRead.has(product));
-    for (const product of stage) this.#stagesRead.add(product);
+    const toCome = products.filter((product) => !this.#productsRead.has(product));
+    for (const product of stage) this.#productsRead.add(product);
     const kept = toCome.length === stage.length ? [] : valuesBefore(toCome, index);
     const left = [0, 1].map(() => new KnownRows(kept, this.#numTokens)) as [KnownRows, KnownRows];
     const values = [...new Map([...wanted, ...kept].map((value) => [value.id, value])).values()];
