@@ -95,10 +95,10 @@ export class CalibrationReader implements TextReader {
       // All at once: the next one's rows are made ready while the threads add up those of the last.
       const sums = inputs.flatMap(({ value, gram, drift }) => {
         const x = actual(value);
-        return [gram.add(x, x), drift?.add(difference(expected(value), x), x)];
+        return [gram.add(x, x), drift?.add(expected(value), x, x)];
       });
       const further = residuals.map(({ product, value, drift }) =>
-        drift.add(difference(expected(value), actual(value)), actual(product.node.inputs[0])),
+        drift.add(expected(value), actual(product.node.inputs[0]), actual(value)),
       );
       await Promise.all([...sums, ...further]);
     });
@@ -139,10 +139,4 @@ export class CalibrationReader implements TextReader {
     await this.#device.dispose();
     if (this.#cpu !== this.#device) await this.#cpu?.dispose();
   }
-}
-
-function difference(a: Float32Array, b: Float32Array): Float32Array {
-  const rest = new Float32Array(a.length);
-  for (let i = 0; i < rest.length; i++) rest[i] = a[i] - b[i];
-  return rest;
 }

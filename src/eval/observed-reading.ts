@@ -37,7 +37,7 @@ const STEP_TOKENS = 256;
 
 /**
  * The models read the windows in step; `look` sees the values of each in every step, which begin with row `start` of the
- * text. What is known must suffice for all of them, or of none.
+ * text, and may take its time until the next step has been read. What is known must suffice for all of them, or of none.
  */
 export async function readObserved(
   readers: readonly Reader[],
@@ -48,6 +48,7 @@ export async function readObserved(
 ): Promise<void> {
   const { windows, signal, onProgress } = options;
   const executables: Executable[] = [];
+  let looking = Promise.resolve();
   try {
     for (const reader of readers) executables.push(await load(reader, values, device, options));
     let start = 0;
@@ -60,12 +61,15 @@ export async function readObserved(
           const { outputs } = await executable.run(step);
           observed.push(({ id }) => outputs!.get(valueName(id))!);
         }
-        await look(observed, start);
+        await looking;
+        looking = look(observed, start);
         start += step.numTokens;
       }
       onProgress?.(i + 1, windows.length);
     }
+    await looking;
   } finally {
+    await Promise.allSettled([looking]);
     for (const executable of executables) await executable.dispose();
   }
 }

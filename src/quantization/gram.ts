@@ -1,12 +1,13 @@
 // Gram matrices of what products read: summed up piece by piece, their diagonals, and damped ones.
 import type { AddProduct } from '../tensor/matrix-product.ts';
-import { transposed } from './matrix.ts';
 
 /** XᵀY / numRows of rows x `[numRows, n]` and y `[numRows, m]` that come piece by piece: `[n, m]`. */
 export class CrossGram {
   readonly #sums: Float32Array;
   readonly #columns: readonly [number, number];
   readonly #addProduct: AddProduct;
+  /** Xᵀ of the last piece: fresh memory would cost more than what is computed in it. */
+  #turned = new Float32Array(0);
   #numRows = 0;
   /** All y were their x: half of the sums says all. */
   #isSymmetric = true;
@@ -17,13 +18,16 @@ export class CrossGram {
     this.#addProduct = addProduct;
   }
 
-  async add(x: Float32Array, y: Float32Array): Promise<void> {
+  /** One piece after the other: rows `x`, or what they are above `base`, and rows `y`. */
+  async add(x: Float32Array, y: Float32Array, base: Float32Array | null = null): Promise<void> {
     const [n, m] = this.#columns;
     const numRows = x.length / n;
     this.#numRows += numRows;
-    this.#isSymmetric &&= x === y;
+    this.#isSymmetric &&= x === y && base === null;
+    if (this.#turned.length !== x.length) this.#turned = new Float32Array(x.length);
+    turnInto(this.#turned, x, n, base);
     await this.#addProduct({
-      a: { values: transposed(x, n), stride: numRows },
+      a: { values: this.#turned, stride: numRows },
       b: { values: y, stride: m },
       c: { values: this.#sums, stride: m },
       rows: n,
@@ -39,6 +43,29 @@ export class CrossGram {
     for (let i = 0; i < sums.length; i++) sums[i] /= this.#numRows;
     if (this.#isSymmetric) mirrorLower(sums, this.#columns[0]);
     return sums;
+  }
+}
+
+/** Columns that are turned at once, so that what is written stays in the cache. */
+const TURNED_COLUMNS = 32;
+
+/** `values` `[rows, columns]`, or what they are above `base`, turned: `[columns, rows]`. */
+function turnInto(
+  turned: Float32Array,
+  values: Float32Array,
+  columns: number,
+  base: Float32Array | null,
+): void {
+  const rows = values.length / columns;
+  for (let start = 0; start < columns; start += TURNED_COLUMNS) {
+    const end = Math.min(start + TURNED_COLUMNS, columns);
+    for (let row = 0; row < rows; row++) {
+      const line = row * columns;
+      for (let column = start; column < end; column++) {
+        turned[column * rows + row] =
+          base === null ? values[line + column] : values[line + column] - base[line + column];
+      }
+    }
   }
 }
 
