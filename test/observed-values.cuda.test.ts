@@ -132,6 +132,6 @@ describeCudaDevice('values that products read', (device) => {
     const actual = await observe(device(), reference, dtype, values, known);
     for (const [step, seen] of expected.entries())
       for (const [value, floats] of seen)
-        expect(relativeError(floats, actual[step].get(value)!), value).toBeLessThan(MAX_ERRORS[dtype] / 10);
+        expect(relativeError(floats, actual[step].get(value)!), value).toBeLessThan(MAX_ERRORS[dtype]);
   });
 });
