@@ -11,7 +11,7 @@ import type { DType, FloatDType } from '../tensor/dtype.ts';
 import type { Shape } from '../tensor/shape.ts';
 
 /** Raised whenever a plan written by another version could be misread. */
-export const PLAN_FORMAT_VERSION = 3;
+export const PLAN_FORMAT_VERSION = 4;
 
 /** What the compiler knows of the machine it compiles for. Plain data: compiling needs no device at hand. */
 export interface Target {
