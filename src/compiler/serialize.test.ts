@@ -35,7 +35,7 @@ describe('a plan survives as text', () => {
 
   test('the header comes first, one launch stands on a line', () => {
     const lines = serializePlan(PLAN).split('\n');
-    expect(lines[1]).toMatch(/^"header": \{"formatVersion":3,/);
+    expect(lines[1]).toMatch(/^"header": \{"formatVersion":4,/);
     expect(lines.filter((line) => line.includes('"op":"attention"'))).toHaveLength(2);
   });
 });
@@ -66,7 +66,7 @@ describe('a plan made for something else is refused', () => {
 
   test('another format version is told apart before anything else is read', () => {
     const text = JSON.stringify({ header: { formatVersion: 7, somethingNew: true } });
-    expect(badPlan(text)).toMatch(/format version 7; this needletail reads version 3\. Rebuild it/);
+    expect(badPlan(text)).toMatch(/format version 7; this needletail reads version 4\. Rebuild it/);
     expect(badPlan('{}')).toMatch(/no format version/);
     expect(badPlan('null')).toMatch(/no format version/);
   });
