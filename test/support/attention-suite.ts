@@ -108,7 +108,7 @@ async function checkSteps(
     const launch = {
       op: 'attentionQuantize',
       attributes: { ...attributes, quantize: { dtype: codes, groupSize: columns } },
-      inputs: [q, ...batchOperands(), wide([2], attentionScales(codes)), ...sinks],
+      inputs: [q, ...batchOperands(), wide([2], attentionScales(codes, Math.min(...contextLens))), ...sinks],
       outputs: codesAndScales(numTokens, columns, codes),
     };
     // Of the largest codes, which stand for half of the largest values.
@@ -116,9 +116,9 @@ async function checkSteps(
   }
 }
 
-/** Under which values of 0.5 and above saturate: the first counts. */
-function attentionScales(codes: ActivationCodes): Float32Array {
-  const scale = 0.5 / (codes === 'int8' ? 127 : 448);
+/** Under which the larger of what attention to so many keys yields saturates, 0.5 and above of a single one: the first counts. */
+function attentionScales(codes: ActivationCodes, numKeys: number): Float32Array {
+  const scale = 0.5 / Math.sqrt(numKeys) / (codes === 'int8' ? 127 : 448);
   return Float32Array.of(scale, scale / 2);
 }
 

@@ -23,12 +23,12 @@ describeKernels('products fused with what is before them', (kernels) => {
       const made = matrix(rows, inputs);
       const y = matrix(rows, outputs);
       const norm = { eps: 1e-5, weightOffset: rows - 1 };
-      const alone = { source: { ...norm, groupSize: inputs }, product: {} };
+      const alone = { source: { ...norm, groupSize: inputs }, product: {}, numOptional: 0 };
       await kernels.check('rmsNormLinear', alone, [x, gain, ...operands], [made, y]);
-      const after = { source: norm, product: {} };
+      const after = { source: norm, product: {}, numOptional: 0 };
       const sum = matrix(rows, inputs);
       await kernels.check('addRmsNormLinear', after, [x, residual, gain, ...operands], [sum, made, y]);
-      const gated = { source: { kind: 'silu' }, product: {} };
+      const gated = { source: { kind: 'silu' }, product: {}, numOptional: 0 };
       await kernels.check('gatedActivationLinear', gated, [both, ...operands], [made, y]);
     });
 
@@ -39,7 +39,11 @@ describeKernels('products fused with what is before them', (kernels) => {
     ])('gatedLinear, %d outputs of %d inputs', async (outputs, inputs) => {
       const { x, residual, gain } = sourcesOf(kernels, rows, inputs);
       const weight = kernels.weight([2 * outputs, inputs], 4);
-      const attributes = { source: { eps: 1e-5, weightOffset: 0 }, product: { kind: 'silu' } };
+      const attributes = {
+        source: { eps: 1e-5, weightOffset: 0 },
+        product: { kind: 'silu' },
+        numOptional: 0,
+      };
       const made = [matrix(rows, inputs), matrix(rows, inputs), matrix(rows, outputs)];
       await kernels.check('addRmsNormGatedLinear', attributes, [x, residual, gain, weight], made);
     });
@@ -47,7 +51,7 @@ describeKernels('products fused with what is before them', (kernels) => {
 
   it.each(ACTIVATION_KINDS)('linear after gatedActivation with %s', async (kind) => {
     const { both } = sourcesOf(kernels, 1, 64);
-    const attributes = { source: { kind }, product: {} };
+    const attributes = { source: { kind }, product: {}, numOptional: 0 };
     const inputs = [both, kernels.weight([40, 64], 5)];
     await kernels.check('gatedActivationLinear', attributes, inputs, [matrix(1, 64), matrix(1, 40)]);
   });
@@ -57,6 +61,7 @@ describeKernels('products fused with what is before them', (kernels) => {
     const source = { eps: 1e-5, weightOffset: 0, groupSize: 128 };
     const inputs = [x, gain, kernels.weight([24, 128], 5)];
     const outputs = [matrix(1, 128), matrix(1, 24)];
-    await kernels.check('rmsNormLinear', { source, product: {} }, inputs, outputs);
+    const attributes = { source, product: {}, numOptional: 0 };
+    await kernels.check('rmsNormLinear', attributes, inputs, outputs);
   });
 });

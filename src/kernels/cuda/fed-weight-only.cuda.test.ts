@@ -25,15 +25,16 @@ describeKernels('weight-only products fused with what is before them', (kernels)
         const { x, residual, both, gain } = sourcesOf(kernels, rows, inputs);
         const bias = kernels.vector(outputs, 5);
         const source = { eps: 1e-5, weightOffset: 0 };
-        const alone = { source: { ...source, groupSize: inputs }, product };
+        const alone = { source: { ...source, groupSize: inputs }, product, numOptional: 0 };
         const [sum, made, y] = [matrix(rows, inputs), matrix(rows, inputs), matrix(rows, outputs)];
         await kernels.check('rmsNormWeightOnlyLinear', alone, [x, gain, ...operands, bias], [made, y]);
         const after = [x, residual, gain, ...operands, bias];
-        await kernels.check('addRmsNormWeightOnlyLinear', { source, product }, after, [sum, made, y]);
-        const gated = { source: { kind: 'silu' }, product };
+        const added = { source, product, numOptional: 0 };
+        await kernels.check('addRmsNormWeightOnlyLinear', added, after, [sum, made, y]);
+        const gated = { source: { kind: 'silu' }, product, numOptional: 0 };
         await kernels.check('gatedActivationWeightOnlyLinear', gated, [both, ...operands, bias], [made, y]);
         if (outputs % 16 !== 0) continue;
-        const gating = { source, product: { ...product, kind: 'silu' } };
+        const gating = { source, product: { ...product, kind: 'silu' }, numOptional: 0 };
         const half = matrix(rows, outputs / 2);
         await kernels.check('addRmsNormGatedWeightOnlyLinear', gating, after, [sum, made, half]);
       }
