@@ -93,7 +93,7 @@ function bestTile(
   const numParts = partsOf(weightColumns, weightFormat?.dtype ?? weightDType);
   if (rows <= MAX_ROWS_ALWAYS_SHARED)
     return Object.keys(TILES).find((name) => rows <= TILES[name].tokens)! + SHARED_SUFFIX;
-  const [best] = ['wgmma128', 'wgmma192', LARGEST]
+  const [best] = ['wgmma128', ...(weightFormat === null ? [] : ['wgmma192']), LARGEST]
     .flatMap((name) => {
       const { time } = TILES[name];
       const numTiles = tilesOf(name, rows, weightRows);
