@@ -3,14 +3,15 @@ import { describe, expect, it } from 'vitest';
 import { addProduct } from '../tensor/matrix-product.ts';
 import { factorCholesky, solveCholesky } from './cholesky.ts';
 import { damped } from './gram.ts';
-import { timesTransposed, transposed } from './matrix.ts';
+import { transposed } from '../tensor/transposed.ts';
+import { timesTransposed } from './matrix.ts';
 
 function values(count: number, seed: number): Float32Array {
   return Float32Array.from({ length: count }, (_, i) => Math.sin(seed + 1.7 * i * (i + seed)));
 }
 
 async function positiveDefinite(size: number, seed: number): Promise<Float32Array> {
-  const rows = transposed(values(2 * size * size, seed), size);
+  const rows = transposed(values(2 * size * size, seed), 2 * size);
   return damped(await timesTransposed(rows, rows, 2 * size, addProduct), 0.1);
 }
 

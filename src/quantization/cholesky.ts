@@ -1,7 +1,7 @@
 // Cholesky's factorization and what it solves, by blocks of columns: all but the triangles of single blocks are products of
 // matrices.
 import type { AddProduct, Matrix } from '../tensor/matrix-product.ts';
-import { transposed } from './matrix.ts';
+import { transposed } from '../tensor/transposed.ts';
 
 /** Columns that one product of matrices brings up to date. */
 export const BLOCK_COLUMNS = 128;

@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { addProduct } from '../tensor/matrix-product.ts';
-import { someRows, timesTransposed, transposed, withColumnsScaled } from './matrix.ts';
+import { transposed } from '../tensor/transposed.ts';
+import { someRows, timesTransposed, withColumnsScaled } from './matrix.ts';
 
 const sizes = fc.record({ n: fc.integer({ min: 1, max: 9 }), size: fc.integer({ min: 1, max: 11 }) });
 
@@ -23,7 +24,7 @@ describe('timesTransposed', () => {
         await timesTransposed(a, b, size, addProduct),
         await timesTransposed(b, a, size, addProduct),
       ];
-      expect(transposed(one, m)).toEqual(other);
+      expect(transposed(one, n)).toEqual(other);
     });
     await fc.assert(check);
   });

@@ -1,5 +1,6 @@
 // The dense arithmetic of calibration on row-major matrices.
 import type { AddProduct } from '../tensor/matrix-product.ts';
+import { transposed } from '../tensor/transposed.ts';
 
 /** a · bᵀ of `a` `[n, size]` and `b` `[m, size]`: `[n, m]`. */
 export async function timesTransposed(
@@ -12,25 +13,13 @@ export async function timesTransposed(
   const product = new Float32Array(n * m);
   await addProduct({
     a: { values: a, stride: size },
-    b: { values: transposed(b, size), stride: m },
+    b: { values: transposed(b, m), stride: m },
     c: { values: product, stride: m },
     rows: n,
     depth: size,
     columns: m,
   });
   return product;
-}
-
-/** `values` `[rows, columns]` turned, `[columns, rows]`. */
-export function transposed(values: Float32Array, columns: number): Float32Array {
-  const rows = values.length / columns;
-  const turned = new Float32Array(values.length);
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) {
-      turned[column * rows + row] = values[row * columns + column];
-    }
-  }
-  return turned;
 }
 
 /** `values` `[rows, columns]` with each column times its factor. */

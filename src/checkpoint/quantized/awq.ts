@@ -1,6 +1,7 @@
 // AutoAWQ's checkpoints in its `gemm` layout: 4-bit codes, eight rows of a column to a word, in an order of their own.
 import type { JsonObject } from '../../util/json-file.ts';
-import { canonicalTensors, inPairs, transposed } from './grouped.ts';
+import { transposed } from '../../tensor/transposed.ts';
+import { canonicalTensors, inPairs } from './grouped.ts';
 import {
   FLOATS,
   readScales,

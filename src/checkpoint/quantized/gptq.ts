@@ -1,8 +1,9 @@
 // GPTQ's checkpoints (AutoGPTQ, GPTQModel): codes of 4 or 8 bits, neighbouring columns of a row to a word.
+import { transposed } from '../../tensor/transposed.ts';
 import { impliedZero } from '../../tensor/weight-format.ts';
 import type { JsonObject } from '../../util/json-file.ts';
 import { ColumnOrders } from './column-order.ts';
-import { canonicalTensors, inPairs, transposed } from './grouped.ts';
+import { canonicalTensors, inPairs } from './grouped.ts';
 import {
   badTensor,
   bytesOf,

@@ -44,18 +44,6 @@ function bytesOfCodes({ codes, format, order = null }: GroupedWeight): Pick<Adap
   return typeof codes === 'function' ? { read } : { read, file: codes.file };
 }
 
-/** `[columns, rows]` of what is stored `[rows, columns]`. */
-export function transposed<T extends Float32Array | Uint32Array | Uint8Array>(matrix: T, rows: number): T {
-  const columns = matrix.length / rows;
-  const result = matrix.slice() as T;
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) {
-      result[column * rows + row] = matrix[row * columns + column];
-    }
-  }
-  return result;
-}
-
 /** Scales and zeros of as many groups, in pairs. */
 export function inPairs(scales: Float32Array, zeros: ArrayLike<number>): Float32Array {
   return Float32Array.from({ length: 2 * scales.length }, (_, i) =>
