@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { TINY_LLAMA } from '../../test/support/compile.ts';
 import { writeReference } from '../../test/support/reference-checkpoint.ts';
 import { readPlanDirectory } from '../compiler/plan-directory.ts';
+import type { HFConfig } from '../models/model-definition.ts';
 import { registerBuild } from './build.ts';
 import { registerInspect } from './inspect.ts';
 
@@ -41,8 +42,8 @@ async function run(...args: string[]): Promise<string> {
 
 const at = (...parts: string[]) => path.join(folder, ...parts);
 
-function writeConfig(): string {
-  writeFileSync(at('config.json'), JSON.stringify(TINY_LLAMA));
+function writeConfig(changes: HFConfig = {}): string {
+  writeFileSync(at('config.json'), JSON.stringify({ ...TINY_LLAMA, ...changes }));
   return at('config.json');
 }
 
@@ -105,6 +106,15 @@ describe('inspect', () => {
     expect(text).not.toContain('sequences at a time');
     expect(text).not.toContain('addRmsNorm(%');
     expect(await run('inspect', config, '--show', 'graph', '--pass', 'fuse')).toContain('addRmsNorm(%');
+  });
+
+  test('a config of weights that are codes, with random ones in their place', async () => {
+    const config = writeConfig({ quantization_config: { quant_method: 'modelopt', quant_algo: 'FP8' } });
+    const text = await run('inspect', config, '--load-format', 'dummy', '--show', 'memory,kernels');
+    expect(text).toContain('fp8 weights');
+    expect(text).toMatch(/quantizedLinear/);
+    writeConfig({ quantization_config: { quant_method: 'modelopt', quant_algo: 'NVFP4' } });
+    await expect(run('inspect', config, '--load-format', 'dummy')).rejects.toThrow(/quant_algo is "NVFP4"/);
   });
 
   test('as JSON, with the ledger in bytes', async () => {

@@ -9,7 +9,7 @@ import { kernelUses, printKernels, printPlan } from '../compiler/print-plan.ts';
 import { createDevice, kernelsFor } from '../device/create-device.ts';
 import type { EngineConfig } from '../engine/config.ts';
 import { fitToPlan } from '../engine/plan-limits.ts';
-import { findSubject, type Subject } from '../engine/subject.ts';
+import { findSubject, modelToLoad, type Subject } from '../engine/subject.ts';
 import { printGraph } from '../ir/print.ts';
 import { isNeedletailError, NeedletailError } from '../util/errors.ts';
 import { formatCount } from '../util/format-bytes.ts';
@@ -81,8 +81,11 @@ async function planOf(
   target: Target,
   availableBytes: number,
 ): Promise<FittedPlan> {
-  if (subject.kind === 'model')
-    return compileToFit(subject.model, config, target, kernelsFor(target), availableBytes);
+  if (subject.kind === 'model') {
+    const kernels = kernelsFor(target);
+    const model = modelToLoad(subject, config, target, kernels);
+    return compileToFit(model, config, target, kernels, availableBytes);
+  }
   const { plan, weights } = await readPlanDirectory(subject.directory);
   weights.close();
   const { kvCacheMemoryBytes, memoryUtilization, maxModelLen, maxNumSeqs } = fitToPlan(config, plan);
@@ -96,7 +99,9 @@ function graphOf(subject: Subject, config: EngineConfig, plan: Plan, target: Tar
     const message = 'a plan directory holds no graph any more; inspect its checkpoint, or --show plan';
     throw new NeedletailError('invalid_request', message, { param: 'show' });
   }
-  const request = compileRequestFor(subject.model, config, target, kernelsFor(target));
+  const kernels = kernelsFor(target);
+  const model = modelToLoad(subject, config, target, kernels);
+  const request = compileRequestFor(model, config, target, kernels);
   const seen = new Map<string, string>();
   compile({ ...request, maxModelLen: plan.model.maxModelLen }, (pass, graph) => {
     if (pass === stage) seen.set(pass, printGraph(graph));
