@@ -20,7 +20,7 @@ export function fuseQuantize(quantize: Node, index: GraphIndex): Fusion | null {
     ...staticScales,
     ...source.inputs.slice(numRequired),
   ];
-  if (!takes(op, inputs) || !yieldsRows(source, quantize)) return null;
+  if (!takes(op, numRequired + staticScales.length) || !yieldsRows(source, quantize)) return null;
   const fused: Node = {
     op,
     label: source.label,
@@ -33,9 +33,9 @@ export function fuseQuantize(quantize: Node, index: GraphIndex): Fusion | null {
 }
 
 /** Where blocks of a kernel have no whole rows, as those of a product and of attention, the scale must be known. */
-function takes(op: string, inputs: Node['inputs']): boolean {
+function takes(op: string, numBeforeOptional: number): boolean {
   const definition = OPS.get(op);
-  return definition !== undefined && inputs.length >= numRequiredInputs(definition);
+  return definition !== undefined && numBeforeOptional >= numRequiredInputs(definition);
 }
 
 /** A row has one scale, and of a norm no groups; those of a product are its weight's. */

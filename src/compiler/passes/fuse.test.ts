@@ -235,30 +235,34 @@ describe('quantize', () => {
     expect(ops).toEqual(['rmsNorm', 'quantize', 'quantizedLinear', 'multiply']);
   });
 
-  test('joins a gated product whose scale is known beforehand', () => {
-    const gate = (b: GraphBuilder, x: Value): Value => one(b, 'activation', [x], { kind: 'silu' });
-    const gated = (isStatic: boolean): string[] => {
-      const built = toy((b, x) => {
-        const whole = one(b, 'linear', [x, b.parameter('both.weight', [32, 8])]);
-        const half = (start: number) => one(b, 'slice', [whole], { start, columns: 16 });
-        const product = one(b, 'multiply', [gate(b, half(0)), half(16)]);
-        return one(b, 'linear', [product, b.parameter('down.weight', [8, 16])]);
-      });
-      const activations = { ...recipe.quantization.activations!, isStatic };
-      const quantization = { ...recipe.quantization, activations };
-      const own = { ...recipe, quantization };
-      const kernels = ['gatedQuantizedLinear', 'gatedQuantizedLinearQuantize'].map((op) => ({
-        ...REFERENCE_KERNELS[0],
-        op,
-      }));
-      const request = { ...REQUEST, recipe: own, kernels: [...REFERENCE_KERNELS, ...kernels] };
-      const graph = fuse(quantize(built, { recipe: own, target, tensors: null }), request);
-      verifyGraph(graph);
-      return opsOf(graph.nodes.slice(1));
-    };
-    expect(gated(false)).toEqual(['quantize', 'gatedQuantizedLinear', 'quantize', 'quantizedLinear']);
-    expect(gated(true)).toEqual(['quantize', 'gatedQuantizedLinearQuantize', 'quantizedLinear']);
-  });
+  test.each([false, true])(
+    'joins a gated product whose scale is known beforehand, with a bias: %s',
+    (hasBias) => {
+      const gate = (b: GraphBuilder, x: Value): Value => one(b, 'activation', [x], { kind: 'silu' });
+      const gated = (isStatic: boolean): string[] => {
+        const built = toy((b, x) => {
+          const bias = hasBias ? [b.parameter('both.bias', [32])] : [];
+          const whole = one(b, 'linear', [x, b.parameter('both.weight', [32, 8]), ...bias]);
+          const half = (start: number) => one(b, 'slice', [whole], { start, columns: 16 });
+          const product = one(b, 'multiply', [gate(b, half(0)), half(16)]);
+          return one(b, 'linear', [product, b.parameter('down.weight', [8, 16])]);
+        });
+        const activations = { ...recipe.quantization.activations!, isStatic };
+        const quantization = { ...recipe.quantization, activations };
+        const own = { ...recipe, quantization };
+        const kernels = ['gatedQuantizedLinear', 'gatedQuantizedLinearQuantize'].map((op) => ({
+          ...REFERENCE_KERNELS[0],
+          op,
+        }));
+        const request = { ...REQUEST, recipe: own, kernels: [...REFERENCE_KERNELS, ...kernels] };
+        const graph = fuse(quantize(built, { recipe: own, target, tensors: null }), request);
+        verifyGraph(graph);
+        return opsOf(graph.nodes.slice(1));
+      };
+      expect(gated(false)).toEqual(['quantize', 'gatedQuantizedLinear', 'quantize', 'quantizedLinear']);
+      expect(gated(true)).toEqual(['quantize', 'gatedQuantizedLinearQuantize', 'quantizedLinear']);
+    },
+  );
 
   test('is fused only where the target has a kernel for it', () => {
     const kernels = REFERENCE_KERNELS.filter(({ op }) => op !== 'rmsNormQuantize');
