@@ -48,3 +48,12 @@ it('CrossGram is the mean of the rows’ products, in whatever pieces they come'
   };
   await fc.assert(fc.asyncProperty(sizes, kinds, check), { numRuns: 30 });
 });
+
+it('CrossGram goes on with other rows after rows with themselves', async () => {
+  const gram = new CrossGram(2, 2, addLower);
+  const [x, y] = [Float32Array.of(1, 2), Float32Array.of(3, 4)];
+  await gram.add(x, x);
+  await gram.add(x, y);
+  // (xᵀx + xᵀy) / 2
+  expect([...gram.mean()]).toEqual([2, 3, 4, 6]);
+});

@@ -9,7 +9,7 @@ export class CrossGram {
   /** Xᵀ of the last piece: fresh memory would cost more than what is computed in it. */
   #turned = new Float32Array(0);
   #numRows = 0;
-  /** All y were their x: half of the sums says all. */
+  /** All y were their x so far: half of the sums says all. */
   #isSymmetric = true;
 
   constructor(n: number, m: number, addProduct: AddProduct) {
@@ -23,7 +23,9 @@ export class CrossGram {
     const [n, m] = this.#columns;
     const numRows = x.length / n;
     this.#numRows += numRows;
-    this.#isSymmetric &&= x === y && base === null;
+    const isSymmetric = x === y && base === null;
+    if (this.#isSymmetric && !isSymmetric && n === m) mirrorLower(this.#sums, n);
+    this.#isSymmetric &&= isSymmetric;
     if (this.#turned.length !== x.length) this.#turned = new Float32Array(x.length);
     turnInto(this.#turned, x, n, base);
     await this.#addProduct({
