@@ -31,8 +31,9 @@ const STAGES: readonly string[] = ['definition', ...GRAPH_PASSES.map((pass) => p
 export async function runInspect(name: string, flags: InspectFlags): Promise<void> {
   checkStage(flags);
   const config = engineConfig(name, flags);
-  const subject = await findLocally(config);
+  const found = await findLocally(config);
   const { target, memory } = await describeDevice(config);
+  const subject = asLoaded(found, config, target);
   const fitted = await planOf(subject, config, target, flags.memory ?? memory);
   const graph = flags.show.includes('graph')
     ? graphOf(subject, config, fitted.plan, target, flags.pass ?? 'definition')
@@ -68,6 +69,12 @@ async function findLocally(config: EngineConfig): Promise<Subject> {
   }
 }
 
+/** With the model as it would be loaded. */
+function asLoaded(subject: Subject, config: EngineConfig, target: Target): Subject {
+  if (subject.kind === 'plan') return subject;
+  return { ...subject, model: modelToLoad(subject, config, target, kernelsFor(target)) };
+}
+
 async function describeDevice(config: EngineConfig): Promise<{ target: Target; memory: number }> {
   const device = await createDevice(config.device, config);
   const description = { target: device.target, memory: device.availableMemory() };
@@ -81,11 +88,8 @@ async function planOf(
   target: Target,
   availableBytes: number,
 ): Promise<FittedPlan> {
-  if (subject.kind === 'model') {
-    const kernels = kernelsFor(target);
-    const model = modelToLoad(subject, config, target, kernels);
-    return compileToFit(model, config, target, kernels, availableBytes);
-  }
+  if (subject.kind === 'model')
+    return compileToFit(subject.model, config, target, kernelsFor(target), availableBytes);
   const { plan, weights } = await readPlanDirectory(subject.directory);
   weights.close();
   const { kvCacheMemoryBytes, memoryUtilization, maxModelLen, maxNumSeqs } = fitToPlan(config, plan);
@@ -99,9 +103,7 @@ function graphOf(subject: Subject, config: EngineConfig, plan: Plan, target: Tar
     const message = 'a plan directory holds no graph any more; inspect its checkpoint, or --show plan';
     throw new NeedletailError('invalid_request', message, { param: 'show' });
   }
-  const kernels = kernelsFor(target);
-  const model = modelToLoad(subject, config, target, kernels);
-  const request = compileRequestFor(model, config, target, kernels);
+  const request = compileRequestFor(subject.model, config, target, kernelsFor(target));
   const seen = new Map<string, string>();
   compile({ ...request, maxModelLen: plan.model.maxModelLen }, (pass, graph) => {
     if (pass === stage) seen.set(pass, printGraph(graph));
