@@ -8,11 +8,12 @@ import { writeSafetensors, type TensorToWrite } from '../../checkpoint/safetenso
 import { expectedTensors } from '../../compiler/expected-tensors.ts';
 import type { Plan } from '../../compiler/plan.ts';
 import type { CudaDevice } from '../../device/cuda/cuda-device.ts';
+import type { HFConfig } from '../../models/model-definition.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { median } from '../metrics.ts';
 import { plainFigure, type Figure } from './figure.ts';
 import type { LoadTimes } from './load-checkpoint.ts';
-import { compilePreset, presetConfig, SMALL_LIMITS, type ModelChoice } from './model.ts';
+import { compilePreset, presetSubject, SMALL_LIMITS, type ModelChoice } from './model.ts';
 import type { Roofs } from './roofs.ts';
 import { runProgram } from './run-program.ts';
 
@@ -32,7 +33,9 @@ export async function measureLoading(
 ): Promise<Figure> {
   const directory = mkdtempSync(path.join(tmpdir(), 'needletail-checkpoint-'));
   try {
-    await writeCheckpoint(directory, (await compilePreset(device, choice, SMALL_LIMITS)).plan, choice);
+    const { config } = (await presetSubject(choice)).model;
+    const { plan } = await compilePreset(device, choice, SMALL_LIMITS);
+    await writeCheckpoint(directory, plan, config, choice.dtype);
     const runs: LoadTimes[] = [];
     for (let i = 0; i < NUM_RUNS; i++)
       runs.push(
@@ -50,7 +53,12 @@ export async function measureLoading(
   }
 }
 
-async function writeCheckpoint(directory: string, plan: Plan, { preset, dtype }: ModelChoice): Promise<void> {
+async function writeCheckpoint(
+  directory: string,
+  plan: Plan,
+  config: HFConfig,
+  dtype: FloatDType,
+): Promise<void> {
   const catalog = expectedTensors(plan, dtype);
   const source = dummySource(catalog, 0);
   const weightMap: Record<string, string> = {};
@@ -74,5 +82,5 @@ async function writeCheckpoint(directory: string, plan: Plan, { preset, dtype }:
   await flush();
   const index = { metadata: {}, weight_map: weightMap };
   writeFileSync(path.join(directory, 'model.safetensors.index.json'), JSON.stringify(index));
-  writeFileSync(path.join(directory, 'config.json'), JSON.stringify(presetConfig(preset)));
+  writeFileSync(path.join(directory, 'config.json'), JSON.stringify(config));
 }

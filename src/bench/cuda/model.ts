@@ -12,8 +12,6 @@ import type { LLMEngine } from '../../engine/llm-engine.ts';
 import { loadEngine } from '../../engine/load-engine.ts';
 import { findSubject, modelToLoad, openTensors, type ModelSubject } from '../../engine/subject.ts';
 import { CUDA_KERNELS } from '../../kernels/cuda/index.ts';
-import type { HFConfig } from '../../models/model-definition.ts';
-import { findPreset, presetNames } from '../../models/presets.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { NO_QUANTIZATION, type KVCacheSetting, type Quantization } from '../../tensor/precision.ts';
 import { NeedletailError } from '../../util/errors.ts';
@@ -34,12 +32,6 @@ type Limits = Pick<PlanSettings, 'maxNumSeqs' | 'maxNumBatchedTokens' | 'maxMode
 
 /** Where weights alone matter. */
 export const SMALL_LIMITS: Limits = { maxNumSeqs: 1, maxNumBatchedTokens: 16, maxModelLen: 16 };
-
-export function presetConfig(name: string): HFConfig {
-  const preset = findPreset(name);
-  if (preset) return preset.config;
-  throw new NeedletailError('invalid_request', `there is no preset ${name}, but ${presetNames().join(', ')}`);
-}
 
 export function planSettings(
   { dtype, quantization, kvCacheDType, batchInvariant = false }: ModelChoice,
@@ -64,14 +56,23 @@ export async function compilePreset(
   choice: ModelChoice,
   limits: Limits,
 ): Promise<FittedPlan> {
+  return compileSubject(device, await presetSubject(choice), choice, limits);
+}
+
+function compileSubject(
+  device: CudaDevice,
+  subject: ModelSubject,
+  choice: ModelChoice,
+  limits: Limits,
+): FittedPlan {
   const settings = { ...planSettings(choice, limits), loadFormat: 'dummy' } as const;
-  const model = modelToLoad(await presetSubject(choice), settings, device.target, CUDA_KERNELS);
+  const model = modelToLoad(subject, settings, device.target, CUDA_KERNELS);
   const fitted = compileToFit(model, settings, device.target, CUDA_KERNELS, device.availableMemory());
   if (fitted.ledger.error !== null) throw new NeedletailError('out_of_memory', fitted.ledger.error);
   return fitted;
 }
 
-async function presetSubject({ preset }: ModelChoice): Promise<ModelSubject> {
+export async function presetSubject({ preset }: ModelChoice): Promise<ModelSubject> {
   const subject = await findSubject({ model: preset, modelDefinitions: [] });
   if (subject.kind === 'model') return subject;
   throw new NeedletailError('invalid_request', `${preset} is a plan; name a preset or a config.json`);
@@ -82,8 +83,9 @@ export async function loadPreset(
   choice: ModelChoice,
   limits: Limits,
 ): Promise<Executable> {
-  const { plan, ledger } = await compilePreset(device, choice, limits);
-  const source = openTensors(await presetSubject(choice), plan, { loadFormat: 'dummy', seed: 0 });
+  const subject = await presetSubject(choice);
+  const { plan, ledger } = compileSubject(device, subject, choice, limits);
+  const source = openTensors(subject, plan, { loadFormat: 'dummy', seed: 0 });
   return device.load(plan, source, { numBlocks: ledger.numBlocks });
 }
 

@@ -2,12 +2,12 @@
 import { expect, test } from 'vitest';
 import { cudaPlan, HOPPER } from '../../../test/support/cuda-launches.ts';
 import { quantizationRules } from '../../compiler/quantization-rules.ts';
-import { presetConfig } from './model.ts';
+import { findPreset } from '../../models/presets.ts';
 import { stepWork } from './work.ts';
 
 const NUM_TOKENS = 1024;
 const PROMPT = { seqs: [{ numSeqs: 1, numTokens: NUM_TOKENS, contextLen: NUM_TOKENS }] };
-const CONFIG = { ...presetConfig('llama-2-7b'), num_hidden_layers: 2 };
+const CONFIG = { ...findPreset('llama-2-7b')!.config, num_hidden_layers: 2 };
 
 const [QKV, OUTPUT, MLP, HEAD] = [3 * 4096 ** 2, 4096 ** 2, 3 * 4096 * 11008, 32000 * 4096];
 const LAYERS = 2 * (QKV + OUTPUT + MLP);
