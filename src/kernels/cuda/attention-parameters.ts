@@ -11,6 +11,7 @@ import {
   int,
   matrixOf,
   optionalMatrix,
+  optionalView,
   pointer,
   view,
   type CudaLaunch,
@@ -37,9 +38,6 @@ export const WARP_THREADS = 32;
 /** Of the largest GPUs. */
 export const MAX_MULTIPROCESSORS = 192;
 
-/** In place of a matrix that there is not. */
-const NOWHERE: readonly Parameter[] = [pointer(0), { int64: 0 }];
-
 export function attributesOf({ attributes }: { readonly attributes: object }): AttentionAttributes {
   return attributes as AttentionAttributes;
 }
@@ -52,8 +50,9 @@ export function matrices(launch: CudaLaunch): readonly Parameter[] {
 
 /** What follows those: scales, where results are codes. */
 export function scaleParameters({ attributes, inputs, outputs }: CudaLaunch): readonly Parameter[] {
-  if (!('quantize' in attributes)) return [...calibratedScales(null), ...NOWHERE];
-  return [...calibratedScales(matrixOf(inputs[5])), ...view(matrixOf(outputs[1]))];
+  const isQuantizing = 'quantize' in attributes;
+  const [calibrated, ofRows] = isQuantizing ? [inputs[5], outputs[1]].map(matrixOf) : [null, null];
+  return [...calibratedScales(calibrated), ...optionalView(ofRows)];
 }
 
 /** Block tables and all that follows them in the kernels' declarations. */

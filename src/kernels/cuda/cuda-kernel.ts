@@ -234,6 +234,11 @@ export function view({ address, rowStride }: CudaMatrix): readonly Parameter[] {
   return [{ pointer: address }, { int64: rowStride }];
 }
 
+/** Null: in place of a matrix that there is not. */
+export function optionalView(matrix: CudaMatrix | null): readonly Parameter[] {
+  return matrix ? view(matrix) : [pointer(0), { int64: 0 }];
+}
+
 /** A matrix as Hopper's copy engine finds it, `boxRows` rows at a time. */
 export function tensorMap(
   { address, dtype, rows, columns, rowStride }: CudaMatrix,

@@ -9,6 +9,7 @@ import {
   int,
   matrixOf,
   optionalMatrix,
+  optionalView,
   pointer,
   rowCount,
   singleKernel,
@@ -356,8 +357,4 @@ export function plainParameters(
     int(weight.columns),
     int(outputs),
   ];
-}
-
-function optionalView(matrix: CudaMatrix | null): readonly Parameter[] {
-  return matrix ? view(matrix) : [pointer(0), { int64: 0 }];
 }
