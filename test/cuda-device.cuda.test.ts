@@ -1,14 +1,11 @@
 // The CUDA device against what transformers computes: float32 exactly as the cpu device, 16 bits within their rounding.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { compile } from '../src/compiler/compile.ts';
 import type { Plan } from '../src/compiler/plan.ts';
 import { CudaDevice } from '../src/device/cuda/cuda-device.ts';
 import type { Executable } from '../src/device/device.ts';
 import type { StepBatch } from '../src/device/step.ts';
-import { CUDA_KERNELS } from '../src/kernels/cuda/index.ts';
 import { findModel } from '../src/models/registry.ts';
 import type { FloatDType } from '../src/tensor/dtype.ts';
-import { compileRequest } from './support/compile.ts';
 import { describeCuda } from './support/cuda.ts';
 import { ExpertOracle, ForcedExperts } from './support/forced-experts.ts';
 import { loadReference, REFERENCE_NAMES, type ReferenceCheckpoint } from './support/reference-checkpoint.ts';
@@ -17,7 +14,7 @@ import {
   PARITY_BLOCK_SIZE,
   PARITY_MAX_MODEL_LEN,
   PARITY_NUM_BLOCKS,
-  PARITY_PLAN,
+  parityPlan,
 } from './support/reference-parity.ts';
 import { expectRounded } from './support/rounding.ts';
 import { stepBatch } from './support/step-batch.ts';
@@ -38,16 +35,9 @@ describeCuda('cuda', () => {
   });
   afterAll(() => device.dispose());
 
-  function planOf({ config, catalog }: ReferenceCheckpoint, dtype: FloatDType): Plan {
-    return compile(
-      compileRequest(config, {
-        tensors: catalog,
-        target: device.target,
-        recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'auto' },
-        ...PARITY_PLAN,
-        kernels: CUDA_KERNELS,
-      }),
-    );
+  function planOf(reference: ReferenceCheckpoint, dtype: FloatDType): Plan {
+    const recipe = { weightDType: dtype, quantization: null, kvDType: dtype } as const;
+    return parityPlan(reference, device.target, { ...recipe, activationPrecision: 'auto' });
   }
 
   function load(reference: ReferenceCheckpoint, dtype: FloatDType): Promise<Executable> {

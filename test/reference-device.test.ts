@@ -1,6 +1,5 @@
 // Compiled plans on the reference device: do the compiler's passes and its memory plan keep what models compute?
 import { describe, expect, it } from 'vitest';
-import { compile } from '../src/compiler/compile.ts';
 import { packWeight } from '../src/compiler/pack-weight.ts';
 import type { Plan } from '../src/compiler/plan.ts';
 import { DeviceError, type Executable } from '../src/device/device.ts';
@@ -11,28 +10,20 @@ import { OPS } from '../src/ir/ops/index.ts';
 import { FED_PRODUCTS } from '../src/ir/ops/product-fusions.ts';
 import { REFERENCE_KERNELS } from '../src/kernels/reference.ts';
 import type { FloatDType } from '../src/tensor/dtype.ts';
-import { compileRequest } from './support/compile.ts';
 import { loadReference, type ReferenceCheckpoint } from './support/reference-checkpoint.ts';
 import {
   describeReferenceParity,
   PARITY_BLOCK_SIZE,
   PARITY_NUM_BLOCKS,
-  PARITY_PLAN,
+  parityPlan,
 } from './support/reference-parity.ts';
 import { stepBatch } from './support/step-batch.ts';
 
 const device = new ReferenceDevice();
 
-function planFor({ config, catalog }: ReferenceCheckpoint, dtype: FloatDType = 'float32'): Plan {
-  return compile(
-    compileRequest(config, {
-      tensors: catalog,
-      target: device.target,
-      recipe: { weightDType: dtype, quantization: null, kvDType: dtype, activationPrecision: 'float32' },
-      ...PARITY_PLAN,
-      kernels: REFERENCE_KERNELS,
-    }),
-  );
+function planFor(reference: ReferenceCheckpoint, dtype: FloatDType = 'float32'): Plan {
+  const recipe = { weightDType: dtype, quantization: null, kvDType: dtype } as const;
+  return parityPlan(reference, device.target, { ...recipe, activationPrecision: 'float32' });
 }
 
 function numBlocksOf(plan: Plan): readonly number[] {

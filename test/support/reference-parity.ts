@@ -1,9 +1,14 @@
 // One suite for everything that runs a model: logits and greedy tokens must be those of test/fixtures/reference,
 // however the prompts are cut into steps, mixed with others, or laid out in KV blocks.
 import { beforeAll, describe, expect, it } from 'vitest';
+import { compile } from '../../src/compiler/compile.ts';
+import type { Plan, Target } from '../../src/compiler/plan.ts';
+import type { CompileRecipe } from '../../src/compiler/request.ts';
+import { kernelsFor } from '../../src/device/create-device.ts';
 import type { StepBatch } from '../../src/device/step.ts';
 import { kvCacheGroups } from '../../src/ir/kv-cache-groups.ts';
 import { findModel } from '../../src/models/registry.ts';
+import { compileRequest } from './compile.ts';
 import { loadReference, REFERENCE_NAMES, type ReferenceCheckpoint } from './reference-checkpoint.ts';
 import { stepBatch, type SequenceChunk } from './step-batch.ts';
 
@@ -13,12 +18,30 @@ export const PARITY_NUM_BLOCKS = 32;
 /** Tokens in a step at most, and logit rows. */
 export const PARITY_MAX_TOKENS = 128;
 export const PARITY_MAX_MODEL_LEN = 128;
-/** What of a compile request that is. */
-export const PARITY_PLAN = {
-  limits: { maxNumBatchedTokens: PARITY_MAX_TOKENS, maxNumSeqs: 4, maxNumLogitRows: PARITY_MAX_TOKENS },
-  blockSize: PARITY_BLOCK_SIZE,
-  maxModelLen: PARITY_MAX_MODEL_LEN,
-};
+
+/** The plan that these tests run on a device. */
+export function parityPlan(
+  { config, catalog }: ReferenceCheckpoint,
+  target: Target,
+  recipe: CompileRecipe,
+): Plan {
+  const limits = {
+    maxNumBatchedTokens: PARITY_MAX_TOKENS,
+    maxNumSeqs: 4,
+    maxNumLogitRows: PARITY_MAX_TOKENS,
+  };
+  return compile(
+    compileRequest(config, {
+      tensors: catalog,
+      target,
+      recipe,
+      limits,
+      blockSize: PARITY_BLOCK_SIZE,
+      maxModelLen: PARITY_MAX_MODEL_LEN,
+      kernels: kernelsFor(target),
+    }),
+  );
+}
 
 /** Runs one step; gives the raw logits `[numLogitRows, vocabSize]`. */
 export type RunStep = (step: StepBatch) => Promise<Float32Array>;
